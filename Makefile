@@ -1,0 +1,58 @@
+# Works on a fresh machine with Python 3.11 or newer: .venv is made and filled when it is missing.
+.DEFAULT_GOAL := help
+.PHONY: help test figures lab bench stress clean
+
+CONFIG ?= sample
+CORES ?= all
+ARGS ?=
+MINIMUM := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach python,python3.11 python3,\
+    $(shell $(python) -c '$(MINIMUM)' 2>/dev/null && echo $(python))))
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+help:
+	@echo "make test      run the tests             (make test ARGS=tests/test_masks.py: one file)"
+	@echo "make figures   run what is missing of the sweep and draw every figure and table"
+	@echo "               (CONFIG=sample: papermill_runs/configs/sample.yaml; CORES=all)"
+	@echo "make lab       open JupyterLab on this machine"
+	@echo "make bench     measure speed and memory"
+	@echo "make stress    run the long tests at their full counts"
+	@echo "make clean     remove .venv and caches; results in papermill_runs stay"
+	@echo "ARGS=... is handed on to pytest, snakemake or JupyterLab. PYTHON=... makes .venv with that Python."
+
+# Installed once; again only when the dependencies change.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c '$(MINIMUM)' 2>/dev/null || { \
+	    echo "gdmtl needs Python 3.11 or newer: install it, or name one: make PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; }
+	@test -x .venv/bin/pip || { echo "Creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	@echo "Installing the pinned packages into .venv: a few minutes the first time"
+	@$(PY) -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet) \
+	    -c constraints.txt -e '.[offline,test]'
+	@touch $@
+	@echo "Installed"
+
+test: $(INSTALLED)
+	$(PY) -m pytest $(ARGS)
+
+figures: $(INSTALLED)
+	$(PY) -m snakemake -s papermill_runs/Snakefile --configfile papermill_runs/configs/$(CONFIG).yaml \
+	    --cores $(CORES) $(ARGS)
+
+# Loopback only, and JupyterLab asks for its token. Root, as in a container, has to be allowed.
+lab: $(INSTALLED)
+	$(PY) -m jupyterlab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+bench: $(INSTALLED)
+	$(PY) -m pytest tests/benchmarks -o python_files='bench_*.py' -s $(ARGS)
+
+stress: $(INSTALLED)
+	GDMTL_STRESS=1 $(PY) -m pytest -m slow $(ARGS)
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .snakemake
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +

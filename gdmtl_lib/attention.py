@@ -1,0 +1,85 @@
+"""Attention over a packed batch: every real token of every sequence in one row, nothing padded.
+
+Who attends to whom is a list of spans. A bidirectional sequence is one span; mixed attention is two, of which the
+second, "the target attends to the source and, causally, to itself", is causal attention aligned at the bottom right:
+
+              source  target
+    source  [ 1 1 1 | . . . ]   Span(rows=source, columns=source, causal=False)
+    target  [ 1 1 1 | 1 . . ]   Span(rows=target, columns=source and target, causal=True)
+            [ 1 1 1 | 1 1 . ]
+            [ 1 1 1 | 1 1 1 ]
+
+h heads, t packed tokens, d head dimension.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+PACKED = "gdmtl_packed"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens [start, end) attend to the tokens [key_start, key_end); causal: each up to and including itself,
+    the last one to all. The spans of a batch stand in order and cover every row once."""
+
+    start: int
+    end: int
+    key_start: int
+    key_end: int
+    causal: bool
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | list[Span] | None = None,
+    spans: list[Span] | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention, span by span; registered with transformers under the name `PACKED`.
+
+    query, key, value: float [b, h, t, d], b = 1 when packed. spans: the spans, given as such or in the place of the
+    mask. Without spans this is ordinary attention under attention_mask (bool [b, 1, t, t'], True = may attend).
+    Returns float [b, t, h, d] and None (the weights are never formed).
+
+    Raises ValueError without either: nobody is to attend to padding or to the future because a mask went missing.
+    """
+    if isinstance(attention_mask, list):
+        spans, attention_mask = attention_mask, None
+    if spans is None:
+        if attention_mask is None:
+            raise ValueError(
+                "packed attention needs spans or a bool mask [b, 1, t, t'], and found neither: call the model with a "
+                "batch from gdmtl_lib.inputs.pack or pad, or give the backbone the whole mask"
+            )
+        output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+        return output.transpose(1, 2).contiguous(), None
+    outputs = [
+        F.scaled_dot_product_attention(
+            query[:, :, span.start : span.end],
+            key[:, :, span.key_start : span.key_end],
+            value[:, :, span.key_start : span.key_end],
+            _bottom_right_causal(span, query.device) if span.causal else None,
+            dropout,
+            scale=scaling,
+        )
+        for span in spans
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _bottom_right_causal(span: Span, device) -> Tensor:
+    rows, columns = span.end - span.start, span.key_end - span.key_start
+    return torch.ones(rows, columns, dtype=torch.bool, device=device).tril(columns - rows)
+
+
+AttentionInterface.register(PACKED, packed_attention)

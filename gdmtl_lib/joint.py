@@ -1,0 +1,81 @@
+"""The joint step (Eq. 2 and 6): one packed pass, the loss of every task, their weighted sum."""
+
+import torch
+from torch import Tensor, nn
+
+from .inputs import PackedBatch, PaddedBatch
+from .losses import (
+    FixedWeighting,
+    UncertaintyWeighting,
+    generation_cross_entropy,
+    pairwise_hinge,
+    pointwise_cross_entropy,
+)
+from .settings import TrainingSettings
+
+
+class JointLoss(nn.Module):
+    """A model with the losses of its system's tasks and their weights.
+
+    A batch may be a part of the global batch (one process's, or one of several accumulated), so every loss is a sum
+    over the part divided by the count over the whole: the parts' losses add up to the mean over the global batch.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings):
+        super().__init__()
+        self.model, self.settings, self.tasks = model, settings, model.system.tasks
+        if len(self.tasks) > 1 and settings.loss_weighting == "uncertainty":
+            self.weighting = UncertaintyWeighting(self.tasks)
+        else:
+            fixed = {task: settings.loss_weighting for task in model.system.generative_tasks}
+            self.weighting = FixedWeighting({"rank": 1.0} | fixed)
+
+    def counts(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+        """What each task's mean is over: pairs (or passages, point-wise), and target tokens; float [tasks]."""
+        instances = len(batch.score_at) // (1 + self.settings.negatives)
+        ranked = instances * self.settings.negatives
+        if self.model.system.rank_loss == "pointwise":
+            ranked = len(batch.score_at)
+        return torch.tensor([ranked, *(len(batch.targets[t]) for t in self.model.system.generative_tasks)]).float()
+
+    def forward(
+        self, batch: PackedBatch | PaddedBatch, counts: Tensor, weight: float = 1.0, processes: int = 1,
+        share: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """batch: of instances, each one's relevant passage before its negatives. counts: of the global batch.
+        weight: 0 for a part that is to count nothing. processes: gradients are averaged over them, so the loss is
+        multiplied by their number. share: of the regulariser, which is counted once a step.
+
+        Returns the loss to differentiate and the sums, float [tasks].
+        """
+        sums = weight * self.sums(batch)
+        means = dict(zip(self.tasks, sums / counts.clamp(min=1)))
+        loss = processes * self.weighting.weighted(means) + share * self.weighting.regulariser()
+        return loss, sums.detach()
+
+    def sums(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+        """The loss of each task summed over the batch, float [tasks]."""
+        output = self.model(batch)
+        scores = output.scores.float().view(-1, 1 + self.settings.negatives)
+        positive, negative = scores[:, :1].expand(-1, self.settings.negatives), scores[:, 1:]
+        if self.model.system.rank_loss == "pairwise":
+            ranking = pairwise_hinge(positive, negative, self.settings.margin, "sum")
+        else:
+            relevant = torch.zeros_like(scores)
+            relevant[:, 0] = 1
+            ranking = pointwise_cross_entropy(scores, relevant, "sum")
+        generation = [
+            generation_cross_entropy(output.logits[task], batch.targets[task], "sum")
+            for task in self.model.system.generative_tasks
+        ]
+        return torch.stack([ranking, *generation])
+
+    @torch.no_grad()
+    def describe(self, means: Tensor) -> dict[str, float]:
+        """A row of the history: the joint loss, each task's mean loss, and its sigma squared where it is learned."""
+        by_task = dict(zip(self.tasks, means))
+        return {
+            "loss": float(self.weighting(by_task)),
+            **{f"{task}_loss": float(loss) for task, loss in by_task.items()},
+            **{f"sigma2_{task}": variance for task, variance in self.weighting.variances().items()},
+        }

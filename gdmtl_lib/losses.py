@@ -1,0 +1,134 @@
+"""The losses of the paper (Equations 2 to 6). They are given scores and logits, never a tokenizer.
+
+n pairs or target tokens, v vocabulary.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def pairwise_hinge(positive: Tensor, negative: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+    """Pair-wise hinge loss, `max(0, margin - (positive - negative))` averaged over the pairs (Eq. 3).
+
+    positive, negative: float [n], the scores of the more and of the less relevant passage of each pair.
+    reduction: `mean` or `sum`. Returns a scalar, 0 for no pairs.
+    """
+    if positive.shape != negative.shape:
+        raise ValueError(
+            f"expected as many positive as negative scores, found {tuple(positive.shape)} and {tuple(negative.shape)}"
+        )
+    return _reduce(F.relu(margin - (positive - negative)), reduction)
+
+
+def graded_pairwise_hinge(
+    scores: Tensor, relevance: Tensor, margin: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """Pair-wise hinge loss over all pairs of one query's passages with different grades (Eq. 3).
+
+    scores: float [n]; relevance: integer [n]. A pair counts once, whatever the distance of its grades.
+    reduction: `mean` over the pairs (the 1/Z of Eq. 3) or `sum`. Returns a scalar, 0 where all grades are equal.
+    """
+    if scores.dim() != 1 or scores.shape != relevance.shape:
+        raise ValueError(
+            "expected one score and one grade for each passage of a query, "
+            f"found {tuple(scores.shape)} scores and {tuple(relevance.shape)} grades"
+        )
+    higher, lower = torch.nonzero(relevance[:, None] > relevance[None, :], as_tuple=True)
+    return pairwise_hinge(scores[higher], scores[lower], margin, reduction)
+
+
+def pointwise_cross_entropy(scores: Tensor, relevant: Tensor, reduction: str = "mean") -> Tensor:
+    """Point-wise loss of monoBERT: cross-entropy of each passage's relevance given its score.
+
+    scores: float [n], the log-odds of relevance; relevant: [n], bool, or grades of which those above 0 are relevant.
+    reduction: `mean` over the passages or `sum`. Returns a scalar, 0 for no passages.
+    """
+    relevant = (relevant > 0).to(scores.dtype)
+    return _reduce(F.binary_cross_entropy_with_logits(scores, relevant, reduction="none"), reduction)
+
+
+def generation_cross_entropy(
+    logits: Tensor, targets: Tensor, reduction: str = "mean", lengths: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the target's tokens given the source and the tokens before (Eq. 4 and 5).
+
+    logits: float [n, v] at the positions that predict; targets: int64 [n].
+    reduction: `mean` over target tokens, as the authors' code has it; `sequence`: summed over each target's tokens,
+        averaged over targets, Eq. 4 and 5 to the letter (lengths: int64, the number of tokens of each target);
+        `sum` over tokens.
+    Returns a scalar, 0 for no targets.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    if reduction != "sequence":
+        return _reduce(losses, reduction, ("mean", "sequence", "sum"))
+    if lengths is None or int(lengths.sum()) != len(targets):
+        found = "no lengths" if lengths is None else f"lengths for {int(lengths.sum())}"
+        raise ValueError(
+            f'reduction="sequence" needs `lengths` that add up to the {len(targets)} target tokens, found {found}'
+        )
+    return losses.sum() / max(len(lengths), 1)
+
+
+def _reduce(losses: Tensor, reduction: str, known: tuple[str, ...] = ("mean", "sum")) -> Tensor:
+    if reduction not in known:
+        raise ValueError(f"unknown reduction {reduction!r}: expected one of {', '.join(known)}")
+    return losses.sum() / max(losses.numel(), 1) if reduction == "mean" else losses.sum()
+
+
+class UncertaintyWeighting(nn.Module):
+    """Joint loss weighted by learned uncertainty (Eq. 6): sum over tasks of L / (2 sigma^2) + log(1 + sigma^2).
+
+    What is learned is log sigma^2, so that sigma^2 stays positive; it starts at sigma^2 = 1. For a constant loss L
+    the optimum is sigma^2 = (L + sqrt(L^2 + 8 L)) / 4.
+
+    tasks: the names of the losses. Reference: Liebel and Koerner (2018), after Kendall et al. (2018).
+    """
+
+    def __init__(self, tasks: Iterable[str]):
+        super().__init__()
+        self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """losses: one scalar a task. Returns the joint scalar."""
+        return self.weighted(losses) + self.regulariser()
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The part of Eq. 6 that is linear in the losses (and so adds up over parts of a batch)."""
+        _check_tasks(self.log_variance.keys(), losses)
+        return sum(losses[task] * torch.exp(-log_variance) / 2 for task, log_variance in self.log_variance.items())
+
+    def regulariser(self) -> Tensor:
+        """The part of Eq. 6 that keeps the variances from growing."""
+        return sum(F.softplus(log_variance) for log_variance in self.log_variance.values())
+
+    def variances(self) -> dict[str, float]:
+        return {task: float(log_variance.detach().exp()) for task, log_variance in self.log_variance.items()}
+
+
+class FixedWeighting(nn.Module):
+    """Joint loss with fixed weights (Eq. 2). weights: one number a task."""
+
+    def __init__(self, weights: Mapping[str, float]):
+        super().__init__()
+        self.weights = dict(weights)
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        return self.weighted(losses)
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        _check_tasks(self.weights, losses)
+        return sum(weight * losses[task] for task, weight in self.weights.items())
+
+    def regulariser(self) -> float:
+        return 0.0
+
+    def variances(self) -> dict[str, float]:
+        return {}
+
+
+def _check_tasks(expected, found) -> None:
+    if set(expected) != set(found):
+        raise ValueError(f"expected one loss for each of {sorted(expected)}, found {sorted(found)}")

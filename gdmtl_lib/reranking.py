@@ -1,0 +1,188 @@
+"""Re-ranking: candidates in, run out (Section 5.2: the generative heads rest).
+
+Passages and queries are tokenized once a chunk; pairs are sorted by length and packed up to a budget of tokens, so
+nothing is padded. A pair's score depends on nothing but the pair.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from .devices import DTYPES, pick_device, pick_precision
+from .inputs import pack
+from .runs import canonical_order, validate_run, write_run
+
+CHUNK_PAIRS = 4096
+BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
+
+
+def rerank(
+    model,
+    collection,
+    candidates: pd.DataFrame,
+    output: str | os.PathLike | None = None,
+    batch_tokens: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score every candidate with the model and order each query's candidates by it.
+
+    Passages that the first stage missed stay missed: nothing is added to the candidates.
+
+    model: from `build_model`, `load_model` or trained. collection: looks up texts by id.
+    candidates: query_id, doc_id (and whatever else).
+    output: also write the run there as a TREC file, and resume a call that was interrupted from the file beside it
+        (`<output>.partial`), if model and candidates are the same.
+    batch_tokens: tokens of one pass; only speed and memory depend on it. precision, device: as in TrainingSettings.
+
+    Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
+    duplicates, no row) and for unknown ids.
+    """
+    candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
+    validate_run(candidates)
+    torch_device = pick_device(device)
+    precision = pick_precision(precision, torch_device)
+    budget = batch_tokens or BATCH_TOKENS[torch_device.type]
+    partial = None
+    if output is not None:
+        key = {"model": fingerprint_of(model), "candidates": _hash_pairs(candidates), "texts": collection.fingerprint()}
+        partial = _Partial(Path(f"{os.fspath(output)}.partial"), key | {"precision": precision})
+    done = partial.chunks if partial else {}
+    parts = []
+    bar = tqdm(total=len(candidates), desc=f"re-ranking with {model.system.name}", disable=not progress)
+    was_on = next(model.parameters()).device
+    model.eval().to(torch_device)
+    try:
+        for number, chunk in enumerate(_chunks(candidates)):
+            if number in done:
+                scores = np.array(done[number], dtype=np.float32)
+            else:
+                queries = collection.query_texts(chunk["query_id"].unique())
+                query_of = dict(zip(chunk["query_id"].unique(), queries))
+                doc_ids = chunk["doc_id"].unique()
+                text_of = dict(zip(doc_ids, collection.text(doc_ids)))
+                pairs = [(query_of[q], text_of[d]) for q, d in zip(chunk["query_id"], chunk["doc_id"])]
+                scores = score_pairs(model, pairs, budget, precision, bar.update)
+                if partial:
+                    partial.append(number, scores)
+            parts.append(chunk[["query_id", "doc_id"]].assign(score=scores))
+    finally:
+        bar.close()
+        model.to(was_on)
+    run = canonical_order(pd.concat(parts, ignore_index=True))
+    if partial:
+        write_run(run, output, tag=model.system.name)
+        partial.remove()
+    return run
+
+
+def rerank_texts(model, query: str, passages: Iterable[str]) -> np.ndarray:
+    """Scores of some passages for a query, float32, in the order given; the higher, the more relevant."""
+    pairs = [(query, passage) for passage in passages]
+    device = next(model.parameters()).device
+    return score_pairs(model.eval(), pairs, BATCH_TOKENS[device.type], "fp32")
+
+
+@torch.inference_mode()
+def score_pairs(model, pairs: list[tuple[str, str]], batch_tokens: int, precision: str, on_progress=None) -> np.ndarray:
+    """Scores of (query, passage) pairs, float32, in the order given.
+
+    batch_tokens: tokens of one packed pass. precision: `fp32`, `bf16`, `fp16`. on_progress: called with the number
+    of pairs after every pass.
+    """
+    builder = model.input_builder()
+    queries = list(dict.fromkeys(query for query, _ in pairs))
+    passages = list(dict.fromkeys(passage for _, passage in pairs))
+    query_tokens = dict(zip(queries, builder.tokens(queries)))
+    passage_tokens = dict(zip(passages, builder.passage_tokens(passages)))
+    sequences = [builder.rank(passage_tokens[passage], query_tokens[query]) for query, passage in pairs]
+    lengths = np.array([len(s.input_ids) + len(s.decoder_ids) for s in sequences])
+    by_length = np.argsort(-lengths, kind="stable")
+    device = next(model.parameters()).device
+    scores = np.empty(len(pairs), dtype=np.float32)
+    autocast = torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+    for batch in _by_budget(by_length, lengths, batch_tokens):
+        with autocast:
+            output = model(pack([sequences[i] for i in batch]).to(device))
+        scores[batch] = output.scores.float().cpu().numpy()
+        if on_progress:
+            on_progress(len(batch))
+    return scores
+
+
+def _by_budget(order: np.ndarray, lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    start, total = 0, 0
+    for position, index in enumerate(order):
+        if total and total + lengths[index] > budget:
+            yield order[start:position]
+            start, total = position, 0
+        total += lengths[index]
+    if total:
+        yield order[start:]
+
+
+def _chunks(candidates: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Whole queries, about CHUNK_PAIRS pairs at a time."""
+    rows = []
+    for _, group in candidates.groupby("query_id", sort=False):
+        rows.append(group)
+        if sum(map(len, rows)) >= CHUNK_PAIRS:
+            yield pd.concat(rows)
+            rows = []
+    if rows:
+        yield pd.concat(rows)
+
+
+def fingerprint_of(model) -> str:
+    """SHA-256 of a model's weights and of what else decides its scores."""
+    digest = hashlib.sha256(json.dumps(model.config.gdmtl, sort_keys=True).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _hash_pairs(candidates: pd.DataFrame) -> str:
+    return hashlib.sha256(candidates[["query_id", "doc_id"]].to_csv(index=False).encode()).hexdigest()
+
+
+class _Partial:
+    """The scores of the chunks that an interrupted call has finished: a line of JSON each, with its own hash."""
+
+    def __init__(self, file: Path, key: dict):
+        self.file, self.chunks = file, {}
+        first = json.dumps(key)
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
+        good = []
+        if lines and lines[0] == first:
+            for line in lines[1:]:
+                text, _, check = line.rpartition("\t")
+                if not text or check != _check(text):
+                    break  # cut off by the interruption
+                number, scores = json.loads(text)
+                self.chunks[number] = scores
+                good.append(line)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join([first, *good]) + "\n", encoding="utf-8")
+
+    def append(self, number: int, scores: np.ndarray) -> None:
+        text = json.dumps([number, [float(score) for score in scores]])
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\t{_check(text)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

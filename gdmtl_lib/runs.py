@@ -1,0 +1,320 @@
+"""Runs and judgments as frames, and as TREC files.
+
+A run has the columns `query_id, doc_id, score, rank`, judgments (qrels) `query_id, doc_id, relevance`; ids
+are strings.
+
+Tools disagree about ties: pytrec_eval puts the larger doc_id first, ir-measures' own reciprocal rank the
+smaller one, cwl_eval keeps the order of the rows; and trec_eval compares scores as float32. So a run has one
+canonical order here, trec_eval's, and everything that reads or writes ranks uses it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_float_dtype, is_integer_dtype
+
+# trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
+HIGHEST_GRADE = 1_000_000
+# White space separates the columns of a TREC file; C programs end an id at a NUL.
+_NOT_IN_AN_ID = re.compile(r"[\s\x00]")
+
+_Problem = tuple[int, str] | None  # the first bad row and what is wrong with it
+_Check = Callable[[pd.Series], _Problem]
+
+
+def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
+    """Order a run as trec_eval does and number its ranks.
+
+    Queries keep the order of their first row. Within a query passages stand by float32 score, highest first,
+    and ties by doc_id, last in byte order first.
+
+    Args:
+        run: `query_id` str, `doc_id` str, `score` number; other columns, `rank` too, are not looked at.
+
+    Returns:
+        `query_id` str, `doc_id` str, `score` float32, `rank` int64 from 1, one row for each row of `run`.
+
+    Raises:
+        ValueError: as `validate_run`.
+    """
+    validate_run(run)
+    return _ordered(run)
+
+
+def validate_run(run: pd.DataFrame) -> None:
+    """Check that a frame is a run.
+
+    Args:
+        run: `query_id` str, `doc_id` str, `score` number; other columns are not looked at.
+
+    Raises:
+        ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
+            a NUL, a score is not finite as float32, or a passage stands twice in one query's list. The
+            message names the row, counted from 0.
+    """
+    _validate(run, "run", "score", _bad_score)
+
+
+def validate_qrels(qrels: pd.DataFrame) -> None:
+    """Check that a frame holds relevance judgments.
+
+    Args:
+        qrels: `query_id` str, `doc_id` str, `relevance` integer; other columns are not looked at.
+
+    Raises:
+        ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
+            a NUL, a grade is not an integer within ±1,000,000, or a passage is judged twice for one query.
+            The message names the row, counted from 0.
+    """
+    _validate(qrels, "qrels", "relevance", _bad_grade)
+
+
+def of_judged_queries(run: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a run whose query has judgments, whatever they say.
+
+    Args:
+        run: `query_id` and any other columns.
+        qrels: `query_id` and any other columns.
+
+    Raises:
+        ValueError: no query of the run has judgments.
+    """
+    judged = run[run["query_id"].isin(qrels["query_id"])]
+    if judged.empty:
+        raise ValueError(
+            "run and qrels: expected queries with judgments in the run, found none "
+            f"(the run has query {run['query_id'].iloc[0]!r}, the qrels {qrels['query_id'].iloc[0]!r}); "
+            "take both from the same split"
+        )
+    return judged
+
+
+def read_run(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a TREC run: query_id, Q0, doc_id, rank, score, tag a line; gzip where the name ends in `.gz`.
+
+    The second, fourth and sixth column are not looked at: as in trec_eval, the scores make the ranks.
+
+    Args:
+        path: a UTF-8 file; a byte order mark and Windows line ends are allowed.
+
+    Returns:
+        The run in canonical order, as `canonical_order` returns it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no TREC run; the message names file and line.
+    """
+    query_ids, doc_ids, scores = [], [], []
+    for number, fields in _read_lines(path, "query_id Q0 doc_id rank score tag"):
+        query_ids.append(fields[0])
+        doc_ids.append(fields[2])
+        scores.append(_number(float, fields[4], "a number as score", path, number))
+    run = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "score": np.array(scores, dtype=float)})
+    _refuse_line(path, run, _bad_score(run["score"]))
+    return _ordered(run)
+
+
+def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
+    """Write a run as a TREC file, in canonical order; gzip where the name ends in `.gz`.
+
+    The same run gives the same bytes, and reading them gives the same float32 scores. The file appears whole
+    or not at all; its folder is made when it is missing.
+
+    Args:
+        run: as for `canonical_order`.
+        path: where to write; a file there is replaced.
+        tag: the run's name, the last column.
+
+    Raises:
+        ValueError: as `validate_run`, or the tag is empty or holds white space.
+    """
+    if not tag or _NOT_IN_AN_ID.search(tag):
+        raise ValueError(f"tag: expected a name without white space, found {tag!r}")
+    run = canonical_order(run)
+    rows = zip(*(run[column].tolist() for column in ("query_id", "doc_id", "rank", "score")), strict=True)
+    # Nine significant digits tell any two float32 apart, also when a reader goes through float64.
+    _write_lines(path, (f"{query} Q0 {doc} {rank} {score:.9g} {tag}\n" for query, doc, rank, score in rows))
+
+
+def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
+    """Read TREC judgments: query_id, 0, doc_id, relevance a line; gzip where the name ends in `.gz`.
+
+    Args:
+        path: a UTF-8 file; a byte order mark and Windows line ends are allowed.
+
+    Returns:
+        `query_id` str, `doc_id` str, `relevance` int64, in the order of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no TREC judgments; the message names file and line.
+    """
+    query_ids, doc_ids, grades = [], [], []
+    for number, fields in _read_lines(path, "query_id 0 doc_id relevance"):
+        query_ids.append(fields[0])
+        doc_ids.append(fields[2])
+        grades.append(_number(int, fields[3], "an integer as relevance", path, number))
+    # Python's integers have no limit, int64 has.
+    relevance = pd.Series(grades, dtype=object)
+    qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": relevance})
+    _refuse_line(path, qrels, _bad_grade(qrels["relevance"]))
+    return qrels.astype({"relevance": np.int64})
+
+
+def write_qrels(qrels: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write judgments as a TREC file, in the order of the rows; gzip where the name ends in `.gz`.
+
+    The file appears whole or not at all; its folder is made when it is missing.
+
+    Args:
+        qrels: as for `validate_qrels`.
+        path: where to write; a file there is replaced.
+
+    Raises:
+        ValueError: as `validate_qrels`.
+    """
+    validate_qrels(qrels)
+    rows = zip(qrels["query_id"], qrels["doc_id"], qrels["relevance"], strict=True)
+    _write_lines(path, (f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
+
+
+def _ordered(run: pd.DataFrame) -> pd.DataFrame:
+    queries, _ = pd.factorize(run["query_id"])
+    doc_ids = run["doc_id"].to_numpy(dtype=object)
+    scores = run["score"].to_numpy(dtype=np.float32)
+    order = np.lexsort((-scores, queries))
+    # Only ties need the passages' ids, and sorting millions of strings is what would take long here.
+    same = (np.diff(queries[order]) == 0) & (np.diff(scores[order]) == 0)
+    tied = np.append(same, False) | np.append(False, same)
+    by_id = np.array(sorted(order[tied], key=doc_ids.__getitem__, reverse=True), dtype=np.int64)
+    order[tied] = by_id[np.lexsort((-scores[by_id], queries[by_id]))]
+    ordered = run[["query_id", "doc_id"]].iloc[order].reset_index(drop=True)
+    rank = ordered.groupby(queries[order]).cumcount() + 1
+    return ordered.assign(score=scores[order], rank=rank)
+
+
+def _validate(frame: pd.DataFrame, name: str, value: str, bad_value: _Check) -> None:
+    missing = [column for column in ("query_id", "doc_id", value) if column not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{name}: expected the columns query_id, doc_id, {value}, "
+            f"found {', '.join(map(str, frame.columns)) or 'none'}; add {', '.join(missing)}"
+        )
+    if frame.empty:
+        raise ValueError(f"{name}: expected at least one row, found none")
+    if problem := _first_problem(frame, bad_value(frame[value])):
+        row, text = problem
+        raise ValueError(f"{name}, row {row}: {text}")
+
+
+def _refuse_line(path: str | os.PathLike, frame: pd.DataFrame, bad_value: _Problem) -> None:
+    if frame.empty:
+        raise ValueError(f"{path}: expected at least one line, found an empty file")
+    if problem := _first_problem(frame, bad_value):
+        row, text = problem
+        raise ValueError(f"{path}, line {row + 1}: {text}")  # no line is skipped, so rows are lines
+
+
+def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
+    for column in ("query_id", "doc_id"):
+        for found in frame[column].unique().tolist():
+            if not isinstance(found, str) or not found or _NOT_IN_AN_ID.search(found):
+                text = f"expected {column} to be a string without white space or NUL, found {found!r}"
+                return _row_of(frame[column], found), text
+    if bad_value:
+        return bad_value
+    twice = frame.duplicated(["query_id", "doc_id"]).to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        query, doc = frame["query_id"].iloc[row], frame["doc_id"].iloc[row]
+        return row, f"passage {doc!r} stands a second time for query {query!r}; keep one of the two"
+    return None
+
+
+def _bad_score(scores: pd.Series) -> _Problem:
+    if not (is_float_dtype(scores) or is_integer_dtype(scores)):
+        return 0, f"expected a column of numbers as score, found the dtype {scores.dtype}"
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(scores.to_numpy(dtype=np.float32, na_value=np.nan))
+    if bad.any():
+        row = int(np.argmax(bad))
+        return row, f"expected a score that is finite as float32, found {scores.iloc[row]}"
+    return None
+
+
+def _bad_grade(grades: pd.Series) -> _Problem:
+    for found in grades.unique().tolist():
+        if not isinstance(found, int) or isinstance(found, bool) or abs(found) > HIGHEST_GRADE:
+            text = f"expected an integer within ±{HIGHEST_GRADE:,} as relevance, found {found!r}"
+            return _row_of(grades, found), text
+    return None
+
+
+def _row_of(column: pd.Series, found: object) -> int:
+    return int(np.argmax(column.isna() if pd.isna(found) else column == found))
+
+
+def _read_lines(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, list[str]]]:
+    path, count = Path(path), len(columns.split())
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file with the columns {columns} at {path}, found none")
+    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    try:
+        with opened as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    fields = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: expected UTF-8, found the byte 0x{line[error.start]:02x}; "
+                        "convert the file, or name it .gz if it is compressed"
+                    ) from None
+                if len(fields) != count:
+                    raise ValueError(
+                        f"{path}, line {number}: expected {count} columns ({columns}), found {len(fields)}"
+                    )
+                yield number, fields
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path}: expected gzip, as the name says, found a damaged or other file ({error}); make it anew"
+        ) from None
+
+
+def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
+    # Python also reads "1_000" and other scripts' digits, which no TREC tool does.
+    if text.isascii() and "_" not in text:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise ValueError(f"{path}, line {number}: expected {expected}, found {text!r}")
+
+
+def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    encoded = (line.encode() for line in lines)
+    try:
+        with unfinished.open("wb") as file:
+            if path.suffix == ".gz":
+                # Neither name nor time in the header: the bytes depend on the content alone.
+                zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+                with zipped, io.BufferedWriter(zipped, 1 << 20) as buffered:
+                    buffered.writelines(encoded)
+            else:
+                file.writelines(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""The settings of a training run, checked when they are made. The defaults are the paper's (Section 5.2)."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cuda", "mps", "cpu")
+GENERATION_MASKS = ("mixed", "mlm")
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", str | float: "'uncertainty' or a number"}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained.
+
+    epochs: passes over the training instances. An instance is a query, a relevant passage and `negatives` others.
+    batch_size: instances of one optimiser step, over all processes and all parts of an accumulated batch.
+    learning_rate: AdamW's peak, reached after `warmup_epochs` and then falling linearly to `min_learning_rate`.
+    weight_decay: on everything but biases and layer norms.
+    sigma_learning_rate: of the uncertainty weights, constant.
+    margin: of the hinge loss (Eq. 3). negatives: non-relevant passages an instance, drawn anew every epoch.
+    max_length: tokens of a ranking input and of a source. target_length: tokens of a target.
+    loss_weighting: `uncertainty` (Eq. 6), or a number: the fixed weight of every generative loss beside the ranking
+        loss's 1 (Eq. 2).
+    generation_mask: `mixed`, or `mlm` for the ablation that replaces every target token by [MASK].
+    generation_head_warmup_steps: steps in which the language-model heads alone are trained, before everything else.
+    train_fraction: share of the training queries; a smaller share is part of every larger one.
+    gradient_accumulation: parts in which a batch is computed, to save memory; at most batch_size. The result is
+        the same.
+    max_gradient_norm: longer gradients are shortened to it.
+    precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where a GPU has it, fp32 elsewhere.
+    device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
+    seed: of the order of instances, the negatives and dropout.
+
+    Raises ValueError for an unknown or impossible value, saying what is expected.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    min_learning_rate: float = 1e-6
+    warmup_epochs: float = 1
+    weight_decay: float = 5e-5
+    sigma_learning_rate: float = 1e-2
+    margin: float = 1.0
+    negatives: int = 1
+    max_length: int = 256
+    target_length: int = 56
+    loss_weighting: str | float = "uncertainty"
+    generation_mask: str = "mixed"
+    generation_head_warmup_steps: int = 0
+    train_fraction: float = 1.0
+    gradient_accumulation: int = 1
+    max_gradient_norm: float = 1.0
+    precision: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in fields(self):
+            object.__setattr__(self, field.name, self._checked_type(field.name, field.type))
+        for name in ("epochs", "batch_size", "negatives", "gradient_accumulation"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm"):
+            self._check(name, getattr(self, name) > 0, "more than 0")
+        self._check("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1")
+        self._check(
+            "min_learning_rate",
+            self.min_learning_rate <= self.learning_rate,
+            f"at most the learning_rate ({self.learning_rate})",
+        )
+        self._check(
+            "gradient_accumulation",
+            self.gradient_accumulation <= self.batch_size,
+            f"at most the batch_size ({self.batch_size})",
+        )
+        self._check("warmup_epochs", self.warmup_epochs <= self.epochs, f"at most the number of epochs ({self.epochs})")
+        self._check("max_length", 16 <= self.max_length <= 4096, "between 16 and 4096")
+        self._check("target_length", 2 <= self.target_length <= 4096, "between 2 and 4096")
+        choices = {"generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES}
+        for name, known in choices.items():
+            self._check(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        weighting = self.loss_weighting
+        fits = weighting == "uncertainty" if isinstance(weighting, str) else weighting > 0
+        self._check("loss_weighting", fits, "'uncertainty' or a number above 0, without quotes")
+
+    def _checked_type(self, name: str, expected):
+        value = getattr(self, name)
+        is_text = isinstance(value, str)
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        accepted = {
+            int: is_number and isinstance(value, Integral),
+            float: is_number,
+            str: is_text,
+            str | float: is_text or is_number,
+        }
+        self._check(name, accepted[expected], _KINDS[expected])
+        # NumPy's numbers become Python's, so that equal settings are written alike.
+        return value if is_text else int(value) if expected is int else float(value)
+
+    def _check(self, name: str, passed: bool, expected: str) -> None:
+        if not passed:
+            raise ValueError(f"{name} must be {expected}, found {getattr(self, name)!r}")
+
+    def as_dict(self) -> dict:
+        return asdict(self)

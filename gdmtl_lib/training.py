@@ -1,0 +1,311 @@
+"""Training: one loop (Section 5.2).
+
+Every optimiser step is a function of the seed and the step's number: the order of the instances, the negatives and
+dropout are all derived from them. So a run that is interrupted goes on from its last saved state and ends with the
+same bits, and processes, accumulation and the moment of saving change nothing but rounding.
+"""
+
+import hashlib
+import os
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from tqdm.auto import tqdm
+
+from .devices import pick_device, pick_precision
+from .evaluation import evaluate
+from .inputs import PackedBatch, pack
+from .instances import TrainingInstances, borrowed
+from .joint import JointLoss
+from .losses import generation_cross_entropy
+from .reranking import fingerprint_of, rerank
+from .settings import TrainingSettings
+from .training_folder import Progress, TrainingFolder
+
+VALIDATION_MEASURE = "RR@10"
+HEAD_WARMUP_LEARNING_RATE = 1e-3
+SAVE_EVERY_SECONDS = 600.0
+
+
+def train(
+    model,
+    collection,
+    candidates: pd.DataFrame,
+    settings: TrainingSettings,
+    output_dir: str | os.PathLike,
+    validation: pd.DataFrame | None = None,
+    relevance_level: int = 1,
+    resume: bool = True,
+) -> pd.DataFrame:
+    """Train a model in place and save it under output_dir (see `training_folder` for what is written).
+
+    model: from `build_model`. collection: looks up texts, judgments and answers by id.
+    candidates: the first stage's run over the training queries, from which negatives are drawn.
+    validation: the first stage's run over other queries. With it the model is measured (mean RR@10) after every
+        epoch and the best epoch is kept, the earlier of equals; without it the last.
+    resume: go on from what output_dir holds if it is the same training, or return at once if that is finished.
+
+    Returns the history: epoch, step, learning_rate, loss, one loss a task, and sigma squared of each task.
+
+    Raises ValueError for data that cannot be trained on and for an output_dir that holds another training;
+    FloatingPointError, naming the step and its queries, for a loss that is not finite;
+    RuntimeError, naming the settings to lower, when memory runs out.
+    """
+    return _Training(model, collection, candidates, settings, output_dir, validation, relevance_level).run(resume)
+
+
+def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
+    """Linear warm-up over the first epochs, then linear decay to the floor, reached at the last step (Section 5.2)."""
+    warmup, total = round(settings.warmup_epochs * steps_per_epoch), settings.epochs * steps_per_epoch
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    left = (total - 1 - step) / max(total - 1 - warmup, 1)
+    return settings.min_learning_rate + (settings.learning_rate - settings.min_learning_rate) * left
+
+
+def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]:
+    """AdamW's groups: no decay on biases and layer norms; the uncertainty weights with their own constant rate."""
+    decayed, plain = [], []
+    for parameter in joint.model.parameters():
+        (decayed if parameter.dim() > 1 else plain).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+        {"params": list(joint.weighting.parameters()), "weight_decay": 0.0, "constant_lr": settings.sigma_learning_rate},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class _Training:
+    def __init__(self, model, collection, candidates, settings, output_dir, validation, relevance_level):
+        self.model, self.collection, self.settings = model, collection, settings
+        self.validation, self.relevance_level = validation, relevance_level
+        self.tasks = model.system.tasks
+        lengths = {"max_length": settings.max_length, "target_length": settings.target_length}
+        self.builder = model.input_builder(**lengths, generation_mask=settings.generation_mask)
+        model.config.gdmtl = model.config.gdmtl | {"inputs": lengths}
+        self.instances = TrainingInstances(
+            collection.qrels_of(candidates["query_id"].unique()),
+            candidates, settings.negatives, settings.seed, settings.train_fraction,
+        )
+        self.answers = self._answers() if "answer_generation" in self.tasks else {}
+        self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.folder = TrainingFolder(output_dir, self._description(candidates))
+
+    def run(self, resume: bool) -> pd.DataFrame:
+        if self.folder.open(resume):
+            self._load_kept_weights()
+            return self.folder.history()
+        accelerator = self._accelerator()
+        self.joint = JointLoss(self.model, self.settings).to(accelerator.device)
+        optimizer = torch.optim.AdamW(parameter_groups(self.joint, self.settings), betas=(0.9, 0.999))
+        progress = self.folder.load(self.joint, optimizer)
+        if progress.step == 0:
+            self._warm_up_generation_heads()
+        joint, self.optimizer = accelerator.prepare(self.joint, optimizer)
+        if progress.scaler:
+            accelerator.scaler.load_state_dict(progress.scaler)
+        saved = time.monotonic()
+        bar = tqdm(
+            total=self.total_steps, initial=progress.step, desc=f"training {self.model.system.name}",
+            disable=not accelerator.is_main_process,
+        )
+        while progress.step < self.total_steps:
+            joint.train()
+            started = time.perf_counter()
+            row, tokens = self._step(joint, progress.step)
+            progress.history.append(row)
+            progress.timing.append({"step": row["step"], "seconds": time.perf_counter() - started, "tokens": tokens})
+            progress.step += 1
+            bar.update()
+            bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}")
+            epoch_ends = progress.step % self.steps_per_epoch == 0
+            if epoch_ends and self.validation is not None:
+                self._validate(progress)
+            if accelerator.is_main_process and (epoch_ends or time.monotonic() - saved > SAVE_EVERY_SECONDS):
+                if accelerator.scaler is not None:
+                    progress.scaler = accelerator.scaler.state_dict()
+                self.folder.save(progress, self.joint, optimizer)
+                saved = time.monotonic()
+        bar.close()
+        if accelerator.is_main_process:
+            if self.validation is None:
+                self.model.save_pretrained(self.folder.checkpoint)
+            self.folder.finish(progress)
+        accelerator.wait_for_everyone()
+        self._load_kept_weights()
+        return pd.DataFrame(progress.history)
+
+    def _accelerator(self) -> Accelerator:
+        device = pick_device(self.settings.device)
+        precision = pick_precision(self.settings.precision, device)
+        AcceleratorState._reset_state()  # an earlier training of this process may have used another precision
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision
+        )
+        return self.accelerator
+
+    def _step(self, joint: nn.Module, step: int) -> tuple[dict, int]:
+        """One optimiser step over one global batch. Returns its row of the history and the tokens of this process."""
+        settings, accelerator = self.settings, self.accelerator
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * settings.batch_size
+        chosen = self.instances.order(epoch)[first : first + settings.batch_size]
+        rate = learning_rate(step, self.steps_per_epoch, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.get("constant_lr", rate)
+        torch.manual_seed(_seed(settings.seed, step, accelerator.process_index))  # dropout
+
+        parts = np.array_split(chosen, accelerator.num_processes * settings.gradient_accumulation)
+        mine = parts[accelerator.process_index * settings.gradient_accumulation :][: settings.gradient_accumulation]
+        # The last batch of an epoch may leave a part empty: it is computed on something, and counts nothing.
+        weights = [float(len(part) > 0) for part in mine]
+        batches = [self._batch(epoch, part if len(part) else chosen[:1], self.tasks) for part in mine]
+        counts = sum(weight * self.joint.counts(batch) for weight, batch in zip(weights, batches))
+        counts = accelerator.reduce(counts.to(accelerator.device), "sum")
+        sums = torch.zeros_like(counts)
+        try:
+            for number, (weight, batch) in enumerate(zip(weights, batches)):
+                is_last = number == len(batches) - 1
+                with nullcontext() if is_last else accelerator.no_sync(joint):
+                    loss, part_sums = joint(
+                        batch.to(accelerator.device), counts, weight, accelerator.num_processes, 1 / len(batches)
+                    )
+                    accelerator.backward(loss)
+                sums += part_sums
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"out of memory on {accelerator.device} in a pass of {batch.input_ids.numel()} tokens: lower "
+                f"batch_size ({settings.batch_size}) or max_length ({settings.max_length}), or raise "
+                f"gradient_accumulation ({settings.gradient_accumulation})"
+            ) from error
+        means = accelerator.reduce(sums, "sum") / counts
+        row = {"epoch": epoch, "step": step, "learning_rate": rate} | self.joint.describe(means)
+        if not np.isfinite(row["loss"]):
+            queries = ", ".join(self.instances.pairs[index][0] for index in chosen)
+            raise FloatingPointError(
+                f"the loss is {row['loss']} at step {step} (epoch {epoch}, queries {queries}): this step was not made; "
+                f"{self.folder.folder} holds the last state that was saved. Lower learning_rate, or use precision fp32"
+            )
+        accelerator.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return row, sum(batch.input_ids.numel() for batch in batches)
+
+    def _batch(self, epoch: int, indices, tasks) -> PackedBatch:
+        """The packed sequences of some instances: per instance its relevant passage, its negatives, its generation."""
+        instances = [self.instances.instance(epoch, int(index)) for index in indices]
+        queries = self.builder.tokens(self.collection.query_texts([each.query_id for each in instances]))
+        doc_ids = [doc_id for each in instances for doc_id in (each.positive, *each.negatives)]
+        passages = iter(self.builder.passage_tokens(self.collection.text(doc_ids)))
+        sequences = []
+        for instance, query in zip(instances, queries):
+            group = [next(passages) for _ in range(1 + self.settings.negatives)]
+            if "rank" in tasks:
+                sequences += [self.builder.rank(passage, query) for passage in group]
+            if "query_generation" in tasks:
+                sequences.append(self.builder.query_generation(group[0], query))
+            if "answer_generation" in tasks:
+                sequences.append(self._answer_sequence(epoch, instance, group[0], query))
+        return pack(sequences)
+
+    def _answer_sequence(self, epoch: int, instance, passage, query):
+        """The answer to the query; one without an answer lends its place to another example, as the authors do it."""
+        query_id = instance.query_id
+        if query_id not in self.answers:
+            query_id, doc_id = borrowed(self.answered_pairs, self.settings.seed, epoch, query_id)
+            [query] = self.builder.tokens(self.collection.query_texts([query_id]))
+            [passage] = self.builder.passage_tokens(self.collection.text([doc_id]))
+        return self.builder.answer_generation(passage, query, self.builder.tokens([self.answers[query_id]])[0])
+
+    def _answers(self) -> dict[str, str]:
+        frame = self.collection.answers_of([query_id for query_id, _, _ in self.instances.pairs])
+        answers = dict(zip(frame["query_id"], frame["text"])) if len(frame) else {}
+        if not answers:
+            raise ValueError(
+                f"{self.model.system.name} learns to generate answers, but collection {self.collection.name!r} has "
+                f"none for the training queries: add answers.<split>.tsv, or train gdmtl"
+            )
+        self.answered_pairs = [(query_id, doc) for query_id, doc, _ in self.instances.pairs if query_id in answers]
+        return answers
+
+    def _warm_up_generation_heads(self) -> None:
+        """Train the language-model heads alone, on the frozen model's states: a fresh head's gradients would drown
+        the ranking's."""
+        steps = self.settings.generation_head_warmup_steps
+        heads = self.model.generation_heads
+        if not steps or not heads:
+            return
+        optimizer = torch.optim.AdamW(heads.parameters(), lr=HEAD_WARMUP_LEARNING_RATE, weight_decay=0.0)
+        embeddings = self.model.get_input_embeddings().weight.detach()
+        self.model.eval()
+        for step in tqdm(range(steps), desc="training the language-model heads alone", leave=False):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            # Epochs that the training itself does not reach: other orders, the same instances.
+            order = self.instances.order(self.settings.epochs + epoch)
+            chosen = order[position * self.settings.batch_size :][: self.settings.batch_size]
+            batch = self._batch(0, chosen, tuple(heads)).to(self.accelerator.device)
+            with torch.no_grad(), self.accelerator.autocast():
+                states = self.model.states(batch)
+            losses = [
+                generation_cross_entropy(head(states[batch.predict_at[task]].float(), embeddings), batch.targets[task])
+                for task, head in heads.items()
+            ]
+            optimizer.zero_grad()
+            sum(losses).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def _validate(self, progress: Progress) -> None:
+        epoch = progress.step // self.steps_per_epoch - 1
+        run = rerank(
+            self.model, self.collection, self.validation, device=self.accelerator.device.type,
+            precision=pick_precision(self.settings.precision, self.accelerator.device), progress=False,
+        )
+        qrels = self.collection.qrels_of(self.validation["query_id"].unique())
+        value = float(evaluate(run, qrels, [VALIDATION_MEASURE], self.relevance_level)["value"].mean())
+        progress.validation.append(
+            {"epoch": epoch, "step": progress.step - 1, "measure": VALIDATION_MEASURE, "value": value}
+        )
+        if progress.best_value is None or value > progress.best_value:
+            progress.best_epoch, progress.best_value = epoch, value
+            if self.accelerator.is_main_process:
+                self.model.save_pretrained(self.folder.checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _load_kept_weights(self) -> None:
+        from .models import load_model
+
+        kept = load_model(self.folder.checkpoint)
+        self.model.load_state_dict(kept.state_dict())
+        self.model.eval()
+
+    def _description(self, candidates: pd.DataFrame) -> dict:
+        """Everything that decides the outcome. The device does not: it changes rounding only."""
+        settings = {name: value for name, value in self.settings.as_dict().items() if name != "device"}
+        return {
+            "system": self.model.system.name,
+            "settings": settings,
+            "collection": {"name": self.collection.name, "fingerprint": self.collection.fingerprint()},
+            "initial_weights": fingerprint_of(self.model),
+            "candidates": frame_hash(candidates),
+            "validation": None if self.validation is None else frame_hash(self.validation),
+            "queries": frame_hash(self.collection.qrels_of(candidates["query_id"].unique())),
+        }
+
+
+def frame_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of a frame's query and passage ids, in their order."""
+    ids = frame[["query_id", "doc_id"]].to_csv(index=False)
+    return hashlib.sha256(ids.encode()).hexdigest()
+
+
+def _seed(*parts: int) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())

@@ -1,0 +1,156 @@
+"""What a training leaves on disk, and how it goes on from there.
+
+    settings.json               what is trained: the settings and the hashes of everything it depends on
+    history.csv, timing.csv     a row an optimiser step; the first a function of the seed, the second of the machine
+    validation.csv              a row an epoch
+    training_state.safetensors  weights and optimiser while the training runs; gone when it is finished
+    checkpoint/                 the weights to keep
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Progress:
+    """How far a training has come: steps done, the best validation so far, and the rows of its tables."""
+
+    step: int = 0
+    best_epoch: int | None = None
+    best_value: float | None = None
+    scaler: dict = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    validation: list[dict] = field(default_factory=list)
+    timing: list[dict] = field(default_factory=list)
+
+
+TABLES = ("history", "validation", "timing")
+
+
+class TrainingFolder:
+    """The folder of one training. description: everything that decides its outcome, as JSON."""
+
+    def __init__(self, folder: str | os.PathLike, description: dict):
+        self.folder, self.description = Path(folder), json.loads(json.dumps(description))
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "training_state.safetensors"
+
+    def open(self, resume: bool) -> bool:
+        """Take the folder for this training; True if it already holds this very training, finished.
+
+        With resume=False what an earlier training left is removed. Otherwise one that differs is refused with
+        ValueError, naming what differs.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "settings.json"
+        if file.exists() and resume:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            different = list(_differences(found["training"], self.description))
+            if different:
+                raise ValueError(
+                    f"{self.folder} holds another training: {'; '.join(different[:4])}. "
+                    f"Choose another output_dir, or resume=False to replace it"
+                )
+            return found["finished"] is not None and (self.checkpoint / "model.safetensors").is_file()
+        for name in ("training_state.safetensors", "settings.json", *(f"{table}.csv" for table in TABLES)):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        self._describe(finished=None)
+        return False
+
+    def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state of a training; the file that was there stays whole until the new one is."""
+        self._write_tables(progress)
+        tensors = {}
+        for name, parameter in model.named_parameters():
+            tensors[f"parameter/{name}"] = parameter.detach().contiguous()
+            for moment in MOMENTS:
+                if moment in optimizer.state.get(parameter, {}):
+                    tensors[f"{moment}/{name}"] = torch.as_tensor(optimizer.state[parameter][moment]).contiguous()
+        scalars = {name: value for name, value in asdict(progress).items() if name not in TABLES}
+        fresh = self._state_file.with_suffix(f".tmp{os.getpid()}")
+        try:
+            safetensors.torch.save_file(tensors, str(fresh), metadata={"progress": json.dumps(scalars)})
+            os.replace(fresh, self._state_file)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+        """Put the last saved state into model and optimiser; a fresh Progress where there is none."""
+        if not self._state_file.is_file():
+            return Progress()
+        try:
+            with safetensors.safe_open(self._state_file, framework="pt") as file:
+                progress = Progress(**json.loads(file.metadata()["progress"]))
+                for name, parameter in model.named_parameters():
+                    parameter.data.copy_(file.get_tensor(f"parameter/{name}"))
+                    if f"step/{name}" in file.keys():
+                        moments = {moment: file.get_tensor(f"{moment}/{name}") for moment in MOMENTS}
+                        optimizer.state[parameter] = {
+                            "step": moments.pop("step"), **{m: t.to(parameter.device) for m, t in moments.items()}
+                        }
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._state_file} is damaged ({error}): delete it to start this training anew"
+            ) from None
+        for table in TABLES:
+            rows = self._read_table(table)
+            setattr(progress, table, [row for row in rows if row["step"] < progress.step])
+        return progress
+
+    def finish(self, progress: Progress) -> None:
+        self._write_tables(progress)
+        self._describe(finished={"best_epoch": progress.best_epoch, "best_value": progress.best_value})
+        self._state_file.unlink(missing_ok=True)
+
+    def history(self) -> pd.DataFrame:
+        """The table of a finished training."""
+        return pd.DataFrame(self._read_table("history"))
+
+    def _describe(self, finished: dict | None) -> None:
+        text = json.dumps({"training": self.description, "finished": finished}, indent=2) + "\n"
+        _write(self.folder / "settings.json", text)
+
+    def _write_tables(self, progress: Progress) -> None:
+        for table in TABLES:
+            if rows := getattr(progress, table):
+                _write(self.folder / f"{table}.csv", pd.DataFrame(rows).to_csv(index=False))
+
+    def _read_table(self, table: str) -> list[dict]:
+        file = self.folder / f"{table}.csv"
+        return pd.read_csv(file, float_precision="round_trip").to_dict("records") if file.exists() else []
+
+
+def _write(file: Path, text: str) -> None:
+    fresh = file.with_name(f"{file.name}.tmp{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _differences(there: dict, here: dict, prefix: str = ""):
+    for key in sorted(there.keys() | here.keys()):
+        a, b = there.get(key), here.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} is {a!r} there and {b!r} here"

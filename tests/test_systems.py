@@ -1,0 +1,76 @@
+"""Tables 1 and 2 of the paper as data."""
+
+import pytest
+
+from gdmtl_lib.systems import LABELS, SYSTEMS, TASKS, get_system, system_name
+
+ENCODER, BOTH = "encoder", "encoder_decoder"
+RANK, QUERY, ANSWER = TASKS
+BERT, BART = "bert-base-uncased", "facebook/bart-base"
+
+# name: label, backbone, tasks, rank_layout, rank_loss, checkpoint
+TABLES = {
+    "mono": ("mono", ENCODER, (RANK,), "concatenated", "pointwise", "bert-large-uncased"),
+    "bert": ("BERT", ENCODER, (RANK,), "concatenated", "pairwise", BERT),
+    "gdmtl": ("GDMTL", ENCODER, (RANK, QUERY), "concatenated", "pairwise", BERT),
+    "gdmtl_plus": ("GDMTL+", ENCODER, (RANK, QUERY, ANSWER), "concatenated", "pairwise", BERT),
+    "bart_s": ("BART_S", BOTH, (RANK,), "separate", "pairwise", BART),
+    "gdmtl_s": ("GDMTL_S", BOTH, (RANK, QUERY), "separate", "pairwise", BART),
+    "bart_c": ("BART_C", BOTH, (RANK,), "concatenated", "pairwise", BART),
+    "gdmtl_c": ("GDMTL_C", BOTH, (RANK, QUERY), "concatenated", "pairwise", BART),
+}
+
+
+def test_the_eight_systems_are_those_of_the_paper():
+    found = {
+        name: (s.label, s.backbone, s.tasks, s.rank_layout, s.rank_loss, s.checkpoint) for name, s in SYSTEMS.items()
+    }
+    assert found == TABLES
+    assert list(SYSTEMS) == list(TABLES)
+    assert all(system.name == name for name, system in SYSTEMS.items())
+
+
+def test_generative_tasks_are_all_but_ranking():
+    assert TASKS == ("rank", "query_generation", "answer_generation")
+    assert SYSTEMS["bert"].generative_tasks == ()
+    assert SYSTEMS["gdmtl"].generative_tasks == ("query_generation",)
+    assert SYSTEMS["gdmtl_plus"].generative_tasks == ("query_generation", "answer_generation")
+
+
+def test_labels_are_the_papers_and_hold_the_first_stage():
+    assert LABELS == {"bm25": "BM25"} | {name: columns[0] for name, columns in TABLES.items()}
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("gdmtl+", "gdmtl_plus"), ("GDMTL+", "gdmtl_plus"), ("Gdmtl-Plus", "gdmtl_plus"), (" bert\n", "bert"),
+     ("BART_S", "bart_s"), ("bart-c", "bart_c"), ("MONO", "mono")],
+)  # fmt: skip
+def test_names_are_forgiving(written, name):
+    assert system_name(written) == name
+    assert get_system(written) is SYSTEMS[name]
+
+
+def test_every_label_is_a_name():
+    assert {name: system_name(label) for name, label in LABELS.items()} == {name: name for name in LABELS}
+
+
+@pytest.mark.parametrize("written", ["gpt", "", "bert+", "gdmtl++", None, 3])
+@pytest.mark.parametrize("look_up", [system_name, get_system])
+def test_an_unknown_system_is_refused_with_the_known_names(look_up, written):
+    with pytest.raises(ValueError) as error:
+        look_up(written)
+    assert str(error.value) == (
+        f"unknown system {written!r}: expected one of "
+        "bm25, mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"
+    )
+
+
+def test_the_first_stage_has_a_name_but_no_model():
+    assert system_name("BM25") == "bm25"
+    with pytest.raises(ValueError) as error:
+        get_system("bm25")
+    assert str(error.value) == (
+        "bm25 is the first stage and has no model: use bm25_candidates, or one of "
+        "mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"
+    )
