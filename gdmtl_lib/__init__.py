@@ -23,8 +23,9 @@ _HOME = {
     "SYSTEMS": "systems",
 }
 _MODULES = {
-    "systems", "checkpoints", "collections", "first_stage", "inputs", "masks", "attention", "models", "losses",
-    "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison", "plots", "widgets",
+    "systems", "checkpoints", "collections", "first_stage", "inputs", "instances", "masks", "attention", "models",
+    "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison", "plots",
+    "notebook",
 }
 __all__ = sorted(_HOME) + sorted(_MODULES)
 

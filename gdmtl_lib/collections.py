@@ -208,3 +208,22 @@ def load_collection(
             f"no collection {name!r}, and no folder of that name; a collection is one of: {known}"
         )
     return Collection(name, *read_folder(folder))
+
+
+def describe(collection: Collection, candidates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What is at hand for each split: queries, judged relevant passages, candidates, and the share of the relevant
+    passages (grade 1 and up) that are among the candidates.
+
+    candidates: first-stage runs by split.
+    """
+    rows = {}
+    for split, run in candidates.items():
+        qrels = collection.qrels(split)
+        relevant = qrels.loc[qrels["relevance"] > 0, ["query_id", "doc_id"]]
+        rows[split] = {
+            "queries": len(collection.queries(split)),
+            "relevant": len(relevant),
+            "candidates": len(run),
+            "recall": len(relevant.merge(run, on=["query_id", "doc_id"])) / max(len(relevant), 1),
+        }
+    return pd.DataFrame(rows).T.astype({"queries": int, "relevant": int, "candidates": int}).round(3)

@@ -6,7 +6,9 @@ judged query in the result, and residuals (Tables 3, 6, 8 and 10).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import ir_measures
 import numpy as np
@@ -96,6 +98,36 @@ def summarize(values: pd.DataFrame) -> pd.DataFrame:
 def format_value(value: float, residual: float = float("nan")) -> str:
     """A value as the paper prints it: `0.384`, or with a residual `0.177 +0.823`."""
     return f"{value:.3f}" if np.isnan(residual) else f"{value:.3f} +{residual:.3f}"
+
+
+def effectiveness_table(values_by_system: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Table 3's form: a row a system, a column a measure under the paper's name, RBP with its residual.
+
+    values_by_system: what `evaluate` returns, by the label to print; all with the same measures.
+    """
+    rows = {
+        label: summarize(values).set_index("measure")["text"].rename(PAPER_NAMES)
+        for label, values in values_by_system.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis("system")
+
+
+def write_values(values: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write per-query values as CSV, exactly."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    values.to_csv(path, index=False)
+
+
+def read_values(path: str | os.PathLike) -> pd.DataFrame:
+    """Read per-query values that `write_values` wrote; query ids stay strings whatever they look like.
+
+    Raises FileNotFoundError for a missing file, ValueError for one with other columns.
+    """
+    values = pd.read_csv(path, dtype={"query_id": str, "measure": str}, float_precision="round_trip")
+    expected = ["query_id", "measure", "value", "residual"]
+    if list(values.columns) != expected:
+        raise ValueError(f"{path}: expected the columns {expected}, found {list(values.columns)}")
+    return values
 
 
 def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:

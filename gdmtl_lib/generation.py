@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import pandas as pd
 import torch
 
 from .inputs import pack
@@ -59,3 +60,9 @@ def _sequence(builder, task, passage, query, written):
     if task == "query_generation":
         return builder.query_generation(passage, written)
     return builder.answer_generation(passage, query, written)
+
+
+def compare_with_queries(model, passages: Iterable[str], queries: Iterable[str]) -> pd.DataFrame:
+    """Passages with the query that was asked and the one the model writes: passage, query, generated."""
+    passages = list(passages)
+    return pd.DataFrame({"passage": passages, "query": list(queries), "generated": generate(model, passages)})

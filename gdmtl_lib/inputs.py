@@ -44,7 +44,7 @@ class Sequence:
 
 
 class InputBuilder:
-    """Turns passages, queries and answers into the sequences of a system (Section 4.2 and 4.3; digest of Table 2).
+    """Turns passages, queries and answers into the sequences of a system (Sections 4.2 and 4.3, Tables 1 and 2).
 
     tokenizer: of the backbone. system: whose layout is built. max_length: the longest source, and the longest
     ranking input of an encoder. target_length: the longest target, its closing token included; the longest decoder

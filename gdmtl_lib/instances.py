@@ -102,3 +102,35 @@ def nested_sample(query_ids: Iterable[str], fraction: float) -> list[str]:
 
 def _hash(*parts) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
+
+
+def describe_instance(model, collection, candidates: pd.DataFrame, settings) -> pd.DataFrame:
+    """The first training instance as a system reads it: a row a sequence.
+
+    Columns task, encoder and decoder (the tokens), source (how many tokens attend to each other freely), predicts.
+    """
+    known = candidates[candidates["query_id"] == candidates["query_id"].iloc[0]]
+    instances = TrainingInstances(collection.qrels_of(known["query_id"].unique()), known, 1, settings.seed)
+    instance = instances.instance(0, 0)
+    builder = model.input_builder(
+        max_length=settings.max_length, target_length=settings.target_length, generation_mask=settings.generation_mask
+    )
+    query, positive, negative = builder.tokens(
+        [*collection.query_texts([instance.query_id]), *collection.text([instance.positive, *instance.negatives])]
+    )
+    sequences = [builder.rank(positive, query), builder.rank(negative, query)]
+    if "query_generation" in model.system.tasks:
+        sequences.append(builder.query_generation(positive, query))
+    if "answer_generation" in model.system.tasks:
+        answers = collection.answers_of([instance.query_id])["text"].tolist()
+        sequences += [builder.answer_generation(positive, query, builder.tokens([answer])[0]) for answer in answers]
+    return pd.DataFrame(
+        {
+            "task": sequence.task,
+            "encoder": model.tokenizer.decode(sequence.input_ids),
+            "decoder": model.tokenizer.decode(sequence.decoder_ids),
+            "source": sequence.source_length,
+            "predicts": model.tokenizer.decode(sequence.targets),
+        }
+        for sequence in sequences
+    )

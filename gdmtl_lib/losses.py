@@ -89,7 +89,8 @@ class UncertaintyWeighting(nn.Module):
 
     def __init__(self, tasks: Iterable[str]):
         super().__init__()
-        self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
+        # Pairs, because ParameterDict would sort a dict's keys.
+        self.log_variance = nn.ParameterDict((task, nn.Parameter(torch.zeros(()))) for task in tasks)
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """losses: one scalar a task. Returns the joint scalar."""

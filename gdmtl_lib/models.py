@@ -64,8 +64,11 @@ class _Heads:
         """One pass over all sequences of the batch; scores and logits only where they are needed."""
         states = self.states(batch)
         embeddings = self.get_input_embeddings().weight
+        # Scores are compared with one another: in bf16 many would tie that do not.
+        with torch.autocast(states.device.type, enabled=False):
+            scores = self.score(states[batch.score_at].float())
         return Output(
-            scores=self.score(states[batch.score_at]),
+            scores=scores,
             logits={
                 task: self.generation_heads[task](states[positions], embeddings)
                 for task, positions in batch.predict_at.items()
@@ -105,9 +108,6 @@ class _Heads:
                 fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-
-    def _describe(self, system: System, tokenizer, inputs: dict | None = None) -> None:
-        self.system, self.tokenizer = system, tokenizer
 
 
 class EncoderGDMTL(_Heads, BertForSequenceClassification):

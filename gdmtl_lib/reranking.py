@@ -29,7 +29,7 @@ def rerank(
     candidates: pd.DataFrame,
     output: str | os.PathLike | None = None,
     batch_tokens: int | None = None,
-    precision: str = "auto",
+    precision: str = "fp32",
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -41,7 +41,9 @@ def rerank(
     candidates: query_id, doc_id (and whatever else).
     output: also write the run there as a TREC file, and resume a call that was interrupted from the file beside it
         (`<output>.partial`), if model and candidates are the same.
-    batch_tokens: tokens of one pass; only speed and memory depend on it. precision, device: as in TrainingSettings.
+    batch_tokens: tokens of one pass; only speed and memory depend on it.
+    precision: `fp32`; `bf16` or `fp16` for the backbone's products (the scores are always computed in fp32); `auto`:
+        bf16 where the hardware is fast at it. device: as in TrainingSettings.
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
     duplicates, no row) and for unknown ids.

@@ -30,7 +30,7 @@ class TrainingSettings:
     gradient_accumulation: parts in which a batch is computed, to save memory; at most batch_size. The result is
         the same.
     max_gradient_norm: longer gradients are shortened to it.
-    precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where a GPU has it, fp32 elsewhere.
+    precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
     device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
     seed: of the order of instances, the negatives and dropout.
 

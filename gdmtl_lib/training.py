@@ -7,6 +7,7 @@ same bits, and processes, accumulation and the moment of saving change nothing b
 
 import hashlib
 import os
+import shutil
 import time
 from contextlib import nullcontext
 
@@ -23,8 +24,11 @@ from .evaluation import evaluate
 from .inputs import PackedBatch, pack
 from .instances import TrainingInstances, borrowed
 from .joint import JointLoss
+from .launch import run_job, write_job
 from .losses import generation_cross_entropy
+from .models import load_model
 from .reranking import fingerprint_of, rerank
+from .runs import validate_run
 from .settings import TrainingSettings
 from .training_folder import Progress, TrainingFolder
 
@@ -42,6 +46,7 @@ def train(
     validation: pd.DataFrame | None = None,
     relevance_level: int = 1,
     resume: bool = True,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Train a model in place and save it under output_dir (see `training_folder` for what is written).
 
@@ -50,6 +55,7 @@ def train(
     validation: the first stage's run over other queries. With it the model is measured (mean RR@10) after every
         epoch and the best epoch is kept, the earlier of equals; without it the last.
     resume: go on from what output_dir holds if it is the same training, or return at once if that is finished.
+    processes: train in so many processes of this machine, one a GPU; the batch stays the same, shared among them.
 
     Returns the history: epoch, step, learning_rate, loss, one loss a task, and sigma squared of each task.
 
@@ -57,7 +63,11 @@ def train(
     FloatingPointError, naming the step and its queries, for a loss that is not finite;
     RuntimeError, naming the settings to lower, when memory runs out.
     """
-    return _Training(model, collection, candidates, settings, output_dir, validation, relevance_level).run(resume)
+    for run in (candidates, validation):
+        if run is not None:
+            validate_run(run)
+    training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
+    return training.run(resume) if processes == 1 else training.run_in_processes(processes, resume)
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
@@ -84,7 +94,7 @@ def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]
 
 class _Training:
     def __init__(self, model, collection, candidates, settings, output_dir, validation, relevance_level):
-        self.model, self.collection, self.settings = model, collection, settings
+        self.model, self.collection, self.candidates, self.settings = model, collection, candidates, settings
         self.validation, self.relevance_level = validation, relevance_level
         self.tasks = model.system.tasks
         lengths = {"max_length": settings.max_length, "target_length": settings.target_length}
@@ -97,7 +107,7 @@ class _Training:
         self.answers = self._answers() if "answer_generation" in self.tasks else {}
         self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
-        self.folder = TrainingFolder(output_dir, self._description(candidates))
+        self.folder = TrainingFolder(output_dir, self._description())
 
     def run(self, resume: bool) -> pd.DataFrame:
         if self.folder.open(resume):
@@ -142,6 +152,20 @@ class _Training:
         accelerator.wait_for_everyone()
         self._load_kept_weights()
         return pd.DataFrame(progress.history)
+
+    def run_in_processes(self, processes: int, resume: bool) -> pd.DataFrame:
+        if processes < 1:
+            raise ValueError(f"processes must be at least 1, found {processes}")
+        if not self.folder.open(resume):
+            job = self.folder.folder / "job"
+            write_job(
+                job, self.model, self.collection, self.candidates, self.settings, self.folder.folder,
+                self.validation, self.relevance_level,
+            )
+            run_job(job.resolve(), processes)
+            shutil.rmtree(job)
+        self._load_kept_weights()
+        return self.folder.history()
 
     def _accelerator(self) -> Accelerator:
         device = pick_device(self.settings.device)
@@ -267,7 +291,7 @@ class _Training:
         epoch = progress.step // self.steps_per_epoch - 1
         run = rerank(
             self.model, self.collection, self.validation, device=self.accelerator.device.type,
-            precision=pick_precision(self.settings.precision, self.accelerator.device), progress=False,
+            precision=self.settings.precision, progress=False,
         )
         qrels = self.collection.qrels_of(self.validation["query_id"].unique())
         value = float(evaluate(run, qrels, [VALIDATION_MEASURE], self.relevance_level)["value"].mean())
@@ -281,13 +305,11 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _load_kept_weights(self) -> None:
-        from .models import load_model
-
         kept = load_model(self.folder.checkpoint)
         self.model.load_state_dict(kept.state_dict())
         self.model.eval()
 
-    def _description(self, candidates: pd.DataFrame) -> dict:
+    def _description(self) -> dict:
         """Everything that decides the outcome. The device does not: it changes rounding only."""
         settings = {name: value for name, value in self.settings.as_dict().items() if name != "device"}
         return {
@@ -295,9 +317,9 @@ class _Training:
             "settings": settings,
             "collection": {"name": self.collection.name, "fingerprint": self.collection.fingerprint()},
             "initial_weights": fingerprint_of(self.model),
-            "candidates": frame_hash(candidates),
+            "candidates": frame_hash(self.candidates),
             "validation": None if self.validation is None else frame_hash(self.validation),
-            "queries": frame_hash(self.collection.qrels_of(candidates["query_id"].unique())),
+            "qrels": frame_hash(self.collection.qrels_of(self.candidates["query_id"].unique())),
         }
 
 

@@ -30,7 +30,7 @@ def test_hinge():
 
 
 def test_hinge_gradient_stops_at_the_margin():
-    """Of a mean over two pairs each pair has half: -1/2 and 1/2 where the margin is missed, 0 where it is kept."""
+    """Of a mean over two pairs each has half: -1/2 and 1/2 where the margin is missed, 0 where it is kept."""
     positive = torch.tensor([0.0, 5.0], requires_grad=True)
     negative = torch.tensor([0.0, 0.0], requires_grad=True)
     pairwise_hinge(positive, negative).backward()
@@ -39,10 +39,10 @@ def test_hinge_gradient_stops_at_the_margin():
 
 
 def test_graded_hinge():
-    """Grades 2, 0, 1, 1 with scores 1, 0.5, 2, 0. The pairs of different grades, and by how much each misses 1:
+    """Grades 2, 0, 1, 1 with scores 1, 0.5, 2, 0. The pairs of different grades, and what each misses of 1:
 
-    (2 over 0) 1 - 0.5: 0.5; (2 over 1) 1 - 2: 2; (2 over 1) 1 - 0: 0; (1 over 0) 2 - 0.5: 0; (1 over 0) 0 - 0.5: 1.5.
-    Sum 4 over five pairs. The two passages of grade 1 are no pair.
+    (2 over 0) 1 - 0.5: 0.5; (2 over 1) 1 - 2: 2; (2 over 1) 1 - 0: 0; (1 over 0) 2 - 0.5: 0;
+    (1 over 0) 0 - 0.5: 1.5. Sum 4 over five pairs. The two passages of grade 1 are no pair.
     """
     scores, relevance = torch.tensor([1.0, 0.5, 2.0, 0.0]), torch.tensor([2, 0, 1, 1])
     assert graded_pairwise_hinge(scores, relevance, reduction="sum").item() == 4
@@ -74,12 +74,16 @@ def test_pointwise():
     """The log-odds 0 is a probability of 1/2, loss log 2; log 3 is 3/4: log 4/3 if relevant, log 4 if not."""
     scores = torch.tensor([0.0, math.log(3), math.log(3)])
     expected = LOG_2 + math.log(4 / 3) + math.log(4)
-    for relevant in (torch.tensor([True, True, False]), torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1, 3, 0])):
+    for relevant in (
+        torch.tensor([True, True, False]),
+        torch.tensor([1.0, 1.0, 0.0]),
+        torch.tensor([1, 3, 0]),
+    ):
         assert pointwise_cross_entropy(scores, relevant, "sum").item() == pytest.approx(expected)
         assert pointwise_cross_entropy(scores, relevant).item() == pytest.approx(expected / 3)
 
 
-# Probabilities 1/4, 1/2, 1/8, 1/8 in the first row, 1/8, 1/8, 1/4, 1/2 in the second, 1/4 each in the third.
+# Probabilities 1/4, 1/2, 1/8, 1/8 in the first row; 1/8, 1/8, 1/4, 1/2 in the second; 1/4 in the third.
 LOGITS = torch.tensor([[2.0, 4, 1, 1], [1, 1, 2, 4], [1, 1, 1, 1]]).log()
 TARGETS = torch.tensor([1, 0, 3])
 
@@ -91,7 +95,7 @@ def test_generation():
 
 
 def test_generation_by_sequence():
-    """The same tokens as one target of two and one of one (Eq. 4): 4 log 2 and 2 log 2, on average 3 log 2."""
+    """The same tokens as one target of two and one of one (Eq. 4): 4 log 2 and 2 log 2, mean 3 log 2."""
     found = generation_cross_entropy(LOGITS, TARGETS, "sequence", torch.tensor([2, 1]))
     assert found.item() == pytest.approx(3 * LOG_2)
 
@@ -105,9 +109,13 @@ def test_generation_is_a_loop_over_targets(seed):
     sums, start = [], 0
     for length in lengths.tolist():
         rows = range(start, start + length)
-        sums.append(-sum(math.log(math.exp(logits[i, targets[i]]) / sum(map(math.exp, logits[i]))) for i in rows))
+        sums.append(
+            -sum(math.log(math.exp(logits[i, targets[i]]) / sum(map(math.exp, logits[i]))) for i in rows)
+        )
         start += length
-    assert generation_cross_entropy(logits, targets).item() == pytest.approx(sum(sums) / len(logits), rel=1e-5)
+    assert generation_cross_entropy(logits, targets).item() == pytest.approx(
+        sum(sums) / len(logits), rel=1e-5
+    )
     found = generation_cross_entropy(logits, targets, "sequence", lengths)
     assert found.item() == pytest.approx(sum(sums) / len(sums), rel=1e-5)
 
@@ -147,7 +155,8 @@ def test_nothing_costs_nothing_and_keeps_the_gradient():
         ),
         (
             lambda: graded_pairwise_hinge(torch.zeros(1, 3), torch.zeros(1, 3)),
-            "expected one score and one grade for each passage of a query, found (1, 3) scores and (1, 3) grades",
+            "expected one score and one grade for each passage of a query, "
+            "found (1, 3) scores and (1, 3) grades",
         ),
         (
             lambda: pairwise_hinge(torch.zeros(1), torch.zeros(1), reduction="sequence"),
@@ -199,7 +208,7 @@ def test_uncertainty_weighting_is_equation_6():
 
 
 def test_uncertainty_weighting_first_gradients():
-    """With x = log sigma^2, d/dx (L e^-x / 2 + log(1 + e^x)) at 0 is (1 - L) / 2; with respect to L it is 1/2."""
+    """With x = log sigma^2, d/dx (L e^-x / 2 + log(1 + e^x)) at 0 is (1 - L) / 2; d/dL is 1/2."""
     weighting = UncertaintyWeighting(["rank"])
     loss = torch.tensor(4.0, requires_grad=True)
     weighting({"rank": loss}).backward()
@@ -209,7 +218,7 @@ def test_uncertainty_weighting_first_gradients():
 
 @pytest.mark.parametrize("loss", [1e-3, 0.1, 1.0, 5.2, 100.0])
 def test_uncertainty_weighting_finds_its_optimum(loss):
-    """For a constant loss: d/ds (L / 2s + log(1 + s)) = 0 where 2 s^2 - L s - L = 0, s = (L + sqrt(L^2 + 8 L)) / 4.
+    """For constant L, d/ds (L / 2s + log(1 + s)) = 0 if 2 s^2 - L s - L = 0, s = (L + sqrt(L^2 + 8 L)) / 4.
 
     L = 1 gives s = 1, the starting value.
     """
@@ -240,7 +249,9 @@ def test_fixed_weighting():
     assert list(weighting.parameters()) == []
 
 
-@pytest.mark.parametrize("weighting", [UncertaintyWeighting(["rank", "x"]), FixedWeighting({"rank": 1, "x": 1})])
+@pytest.mark.parametrize(
+    "weighting", [UncertaintyWeighting(["rank", "x"]), FixedWeighting({"rank": 1, "x": 1})]
+)
 @pytest.mark.parametrize("found", [["rank"], ["rank", "x", "y"]])
 def test_a_loss_for_every_task_is_expected(weighting, found):
     with pytest.raises(ValueError) as error:

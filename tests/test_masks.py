@@ -136,7 +136,9 @@ def test_a_tokenizers_padding_mask_of_zeros_and_ones_gives_the_same_bool_masks()
         assert torch.equal(found, mask(padding))
 
 
-@pytest.mark.parametrize("mask", [bidirectional_mask, causal_mask, lambda p: cross_attention_mask(real(2), p)])
+@pytest.mark.parametrize(
+    "mask", [bidirectional_mask, causal_mask, lambda p: cross_attention_mask(real(2), p)]
+)
 def test_a_mask_without_a_batch_is_refused(mask):
     with pytest.raises(ValueError, match=r"^a padding mask must be \[batch, sequence\]: found shape \(5,\)$"):
         mask(torch.ones(5, dtype=torch.bool))
@@ -144,7 +146,11 @@ def test_a_mask_without_a_batch_is_refused(mask):
 
 @pytest.mark.parametrize(
     ("segments", "padding", "found"),
-    [((2, 3), (2, 4), "(2, 3) and (2, 4)"), ((3,), (3,), "(3,) and (3,)"), ((1, 3), (2, 3), "(1, 3) and (2, 3)")],
+    [
+        ((2, 3), (2, 4), "(2, 3) and (2, 4)"),
+        ((3,), (3,), "(3,) and (3,)"),
+        ((1, 3), (2, 3), "(1, 3) and (2, 3)"),
+    ],
 )
 def test_segments_that_do_not_fit_are_refused(segments, padding, found):
     with pytest.raises(ValueError) as error:

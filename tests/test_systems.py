@@ -23,7 +23,8 @@ TABLES = {
 
 def test_the_eight_systems_are_those_of_the_paper():
     found = {
-        name: (s.label, s.backbone, s.tasks, s.rank_layout, s.rank_loss, s.checkpoint) for name, s in SYSTEMS.items()
+        name: (s.label, s.backbone, s.tasks, s.rank_layout, s.rank_loss, s.checkpoint)
+        for name, s in SYSTEMS.items()
     }
     assert found == TABLES
     assert list(SYSTEMS) == list(TABLES)

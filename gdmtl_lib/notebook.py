@@ -1,0 +1,99 @@
+"""What a notebook needs around its two or three calls: checked parameters, and where its files lie.
+
+papermill only warns about a parameter that a notebook does not have, so `-p modle gdmtl` would silently run the
+defaults. `resolve_parameters` refuses it.
+"""
+
+import ast
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+INJECTED = "# Parameters"  # the first line of the cell that papermill injects
+
+
+def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> dict[str, object]:
+    """The notebook's parameters with the values they have, checked.
+
+    cells: the sources executed so far, IPython's `In`. The first that declares `name: type = value` is the parameters
+    cell; one that begins with papermill's own line holds what was given on the command line.
+    values: the notebook's `globals()`.
+
+    Returns name -> value in the order declared. Raises ValueError for a name the notebook does not have, with those
+    it has, and for a value of another type than declared (an int does for a float).
+    """
+    declared = next((found for cell in cells if (found := _declarations(cell))), None)
+    if declared is None:
+        raise ValueError("no parameters cell has been run: run the notebook from its first cell")
+    given = [name for cell in cells if cell.startswith(INJECTED) for name in _assigned(cell)]
+    for name in given:
+        if name not in declared:
+            close = difflib.get_close_matches(name, declared, n=1)
+            raise ValueError(
+                f"unknown parameter {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: "
+                f"this notebook has {', '.join(declared)}"
+            )
+    resolved = {}
+    for name, annotation in declared.items():
+        value = values[name]
+        kinds = eval(annotation, {"__builtins__": {}}, {"int": int, "float": float, "str": str, "bool": bool, "list": list})  # noqa: S307, the notebook's own text
+        if not _fits(value, kinds):
+            raise ValueError(f"parameter {name} must be {annotation}, found {value!r} ({type(value).__name__})")
+        resolved[name] = value
+    return resolved
+
+
+def project_folder() -> Path:
+    """The folder of the project: the working folder or the nearest above it that holds `notebooks` and
+    `papermill_runs`; the working folder itself outside of the project."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "papermill_runs").is_dir():
+            return folder
+    return here
+
+
+def results_folder(config: str) -> Path:
+    """Where the results of a config (by default a collection's name) lie: `papermill_runs/<config>`."""
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in config).strip("-.")
+    return project_folder() / "papermill_runs" / name
+
+
+def parameters_table(parameters: Mapping[str, object]):
+    """The resolved parameters as a frame to show."""
+    import pandas as pd
+
+    return pd.DataFrame({"value": {name: repr(value) for name, value in parameters.items()}})
+
+
+def _declarations(cell: str) -> dict[str, str]:
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:  # a cell of magics
+        return {}
+    if not body or not all(isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) for line in body):
+        return {}
+    return {line.target.id: ast.unparse(line.annotation) for line in body}
+
+
+def _assigned(cell: str) -> list[str]:
+    return [
+        target.id
+        for line in ast.parse(cell).body
+        if isinstance(line, ast.Assign)
+        for target in line.targets
+        if isinstance(target, ast.Name)
+    ]
+
+
+def _fits(value, kinds) -> bool:
+    if isinstance(kinds, types.UnionType):
+        return any(_fits(value, kind) for kind in kinds.__args__)
+    if isinstance(kinds, types.GenericAlias):
+        return isinstance(value, kinds.__origin__) and all(_fits(item, kinds.__args__[0]) for item in value)
+    if kinds is None or kinds is types.NoneType:
+        return value is None
+    if isinstance(value, bool):
+        return kinds is bool
+    return isinstance(value, (int, float) if kinds is float else kinds)
