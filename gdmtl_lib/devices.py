@@ -2,6 +2,8 @@
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def pick_device(device: str = "auto") -> torch.device:
     """`auto`: CUDA, else MPS, else the CPU. Raises ValueError for a device that is not there."""
@@ -15,9 +17,13 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """`auto`: bf16 where the hardware multiplies it fast, fp32 elsewhere. Returns `fp32`, `bf16` or `fp16`."""
-    if precision != "auto":
+    """`auto`: bf16 where the hardware multiplies it fast, fp32 elsewhere. Returns `fp32`, `bf16` or `fp16`.
+
+    Raises ValueError for another precision."""
+    if precision in DTYPES:
         return precision
+    if precision != "auto":
+        raise ValueError(f"precision must be one of auto, {', '.join(DTYPES)}, found {precision!r}")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     # A CPU without bf16 instructions computes it several times slower than fp32: ask, never assume.
@@ -27,6 +33,3 @@ def pick_precision(precision: str, device: torch.device) -> str:
 def _cpu_multiplies_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

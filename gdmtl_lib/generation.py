@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from .inputs import pack
-from .reranking import BATCH_TOKENS, _by_budget
+from .reranking import BATCH_TOKENS, by_budget
+from .systems import SYSTEMS
 
 
 @torch.inference_mode()
@@ -21,8 +22,8 @@ def generate(
     """
     task = "query_generation" if queries is None else "answer_generation"
     if task not in model.system.tasks:
-        able = "gdmtl_plus" if queries is not None else "gdmtl, gdmtl_plus, gdmtl_s or gdmtl_c"
-        raise ValueError(f"{model.system.name} does not learn {task}: use {able}")
+        able = ", ".join(name for name, system in SYSTEMS.items() if task in system.tasks)
+        raise ValueError(f"{model.system.name} does not learn {task}, as these do: {able}")
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, found {max_tokens}")
     passages = list(passages)
@@ -40,10 +41,10 @@ def generate(
         sequences = [_sequence(builder, task, *sources[i], written[i]) for i in going]
         lengths = [len(s.input_ids) + len(s.decoder_ids) for s in sequences]
         unfinished = []
-        for batch in _by_budget(range(len(going)), lengths, BATCH_TOKENS[device.type]):
+        for batch in by_budget(range(len(going)), lengths, BATCH_TOKENS[device.type]):
             packed = pack([sequences[i] for i in batch]).to(device)
             # Only the last position of each sequence predicts the token to come.
-            last = packed.lengths[task].cumsum(0).to(device) - 1
+            last = packed.lengths[task].cumsum(0) - 1
             packed.predict_at[task] = packed.predict_at[task][last]
             chosen = model(packed).logits[task].argmax(-1).tolist()
             for i, token in zip(batch, chosen):

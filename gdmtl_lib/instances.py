@@ -109,15 +109,15 @@ def describe_instance(model, collection, candidates: pd.DataFrame, settings) -> 
 
     Columns task, encoder and decoder (the tokens), source (how many tokens attend to each other freely), predicts.
     """
-    known = candidates[candidates["query_id"] == candidates["query_id"].iloc[0]]
-    instances = TrainingInstances(collection.qrels_of(known["query_id"].unique()), known, 1, settings.seed)
+    instances = TrainingInstances(
+        collection.qrels_of(candidates["query_id"].unique()), candidates, seed=settings.seed
+    )
     instance = instances.instance(0, 0)
     builder = model.input_builder(
         max_length=settings.max_length, target_length=settings.target_length, generation_mask=settings.generation_mask
     )
-    query, positive, negative = builder.tokens(
-        [*collection.query_texts([instance.query_id]), *collection.text([instance.positive, *instance.negatives])]
-    )
+    [query] = builder.tokens(collection.query_texts([instance.query_id]))
+    positive, negative = builder.passage_tokens(collection.text([instance.positive, *instance.negatives]))
     sequences = [builder.rank(positive, query), builder.rank(negative, query)]
     if "query_generation" in model.system.tasks:
         sequences.append(builder.query_generation(positive, query))

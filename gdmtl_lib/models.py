@@ -29,6 +29,7 @@ from .inputs import InputBuilder, PackedBatch, PaddedBatch
 from .systems import System, get_system
 
 CONFIG_KEY = "gdmtl"
+SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible
 
 
 @dataclass
@@ -49,6 +50,14 @@ class GenerationHead(nn.Module):
         super().__init__()
         self.transform = BertPredictionHeadTransform(config) if transform else nn.Identity()
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def start_from_counts(self, counts: Tensor) -> None:
+        """Let a fresh head begin with how frequent the tokens are, instead of having to learn that first.
+
+        counts: float [v], occurrences among the training targets.
+        """
+        smoothed = counts + SMOOTHING
+        self.bias.data.copy_(torch.log(smoothed / smoothed.sum()))
 
     def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
         """states: float [n, d] at the positions that predict; embeddings: float [v, d]. Returns float [n, v]."""
@@ -221,11 +230,14 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
         model = ARCHITECTURES[system.backbone](config, tokenizer)
         if system.backbone == "encoder":
             _copy(backbone, model.bert)
-            _copy_masked_lm_head(folder, model)
+            fresh_heads = not _copy_masked_lm_head(folder, model)
         elif backbone.config.model_type == "bart":
             _copy(backbone, model.model)
+            fresh_heads = False  # BART's own head is its embeddings
         else:
             _warm_start(backbone, model.model)
+            fresh_heads = True
+        model.config.gdmtl["fresh_heads"] = fresh_heads and bool(system.generative_tasks)
     return model.eval()
 
 
@@ -300,17 +312,16 @@ def _copy(backbone: nn.Module, into: nn.Module) -> None:
         raise ValueError(f"the checkpoint lacks weights of its own architecture: {', '.join(missing[:5])}")
 
 
-def _copy_masked_lm_head(folder: Path, model: EncoderGDMTL) -> None:
-    """Start every language-model head from the checkpoint's masked-language-model head, if it has one."""
-    if not model.generation_heads:
-        return
+def _copy_masked_lm_head(folder: Path, model: EncoderGDMTL) -> bool:
+    """Start every language-model head from the checkpoint's masked-language-model head. False if it has none."""
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
         if not any(name.startswith("cls.predictions.transform") for name in weights.keys()):
-            return
+            return False
     predictions = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).cls.predictions
     for head in model.generation_heads.values():
         head.transform.load_state_dict(predictions.transform.state_dict())
         head.bias.data.copy_(predictions.bias.data)
+    return True
 
 
 def _warm_start(bert: nn.Module, bart: nn.Module) -> None:

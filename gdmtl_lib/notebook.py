@@ -6,11 +6,13 @@ defaults. `resolve_parameters` refuses it.
 
 import ast
 import difflib
+import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 INJECTED = "# Parameters"  # the first line of the cell that papermill injects
+_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 
 def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> dict[str, object]:
@@ -29,19 +31,35 @@ def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> di
     given = [name for cell in cells if cell.startswith(INJECTED) for name in _assigned(cell)]
     for name in given:
         if name not in declared:
-            close = difflib.get_close_matches(name, declared, n=1)
-            raise ValueError(
-                f"unknown parameter {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: "
-                f"this notebook has {', '.join(declared)}"
-            )
-    resolved = {}
+            raise ValueError(unknown_name("parameter", name, declared, "this notebook has"))
     for name, annotation in declared.items():
-        value = values[name]
-        kinds = eval(annotation, {"__builtins__": {}}, {"int": int, "float": float, "str": str, "bool": bool, "list": list})  # noqa: S307, the notebook's own text
-        if not _fits(value, kinds):
-            raise ValueError(f"parameter {name} must be {annotation}, found {value!r} ({type(value).__name__})")
-        resolved[name] = value
-    return resolved
+        check_value(f"parameter {name}", values[name], annotation)
+    return {name: values[name] for name in declared}
+
+
+def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
+    """The parameters that a notebook declares, name -> (type, default), without running it."""
+    [cell] = [
+        cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    return {
+        line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value))
+        for line in ast.parse("".join(cell["source"])).body
+    }
+
+
+def check_value(what: str, value: object, annotation: str) -> None:
+    """Refuse a value that is not of the type declared (an int does for a float) with ValueError, naming what it is."""
+    kinds = eval(annotation, {"__builtins__": {}}, _TYPES)  # noqa: S307, the notebook's own text
+    if not _fits(value, kinds):
+        raise ValueError(f"{what} must be {annotation}, found {value!r} ({type(value).__name__})")
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str], have: str) -> str:
+    """The sentence for a name that is not known: the closest one, and all there are."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"unknown {kind} {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: {have} {', '.join(known)}"
 
 
 def project_folder() -> Path:
@@ -58,6 +76,11 @@ def results_folder(config: str) -> Path:
     """Where the results of a config (by default a collection's name) lie: `papermill_runs/<config>`."""
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in config).strip("-.")
     return project_folder() / "papermill_runs" / name
+
+
+def indexes_folder() -> Path:
+    """Where the first stage keeps its indexes: `papermill_runs/indexes`, for all configs."""
+    return project_folder() / "papermill_runs" / "indexes"
 
 
 def parameters_table(parameters: Mapping[str, object]):

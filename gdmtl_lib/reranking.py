@@ -7,7 +7,7 @@ nothing is padded. A pair's score depends on nothing but the pair.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,9 @@ def rerank(
     budget = batch_tokens or BATCH_TOKENS[torch_device.type]
     partial = None
     if output is not None:
-        key = {"model": fingerprint_of(model), "candidates": _hash_pairs(candidates), "texts": collection.fingerprint()}
-        partial = _Partial(Path(f"{os.fspath(output)}.partial"), key | {"precision": precision})
+        key = {"model": fingerprint_of(model), "candidates": frame_hash(candidates), "texts": collection.fingerprint()}
+        key |= {"precision": precision, "chunk_pairs": CHUNK_PAIRS}
+        partial = _Partial(Path(f"{os.fspath(output)}.partial"), key)
     done = partial.chunks if partial else {}
     parts = []
     bar = tqdm(total=len(candidates), desc=f"re-ranking with {model.system.name}", disable=not progress)
@@ -66,6 +67,7 @@ def rerank(
         for number, chunk in enumerate(_chunks(candidates)):
             if number in done:
                 scores = np.array(done[number], dtype=np.float32)
+                bar.update(len(chunk))
             else:
                 queries = collection.query_texts(chunk["query_id"].unique())
                 query_of = dict(zip(chunk["query_id"].unique(), queries))
@@ -111,7 +113,7 @@ def score_pairs(model, pairs: list[tuple[str, str]], batch_tokens: int, precisio
     device = next(model.parameters()).device
     scores = np.empty(len(pairs), dtype=np.float32)
     autocast = torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
-    for batch in _by_budget(by_length, lengths, batch_tokens):
+    for batch in by_budget(by_length, lengths, batch_tokens):
         with autocast:
             output = model(pack([sequences[i] for i in batch]).to(device))
         scores[batch] = output.scores.float().cpu().numpy()
@@ -120,7 +122,8 @@ def score_pairs(model, pairs: list[tuple[str, str]], batch_tokens: int, precisio
     return scores
 
 
-def _by_budget(order: np.ndarray, lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
+    """Cut an order of sequences into passes of at most `budget` tokens, or of one sequence that is longer."""
     start, total = 0, 0
     for position, index in enumerate(order):
         if total and total + lengths[index] > budget:
@@ -152,33 +155,42 @@ def fingerprint_of(model) -> str:
     return digest.hexdigest()
 
 
-def _hash_pairs(candidates: pd.DataFrame) -> str:
-    return hashlib.sha256(candidates[["query_id", "doc_id"]].to_csv(index=False).encode()).hexdigest()
+def frame_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of a run's or of judgments' ids, with the grades of the latter, in their order."""
+    columns = [name for name in ("query_id", "doc_id", "relevance") if name in frame]
+    return hashlib.sha256(frame[columns].to_csv(index=False).encode()).hexdigest()
 
 
 class _Partial:
-    """The scores of the chunks that an interrupted call has finished: a line of JSON each, with its own hash."""
+    """The scores of the chunks that an interrupted call has finished: a line of JSON each, with its own hash.
+
+    The first line says of what; a file of another model, or of other candidates, is written anew.
+    """
 
     def __init__(self, file: Path, key: dict):
         self.file, self.chunks = file, {}
-        first = json.dumps(key)
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else []
-        good = []
-        if lines and lines[0] == first:
+        self.good = [_checked(key)]
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        if lines[:1] == self.good:
             for line in lines[1:]:
-                text, _, check = line.rpartition("\t")
-                if not text or check != _check(text):
-                    break  # cut off by the interruption
-                number, scores = json.loads(text)
+                text, _, _ = line.partition(b"\t")
+                try:
+                    number, scores = json.loads(text)
+                except (ValueError, TypeError):
+                    break
+                if line != _checked([number, scores]):
+                    break  # cut off by the interruption, or damaged
                 self.chunks[number] = scores
-                good.append(line)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join([first, *good]) + "\n", encoding="utf-8")
+                self.good.append(line)
 
     def append(self, number: int, scores: np.ndarray) -> None:
-        text = json.dumps([number, [float(score) for score in scores]])
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(f"{text}\t{_check(text)}\n")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as file:
+            if self.good:  # the first time: nothing but what was good stays in the file
+                file.truncate(0)
+                file.writelines(self.good)
+                self.good = []
+            file.write(_checked([number, scores.tolist()]))
             file.flush()
             os.fsync(file.fileno())
 
@@ -186,5 +198,7 @@ class _Partial:
         self.file.unlink(missing_ok=True)
 
 
-def _check(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _checked(content) -> bytes:
+    """A line of JSON that ends with its own hash."""
+    text = json.dumps(content)
+    return f"{text}\t{hashlib.sha256(text.encode()).hexdigest()[:16]}\n".encode()

@@ -27,8 +27,8 @@ from .joint import JointLoss
 from .launch import run_job, write_job
 from .losses import generation_cross_entropy
 from .models import load_model
-from .reranking import fingerprint_of, rerank
-from .runs import validate_run
+from .reranking import fingerprint_of, frame_hash, rerank
+from .runs import canonical_order
 from .settings import TrainingSettings
 from .training_folder import Progress, TrainingFolder
 
@@ -50,7 +50,8 @@ def train(
 ) -> pd.DataFrame:
     """Train a model in place and save it under output_dir (see `training_folder` for what is written).
 
-    model: from `build_model`. collection: looks up texts, judgments and answers by id.
+    model: from `build_model`, as it was built also when a training is resumed. collection: looks up texts, judgments
+        and answers by id.
     candidates: the first stage's run over the training queries, from which negatives are drawn.
     validation: the first stage's run over other queries. With it the model is measured (mean RR@10) after every
         epoch and the best epoch is kept, the earlier of equals; without it the last.
@@ -63,9 +64,9 @@ def train(
     FloatingPointError, naming the step and its queries, for a loss that is not finite;
     RuntimeError, naming the settings to lower, when memory runs out.
     """
-    for run in (candidates, validation):
-        if run is not None:
-            validate_run(run)
+    # In one order, so that processes which read the candidates from a file draw the same negatives.
+    candidates = canonical_order(candidates)
+    validation = None if validation is None else canonical_order(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
     return training.run(resume) if processes == 1 else training.run_in_processes(processes, resume)
 
@@ -97,28 +98,39 @@ class _Training:
         self.model, self.collection, self.candidates, self.settings = model, collection, candidates, settings
         self.validation, self.relevance_level = validation, relevance_level
         self.tasks = model.system.tasks
+        self.device = pick_device(settings.device)
+        self.precision = pick_precision(settings.precision, self.device)
         lengths = {"max_length": settings.max_length, "target_length": settings.target_length}
         self.builder = model.input_builder(**lengths, generation_mask=settings.generation_mask)
         model.config.gdmtl = model.config.gdmtl | {"inputs": lengths}
+        self.qrels = collection.qrels_of(candidates["query_id"].unique())
         self.instances = TrainingInstances(
-            collection.qrels_of(candidates["query_id"].unique()),
-            candidates, settings.negatives, settings.seed, settings.train_fraction,
+            self.qrels, candidates, settings.negatives, settings.seed, settings.train_fraction
         )
+        if validation is not None:
+            self.validation_qrels = collection.qrels_of(validation["query_id"].unique())
+            if self.validation_qrels.empty:
+                raise ValueError(
+                    f"collection {collection.name!r} has no judgments of the validation's queries: "
+                    f"validate on another split, or train without validation"
+                )
         self.answers = self._answers() if "answer_generation" in self.tasks else {}
         self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.folder = TrainingFolder(output_dir, self._description())
 
     def run(self, resume: bool) -> pd.DataFrame:
+        accelerator = self._accelerator()
         if self.folder.open(resume):
             self._load_kept_weights()
             return self.folder.history()
-        accelerator = self._accelerator()
         self.joint = JointLoss(self.model, self.settings).to(accelerator.device)
         optimizer = torch.optim.AdamW(parameter_groups(self.joint, self.settings), betas=(0.9, 0.999))
         progress = self.folder.load(self.joint, optimizer)
         if progress.step == 0:
+            self._start_fresh_heads()
             self._warm_up_generation_heads()
+        self.model.config.gdmtl["fresh_heads"] = False
         joint, self.optimizer = accelerator.prepare(self.joint, optimizer)
         if progress.scaler:
             accelerator.scaler.load_state_dict(progress.scaler)
@@ -130,7 +142,13 @@ class _Training:
         while progress.step < self.total_steps:
             joint.train()
             started = time.perf_counter()
-            row, tokens = self._step(joint, progress.step)
+            try:
+                row, tokens = self._step(joint, progress.step)
+            except torch.OutOfMemoryError as error:
+                raise RuntimeError(
+                    f"out of memory on {accelerator.device}: lower batch_size ({self.settings.batch_size}) or max_length "
+                    f"({self.settings.max_length}), or raise gradient_accumulation ({self.settings.gradient_accumulation})"
+                ) from error
             progress.history.append(row)
             progress.timing.append({"step": row["step"], "seconds": time.perf_counter() - started, "tokens": tokens})
             progress.step += 1
@@ -162,17 +180,18 @@ class _Training:
                 job, self.model, self.collection, self.candidates, self.settings, self.folder.folder,
                 self.validation, self.relevance_level,
             )
-            run_job(job.resolve(), processes)
-            shutil.rmtree(job)
+            try:
+                run_job(job.resolve(), processes)
+            finally:
+                shutil.rmtree(job)
         self._load_kept_weights()
         return self.folder.history()
 
     def _accelerator(self) -> Accelerator:
-        device = pick_device(self.settings.device)
-        precision = pick_precision(self.settings.precision, device)
-        AcceleratorState._reset_state()  # an earlier training of this process may have used another precision
+        # An earlier training of this process may have used another device or precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision
+            cpu=self.device.type == "cpu", mixed_precision="no" if self.precision == "fp32" else self.precision
         )
         return self.accelerator
 
@@ -195,30 +214,26 @@ class _Training:
         counts = sum(weight * self.joint.counts(batch) for weight, batch in zip(weights, batches))
         counts = accelerator.reduce(counts.to(accelerator.device), "sum")
         sums = torch.zeros_like(counts)
-        try:
-            for number, (weight, batch) in enumerate(zip(weights, batches)):
-                is_last = number == len(batches) - 1
-                with nullcontext() if is_last else accelerator.no_sync(joint):
-                    loss, part_sums = joint(
-                        batch.to(accelerator.device), counts, weight, accelerator.num_processes, 1 / len(batches)
-                    )
-                    accelerator.backward(loss)
-                sums += part_sums
-        except torch.OutOfMemoryError as error:
-            raise RuntimeError(
-                f"out of memory on {accelerator.device} in a pass of {batch.input_ids.numel()} tokens: lower "
-                f"batch_size ({settings.batch_size}) or max_length ({settings.max_length}), or raise "
-                f"gradient_accumulation ({settings.gradient_accumulation})"
-            ) from error
+        for number, (weight, batch) in enumerate(zip(weights, batches)):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else accelerator.no_sync(joint):
+                loss, part_sums = joint(
+                    batch.to(accelerator.device), counts, weight, accelerator.num_processes, 1 / len(batches)
+                )
+                accelerator.backward(loss)
+            sums += part_sums
         means = accelerator.reduce(sums, "sum") / counts
         row = {"epoch": epoch, "step": step, "learning_rate": rate} | self.joint.describe(means)
-        if not np.isfinite(row["loss"]):
-            queries = ", ".join(self.instances.pairs[index][0] for index in chosen)
-            raise FloatingPointError(
-                f"the loss is {row['loss']} at step {step} (epoch {epoch}, queries {queries}): this step was not made; "
-                f"{self.folder.folder} holds the last state that was saved. Lower learning_rate, or use precision fp32"
-            )
-        accelerator.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
+        # The scaler of fp16 leaves out steps whose gradient overflowed, by design.
+        found = {"loss": row["loss"]} | ({} if accelerator.scaler else {"gradient's norm": float(norm)})
+        for what, value in found.items():
+            if not np.isfinite(value):
+                queries = ", ".join(self.instances.pairs[index][0] for index in chosen)
+                raise FloatingPointError(
+                    f"the {what} is {value} at step {step} (epoch {epoch}, queries {queries}): this step was not made, "
+                    f"and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
+                )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return row, sum(batch.input_ids.numel() for batch in batches)
@@ -260,6 +275,18 @@ class _Training:
         self.answered_pairs = [(query_id, doc) for query_id, doc, _ in self.instances.pairs if query_id in answers]
         return answers
 
+    def _start_fresh_heads(self) -> None:
+        """Give heads that no checkpoint has trained the frequencies of their tokens: from a uniform distribution they
+        would begin at 10 nats a token, and learn little but frequencies for hundreds of steps."""
+        if not self.model.config.gdmtl["fresh_heads"]:
+            return
+        query_ids = list(dict.fromkeys(query_id for query_id, _, _ in self.instances.pairs))
+        texts = {"query_generation": self.collection.query_texts(query_ids), "answer_generation": self.answers.values()}
+        for task, head in self.model.generation_heads.items():
+            targets = [tokens[: self.settings.target_length - 1] for tokens in self.builder.tokens(texts[task])]
+            ids = torch.tensor([token for tokens in targets for token in (*tokens, self.builder.end)])
+            head.start_from_counts(torch.bincount(ids, minlength=self.model.config.vocab_size).to(head.bias))
+
     def _warm_up_generation_heads(self) -> None:
         """Train the language-model heads alone, on the frozen model's states: a fresh head's gradients would drown
         the ranking's."""
@@ -293,8 +320,8 @@ class _Training:
             self.model, self.collection, self.validation, device=self.accelerator.device.type,
             precision=self.settings.precision, progress=False,
         )
-        qrels = self.collection.qrels_of(self.validation["query_id"].unique())
-        value = float(evaluate(run, qrels, [VALIDATION_MEASURE], self.relevance_level)["value"].mean())
+        values = evaluate(run, self.validation_qrels, [VALIDATION_MEASURE], self.relevance_level)
+        value = float(values["value"].mean())
         progress.validation.append(
             {"epoch": epoch, "step": progress.step - 1, "measure": VALIDATION_MEASURE, "value": value}
         )
@@ -307,26 +334,28 @@ class _Training:
     def _load_kept_weights(self) -> None:
         kept = load_model(self.folder.checkpoint)
         self.model.load_state_dict(kept.state_dict())
+        self.model.config.gdmtl = kept.config.gdmtl
         self.model.eval()
 
     def _description(self) -> dict:
         """Everything that decides the outcome. The device does not: it changes rounding only."""
         settings = {name: value for name, value in self.settings.as_dict().items() if name != "device"}
+        validation = None
+        if self.validation is not None:
+            validation = {
+                "candidates": frame_hash(self.validation),
+                "qrels": frame_hash(self.validation_qrels),
+                "relevance_level": self.relevance_level,
+            }
         return {
             "system": self.model.system.name,
             "settings": settings,
-            "collection": {"name": self.collection.name, "fingerprint": self.collection.fingerprint()},
+            "collection": self.collection.fingerprint(),
             "initial_weights": fingerprint_of(self.model),
             "candidates": frame_hash(self.candidates),
-            "validation": None if self.validation is None else frame_hash(self.validation),
-            "qrels": frame_hash(self.collection.qrels_of(self.candidates["query_id"].unique())),
+            "qrels": frame_hash(self.qrels),
+            "validation": validation,
         }
-
-
-def frame_hash(frame: pd.DataFrame) -> str:
-    """SHA-256 of a frame's query and passage ids, in their order."""
-    ids = frame[["query_id", "doc_id"]].to_csv(index=False)
-    return hashlib.sha256(ids.encode()).hexdigest()
 
 
 def _seed(*parts: int) -> int:

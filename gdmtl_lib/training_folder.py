@@ -49,6 +49,10 @@ class TrainingFolder:
         return self.folder / "checkpoint"
 
     @property
+    def _settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
     def _state_file(self) -> Path:
         return self.folder / "training_state.safetensors"
 
@@ -56,24 +60,38 @@ class TrainingFolder:
         """Take the folder for this training; True if it already holds this very training, finished.
 
         With resume=False what an earlier training left is removed. Otherwise one that differs is refused with
-        ValueError, naming what differs.
+        ValueError, naming what differs, and so is a folder of which nothing says what it holds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "settings.json"
-        if file.exists() and resume:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            different = list(_differences(found["training"], self.description))
-            if different:
-                raise ValueError(
-                    f"{self.folder} holds another training: {'; '.join(different[:4])}. "
-                    f"Choose another output_dir, or resume=False to replace it"
-                )
-            return found["finished"] is not None and (self.checkpoint / "model.safetensors").is_file()
-        for name in ("training_state.safetensors", "settings.json", *(f"{table}.csv" for table in TABLES)):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        # What a killed process was writing.
+        for pattern in ("*.tmp[0-9]*", "checkpoint.old[0-9]*"):
+            for leftover in self.folder.glob(pattern):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        tables = [self.folder / f"{table}.csv" for table in TABLES]
+        written = [path for path in (self._settings_file, self._state_file, self.checkpoint, *tables) if path.exists()]
+        if written and resume:
+            return self._is_finished(written)
+        self._state_file.unlink(missing_ok=True)
         self._describe(finished=None)
+        for table in tables:
+            table.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
         return False
+
+    def _is_finished(self, written: list[Path]) -> bool:
+        instead = "choose another output_dir, or resume=False to replace it"
+        if self._settings_file not in written:
+            names = ", ".join(path.name for path in written)
+            raise ValueError(f"{self.folder} holds {names}, but no settings.json that says of what: {instead}")
+        try:
+            found = json.loads(self._settings_file.read_text(encoding="utf-8"))
+            training, finished = found["training"], found["finished"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{self._settings_file} is damaged ({error!r}): {instead}") from None
+        different = list(_differences(training, self.description))
+        if different:
+            raise ValueError(f"{self.folder} holds another training: {'; '.join(different[:4])}; {instead}")
+        return finished is not None and (self.checkpoint / "model.safetensors").is_file()
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write the state of a training; the file that was there stays whole until the new one is."""
@@ -106,13 +124,15 @@ class TrainingFolder:
                         optimizer.state[parameter] = {
                             "step": moments.pop("step"), **{m: t.to(parameter.device) for m, t in moments.items()}
                         }
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            for table in TABLES:
+                rows = self._read_table(table)
+                setattr(progress, table, [row for row in rows if row["step"] < progress.step])
+            if [row["step"] for row in progress.history] != list(range(progress.step)):
+                raise ValueError(f"history.csv does not hold the {progress.step} steps that were made")
+        except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._state_file} is damaged ({error}): delete it to start this training anew"
             ) from None
-        for table in TABLES:
-            rows = self._read_table(table)
-            setattr(progress, table, [row for row in rows if row["step"] < progress.step])
         return progress
 
     def finish(self, progress: Progress) -> None:
@@ -126,7 +146,7 @@ class TrainingFolder:
 
     def _describe(self, finished: dict | None) -> None:
         text = json.dumps({"training": self.description, "finished": finished}, indent=2) + "\n"
-        _write(self.folder / "settings.json", text)
+        _write(self._settings_file, text)
 
     def _write_tables(self, progress: Progress) -> None:
         for table in TABLES:
@@ -135,7 +155,7 @@ class TrainingFolder:
 
     def _read_table(self, table: str) -> list[dict]:
         file = self.folder / f"{table}.csv"
-        return pd.read_csv(file, float_precision="round_trip").to_dict("records") if file.exists() else []
+        return pd.read_csv(file).to_dict("records") if file.exists() else []
 
 
 def _write(file: Path, text: str) -> None:

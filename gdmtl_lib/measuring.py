@@ -1,0 +1,142 @@
+"""A split re-ranked and measured, and both kept: `run.<split>.trec.gz` and `per_query.<split>.csv` in a system's folder.
+
+What is kept is used again only while nothing it was made from has changed: `run.<split>.json` beside it holds the
+hashes of the checkpoint, the candidates, the texts and the judgments, and of the two files themselves.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .collections import Collection
+from .evaluation import PAPER_NAMES, evaluate, read_values, write_values
+from .first_stage import bm25_candidates
+from .notebook import indexes_folder
+from .results import Results
+from .runs import write_run
+from .systems import FIRST_STAGE
+
+
+def measure_first_stage(
+    results_dir: str | os.PathLike, collection: Collection, split: str, depth: int, relevance_level: int = 1
+) -> pd.DataFrame:
+    """BM25's candidates for a split, to be re-ranked; they and their values are kept in `<results_dir>/bm25/`.
+
+    Args, returns and raises: as `bm25_candidates` and `evaluate`.
+    """
+    candidates = bm25_candidates(collection, split, depth=depth, index_dir=indexes_folder())
+    values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
+    _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
+    return candidates
+
+
+def measure_system(
+    folder: str | os.PathLike, collection: Collection, candidates: pd.DataFrame, split: str, relevance_level: int = 1,
+    device: str = "auto", model=None, progress: bool = True,
+) -> pd.DataFrame:
+    """Re-rank a split with the trained system of a folder, measure it, and keep both there.
+
+    It is computed in the precision it was trained in.
+
+    folder: where `train` left its `checkpoint/`. model: that checkpoint, where it is loaded already.
+    device, progress: as for `rerank`. relevance_level: as for `evaluate`.
+
+    Returns the per-query values, those kept if they were made from the same. Raises FileNotFoundError where there is
+    no checkpoint, ValueError as `rerank` and `evaluate`.
+    """
+    folder = Path(folder)
+    weights = folder / "checkpoint" / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{folder} holds no trained system: expected {weights}; train it with notebook 03")
+    qrels = collection.qrels(split)
+    precision = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]["precision"]
+    made_from = {
+        "checkpoint": file_hash(weights),
+        "model": file_hash(weights.with_name("config.json")),
+        "candidates": frame_hash(candidates[["query_id", "doc_id"]]),
+        "texts": collection.fingerprint(),
+        "qrels": frame_hash(qrels),
+        "relevance_level": relevance_level,
+        "precision": precision,
+    }
+    if _is_kept(folder, split, made_from):
+        return read_values(folder / f"per_query.{split}.csv")
+
+    from .models import load_model  # torch, which measuring alone does without
+    from .reranking import rerank
+
+    model = load_model(weights.parent) if model is None else model
+    path = folder / f"run.{split}.trec.gz"
+    run = rerank(
+        model, collection, candidates, output=path, precision=precision, device=device, progress=progress
+    )
+    values = evaluate(run, qrels, relevance_level=relevance_level)
+    _keep(folder, split, run, values, model.system.name, made_from)
+    return values
+
+
+def means_by_seed(results: Results, split: str, systems: Sequence[str]) -> pd.DataFrame:
+    """What each training reached: `measure, system, seed, mean`, a row for each measure, system and seed."""
+    rows = [
+        {"measure": measure, "system": system, "seed": seed, "mean": mean}
+        for system in systems
+        for seed in results.seeds(system)
+        for measure, mean in results.values(system, split, seed).groupby("measure", sort=False)["value"].mean().items()
+    ]
+    return pd.DataFrame(rows, columns=["measure", "system", "seed", "mean"])
+
+
+def seed_spread(means: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds, as `0.384 ±0.005`: a row a system, a column a measure under the paper's
+    name, for the systems that were trained more than once.
+
+    means: what `means_by_seed` returns.
+    """
+    grouped = means.groupby(["system", "measure"], sort=False)["mean"]
+    table = grouped.agg(["mean", "std", "size"]).query("size > 1")
+    text = pd.Series([f"{mean:.3f} ±{std:.3f}" for mean, std in zip(table["mean"], table["std"])], table.index, dtype=str)
+    return text.unstack(sort=False).rename(columns=PAPER_NAMES).rename_axis(columns=None)
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def frame_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of a frame's columns and rows, in their order."""
+    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
+
+
+def _keep(
+    folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made_from: Mapping | None = None
+) -> None:
+    paths = _paths(folder, split)
+    write_run(run, paths[0], tag=tag)
+    unfinished = paths[1].with_name(f".{paths[1].name}.{os.getpid()}.unfinished")
+    try:
+        write_values(values, unfinished)
+        os.replace(unfinished, paths[1])
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if made_from:
+        kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
+        (folder / f"run.{split}.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_kept(folder: Path, split: str, made_from: Mapping) -> bool:
+    try:
+        kept = json.loads((folder / f"run.{split}.json").read_text(encoding="utf-8"))
+        files = {path.name: file_hash(path) for path in _paths(folder, split)}
+    except (OSError, ValueError):
+        return False
+    return kept == {"made_from": made_from, "files": files}
+
+
+def _paths(folder: Path, split: str) -> tuple[Path, Path]:
+    return folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv"

@@ -1,0 +1,154 @@
+"""The page of a config: every figure and table in its results folder, and links to the executed notebooks."""
+
+import html
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+
+from .systems import LABELS
+
+# In which order names are shown that begin so; the rest follows by the alphabet.
+ORDER = ("attention", "mixed", "collection", "candidate", "shared", "effectiveness", "differences", "seeds")
+
+_STYLE = """
+body { max-width: 68rem; margin: 3rem auto; padding: 0 1.5rem; color: #222; background: #fff;
+       font: 16px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.9rem; margin-bottom: .2rem; }
+h2 { margin: 3rem 0 1rem; padding-bottom: .3rem; border-bottom: 1px solid #ddd; font-size: 1.35rem; }
+h3 { margin: 2rem 0 .5rem; font-size: 1.05rem; }
+a { color: #0b5394; text-decoration: none; }
+a:hover { text-decoration: underline; }
+small { color: #666; font-weight: normal; margin-left: .6rem; }
+figure { margin: 1.5rem 0; }
+img { max-width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .9rem .3rem 0; text-align: left; white-space: nowrap; }
+thead th { border-bottom: 2px solid #222; }
+tbody tr { border-bottom: 1px solid #eee; }
+td.long { white-space: normal; min-width: 16rem; }
+ul { columns: 2; padding-left: 1.2rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; }
+dt { color: #666; } dd { margin: 0; }
+"""
+
+
+def write_page(folder: str | os.PathLike) -> Path:
+    """Write `index.html` into a config's results folder, of what lies there now. Returns its path."""
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = [
+        _facts(config),
+        _section("Tables", (_table(folder, path) for path in _sorted((folder / "tables").glob("*.csv")))),
+        _section("Figures", (_figure(folder, path) for path in _sorted((folder / "figures").glob("*.png")))),
+        _section("Training", (_figure(folder, path) for path in _trainings(folder, config))),
+        _notebooks(folder, config),
+    ]
+    title = f"gdmtl: {html.escape(config['name'])}"
+    text = (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n<style>{_STYLE}</style>\n'
+        f"<h1>{title}</h1>\n<p>Generalizing Discriminative Retrieval Models using Generative Tasks: "
+        f"every figure and table of this config.</p>\n" + "\n".join(part for part in parts if part) + "\n</html>\n"
+    )
+    page = folder / "index.html"
+    unfinished = folder / ".index.html.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, page)
+    return page
+
+
+def _facts(config: dict) -> str:
+    facts = {
+        "collection": config["collection"],
+        "trained on": config["train_split"],
+        "measured on": ", ".join(f"{split} (relevant from grade {level})" for split, level in config["splits"].items()),
+        "systems": ", ".join(LABELS[system] for system in ["bm25", *config["systems"]]),
+        "seeds": ", ".join(map(str, config["seeds"])),
+        "candidates a query": config["depth"],
+    }
+    rows = (f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
+    return f"<dl>{''.join(rows)}</dl>"
+
+
+def _section(title: str, parts: Iterable[str]) -> str:
+    body = "\n".join(parts)
+    return f"<h2>{title}</h2>\n{body}" if body else ""
+
+
+def _table(folder: Path, path: Path) -> str:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.itertuples(index=False))
+    return (
+        f"<h3>{_title(path)}{_links(folder, path, path.with_suffix('.tex'))}</h3>\n"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def _cell(value: str) -> str:
+    try:
+        value = f"{float(value):.3f}" if "." in value and value.count(".") == 1 else value
+    except ValueError:
+        pass
+    kind = ' class="long"' if len(value) > 60 else ""
+    return f"<td{kind}>{html.escape(value)}</td>"
+
+
+def _figure(folder: Path, path: Path) -> str:
+    return (
+        f"<figure><h3>{_title(path, folder)}{_links(folder, path, path.with_suffix('.pdf'))}</h3>"
+        f'<img src="{_link(folder, path)}" alt="{_title(path, folder)}" loading="lazy"></figure>'
+    )
+
+
+def _notebooks(folder: Path, config: dict) -> str:
+    paths = [*sorted((folder / "notebooks").glob("*.ipynb")), *_homes(folder, config, "*.ipynb")]
+    items = "\n".join(
+        f'<li><a href="{_link(folder, path)}">{html.escape(str(path.relative_to(folder)))}</a></li>' for path in paths
+    )
+    return f"<h2>Executed notebooks</h2>\n<ul>\n{items}\n</ul>" if items else ""
+
+
+def _trainings(folder: Path, config: dict) -> list[Path]:
+    return _homes(folder, config, "*.png")
+
+
+def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
+    """Files of the config's trainings, system by system."""
+    return [
+        path
+        for system in config["systems"]
+        for seed in config["seeds"]
+        for path in sorted((folder / system / f"seed{seed}").glob(pattern))
+    ]
+
+
+def _sorted(paths: Iterable[Path]) -> list[Path]:
+    def place(path: Path):
+        return next((i for i, start in enumerate(ORDER) if path.name.startswith(start)), len(ORDER)), path.name
+
+    return sorted(paths, key=place)
+
+
+def _title(path: Path, folder: Path | None = None) -> str:
+    """What a file is called on the page: `effectiveness.dev` becomes `Effectiveness: dev`."""
+    name, *split = path.stem.split(".")
+    title = name.replace("_", " ").capitalize() + "".join(f": {part}" for part in split)
+    system, seed = path.parts[-3], path.parts[-2]
+    if folder is not None and system in LABELS:
+        title = f"{LABELS[system]}, {seed.replace('seed', 'seed ')}"
+    return html.escape(title)
+
+
+def _links(folder: Path, *paths: Path) -> str:
+    links = (f'<a href="{_link(folder, path)}">{path.suffix[1:].upper()}</a>' for path in paths if path.exists())
+    return f"<small>{' · '.join(links)}</small>"
+
+
+def _link(folder: Path, path: Path) -> str:
+    return quote(str(path.relative_to(folder)))

@@ -1,0 +1,525 @@
+"""The sweep: one config, and the notebooks executed for every system, seed and split of it.
+
+A config becomes a list of jobs, in the order they should be run; `papermill_runs/Snakefile` hands them to Snakemake.
+A job's stamp, `.jobs/<name>.<key>` in the results folder, is named by a hash of everything the job is made from. So
+what has changed is a stamp that is not there, modification times mean nothing, and no job is repeated without reason.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from . import __version__
+from .collections import Collection, load_collection
+from .evaluation import effectiveness_table, read_values
+from .first_stage import bm25_candidates
+from .measuring import file_hash, frame_hash, measure_system
+from .notebook import check_value, indexes_folder, notebook_parameters, unknown_name
+from .page import write_page
+from .results import Results
+from .settings import TrainingSettings
+from .systems import FIRST_STAGE, LABELS, SYSTEMS, system_name
+
+TRAINING = "03_train"
+OVERVIEW = "02_collection_and_candidates"
+# The notebooks that look at results, and on which splits of the config.
+ANALYSES = {"04_rerank_and_evaluate": "every"}
+# What a notebook can be given by the sweep; it gets those of them that it declares.
+SET_BY_SWEEP = {
+    "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
+    "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume",
+}  # fmt: skip
+PAGE = "page"
+LARGE = 16 * 2**20  # bytes; of larger files a stamp keeps the size alone
+
+
+@dataclass(frozen=True)
+class Config:
+    """A sweep, checked: what `papermill_runs/configs/<name>.yaml` says.
+
+    name: of the config, and of the folder its results go to.
+    collection: as `load_collection` takes it. train_split: to learn from.
+    splits: what to re-rank and measure, in this order, with the lowest grade that counts as relevant. The first one is
+        the validation split.
+    systems, seeds: what to train, in this order. baseline: what significance is tested against.
+    depth: candidates a query. parameters: those of 03_train for each system.
+    folder: where the results go. project: the folder with `notebooks`.
+    """
+
+    name: str
+    collection: str
+    train_split: str
+    splits: dict[str, int]
+    systems: list[str]
+    seeds: list[int]
+    baseline: str
+    depth: int
+    parameters: dict[str, dict]
+    folder: str
+    project: str
+
+
+_TYPES = {
+    "collection": "str", "train_split": "str", "splits": "dict", "systems": "list[str]", "seeds": "list[int]",
+    "baseline": "str", "depth": "int", "parameters": "dict", "overrides": "dict", "results": "str",
+}  # fmt: skip
+_OPTIONAL = {"parameters": {}, "overrides": {}, "results": None}
+
+
+def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
+    """Check a config before anything runs.
+
+    values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
+        `results` is the folder that gets the results folder, `papermill_runs` unless given.
+    name: the config's. project: the folder with `notebooks` and `papermill_runs`.
+
+    Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
+    missing, of the wrong type or impossible.
+    """
+    project = Path(project).resolve()
+    for key in values:
+        if key not in _TYPES:
+            raise ValueError(f"config {name}: {unknown_name('key', key, _TYPES, 'a config has')}")
+    if missing := [key for key in _TYPES if key not in values and key not in _OPTIONAL]:
+        raise ValueError(
+            f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
+        )
+    values = {key: _plain(value) for key, value in (_OPTIONAL | dict(values)).items()}
+    for key, annotation in _TYPES.items():
+        _check(name, key, values[key], annotation)
+    if not values["splits"] or not values["systems"] or not values["seeds"]:
+        raise ValueError(f"config {name}: expected at least one of each of splits, systems and seeds")
+    if values["depth"] < 1 or min(values["seeds"]) < 0:
+        raise ValueError(
+            f"config {name}: expected a depth of 1 or more and seeds of 0 or more, "
+            f"found depth {values['depth']} and seeds {values['seeds']}"
+        )
+    for split, level in values["splits"].items():
+        if not isinstance(split, str) or not isinstance(level, int) or isinstance(level, bool) or level < 1:
+            raise ValueError(
+                f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
+                f"found {split!r}: {level!r}"
+            )
+    systems = [_system(name, system) for system in values["systems"]]
+    baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
+    if baseline not in (FIRST_STAGE, *systems):
+        raise ValueError(f"config {name}: baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")
+    for key, found in (("systems", systems), ("seeds", values["seeds"])):
+        if len(set(found)) < len(found):
+            raise ValueError(f"config {name}: expected each of {key} once, found {', '.join(map(str, found))}")
+    overrides = {_system(name, system): given for system, given in values["overrides"].items()}
+    if unused := set(overrides) - set(systems):
+        raise ValueError(f"config {name}: overrides for {', '.join(sorted(unused))}, which systems does not list")
+    known = notebook_parameters(project / "notebooks" / f"{TRAINING}.ipynb")
+    return Config(
+        name=name, systems=systems, baseline=baseline, project=str(project),
+        parameters={
+            system: _training_parameters(name, system, values["parameters"], overrides.get(system) or {}, known)
+            for system in systems
+        },
+        folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
+        **{key: values[key] for key in ("collection", "train_split", "splits", "seeds", "depth")},
+    )  # fmt: skip
+
+
+def _training_parameters(name: str, system: str, common: dict, own: dict, known: dict) -> dict:
+    given = {}
+    for where, parameters in (("parameters", common), (f"overrides of {system}", own)):
+        _check(name, where, parameters, "dict")
+        for parameter, value in parameters.items():
+            if parameter in SET_BY_SWEEP:
+                raise ValueError(
+                    f"config {name}, {where}: {parameter} is set by the sweep; a config has {', '.join(_TYPES)}"
+                )
+            if parameter not in known:
+                raise ValueError(
+                    f"config {name}, {where}: "
+                    + unknown_name("parameter", parameter, [p for p in known if p not in SET_BY_SWEEP], "03_train has")
+                )
+            annotation, _ = known[parameter]
+            value = _number(value, annotation)
+            _check(name, f"{where}: {parameter}", value, annotation)
+            given[parameter] = value
+    settings = {parameter: default for parameter, (_, default) in known.items()} | given
+    try:
+        TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
+    except ValueError as error:
+        raise ValueError(f"config {name}, {system}: {error}") from None
+    return given
+
+
+def _number(value: object, annotation: str) -> object:
+    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and `--config` takes
+    what stands in braces for one."""
+    if not isinstance(value, str):
+        return value
+    if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
+    return float(value) if "float" in annotation and is_number else value
+
+
+def _system(name: str, system: object) -> str:
+    try:
+        found = system_name(system)
+    except ValueError:
+        found = ""
+    if found not in SYSTEMS:
+        raise ValueError(
+            f"config {name}: {unknown_name('system', system, SYSTEMS, 'expected some of')} "
+            f"({FIRST_STAGE} is always there)"
+        )
+    return found
+
+
+def _check(name: str, key: str, value: object, annotation: str) -> None:
+    if key == "results" and value is None:
+        return
+    if annotation == "dict":
+        if not isinstance(value, dict):
+            raise ValueError(f"config {name}: {key} must be a mapping, found {value!r}")
+        return
+    try:
+        check_value(key, value, annotation)
+    except ValueError as error:
+        raise ValueError(f"config {name}: {error}") from None
+
+
+def _plain(value: object) -> object:
+    """Ordered and other mappings as dicts, for comparing and for JSON."""
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step of a sweep.
+
+    name: unique in the sweep. key: hash of everything it is made from, its needs' keys among it.
+    run: does it, and returns the files that were made. gpus: how many GPUs it takes; without any it takes the
+    whole machine.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    run: Callable[[], list[Path]]
+    needs: tuple["Job", ...] = ()
+    gpus: int = 0
+
+    @property
+    def stamp(self) -> Path:
+        """There is this file when the job is done; it lists what the job made."""
+        return self.folder / ".jobs" / f"{self.name}.{self.key[:16]}"
+
+    def is_done(self) -> bool:
+        """Whether the stamp is there and all that the job made is as it was."""
+        try:
+            made = json.loads(self.stamp.read_text(encoding="utf-8"))
+            return all(_state(self.folder / path) == state for path, state in made.items())
+        except (OSError, ValueError):
+            return False
+
+    def execute(self) -> None:
+        """Run the job and write its stamp, in place of those of earlier inputs."""
+        self.stamp.parent.mkdir(parents=True, exist_ok=True)
+        for stale in self.stamp.parent.glob(f"{self.name}.*"):
+            stale.unlink()
+        made = {os.path.relpath(path, self.folder): _state(path) for path in sorted(self.run())}
+        unfinished = self.stamp.with_name(f".{self.stamp.name}")
+        unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.stamp)
+
+
+def _state(path: Path) -> str | int:
+    """What a stamp remembers of a file: its hash; its size if it is large; of what anybody may draw anew, only that
+    it is there."""
+    size = path.stat().st_size
+    if path.suffix in (".ipynb", ".png", ".pdf", ".tex") or path.parent.name == "tables":
+        return "there"
+    return size if size > LARGE else file_hash(path)
+
+
+def jobs(config: Config) -> list[Job]:
+    """All steps of a sweep, each after those it needs, the cheapest first.
+
+    Opens the collection, and raises ValueError or FileNotFoundError where it lacks a split, its judgments, or what a
+    system learns from.
+    """
+    collection = load_collection(config.collection)
+    splits = [config.train_split, *config.splits]
+    data = {split: _split_hash(collection, split) for split in dict.fromkeys(splits)}
+    if any("answer_generation" in SYSTEMS[system].tasks for system in config.systems):
+        collection.answers(config.train_split)  # refuses where there are none
+    folder = Path(config.folder)
+    parameters = {
+        "collection": config.collection, "train_split": config.train_split, "splits": list(config.splits),
+        "relevance_levels": list(config.splits.values()), "depth": config.depth, "results_dir": config.folder,
+        "systems": [FIRST_STAGE, *config.systems], "baseline": config.baseline,
+    }  # fmt: skip
+
+    def analysis(notebook: str, split: str | None, needs: list[Job]) -> Job:
+        given = parameters if split is None else parameters | {"split": split, "relevance_level": config.splits[split]}
+        given = {name: given[name] for name in notebook_parameters(_notebook(config, notebook)) if name in given}
+        name = notebook if split is None else f"{notebook}_{split}"
+        key = _hash([_code(config, notebook), given, data, [need.key for need in needs]])
+        return Job(name, key, folder, partial(_analyse, config, notebook, name, given), tuple(needs))
+
+    defaults = {name: default for name, (_, default) in notebook_parameters(_notebook(config, TRAINING)).items()}
+    validation = next(iter(config.splits))
+    made = [analysis(OVERVIEW, None, [])]
+    # Filled while the jobs are made; each has what was measured before it when it runs.
+    measured: dict[str, list[tuple[str, int, Job]]] = {split: [] for split in config.splits}
+    for seed in config.seeds:
+        for system in config.systems:
+            given = _parameters_of(config, system, seed)
+            inputs = _hash([__version__, collection.fingerprint(), data[config.train_split],
+                            *_decides_training(defaults | given, data[validation])])  # fmt: skip
+            key = _hash([inputs, defaults | given, data[validation], _code(config, TRAINING)])
+            gpus = given.get("processes", 1)
+            run = partial(_train, config, system, seed, inputs, measured[validation])
+            training = Job(f"train_{system}_seed{seed}", key, folder, run, gpus=gpus)
+            made.append(training)
+            measured[validation].append((system, seed, training))
+            for split, level in list(config.splits.items())[1:]:
+                key = _hash([training.key, data[split], level])
+                run = partial(_rerank, config, system, seed, split, measured[split])
+                reranking = Job(f"rerank_{system}_seed{seed}_{split}", key, folder, run, (training,), gpus)
+                made.append(reranking)
+                measured[split].append((system, seed, reranking))
+    for notebook, which in ANALYSES.items():
+        for split in config.splits if which == "every" else [validation]:
+            made.append(analysis(notebook, split, [job for _, _, job in measured[split]]))
+    return made
+
+
+def prepare(config: Config) -> list[Job]:
+    """The jobs of a sweep, with `config.json` written for them and the stamps removed of those whose files have gone
+    or changed."""
+    with chdir(config.project):  # what relative paths in a config are relative to
+        made = jobs(config)
+    folder = Path(config.folder)
+    (folder / ".jobs").mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(config), indent=2) + "\n"
+    record = folder / "config.json"
+    if not record.is_file() or record.read_text(encoding="utf-8") != text:
+        record.write_text(text, encoding="utf-8")
+    for job in made:
+        if job.stamp.exists() and not job.is_done():
+            job.stamp.unlink()
+    return made
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that jobs may be given, by the names that CUDA_VISIBLE_DEVICES takes. Found without
+    CUDA, which takes seconds to start."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _train(
+    config: Config, system: str, seed: int, inputs: str, measured: Sequence[tuple[str, int, Job]]
+) -> list[Path]:
+    given = _parameters_of(config, system, seed)
+    folder = Path(given["output_dir"])
+    record = folder / "inputs.json"
+    # A training of other inputs that the sweep itself made is replaced. One that somebody else made never is: there
+    # `train` says what differs. What is left of an interrupted training of these inputs goes on.
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["inputs"] != inputs:
+        print(f"{system}, seed {seed}: its inputs have changed, it is trained anew", flush=True)
+        outdated = folder.with_name(f".{folder.name}.outdated")
+        shutil.rmtree(outdated, ignore_errors=True)
+        folder.rename(outdated)
+        shutil.rmtree(outdated)
+    if not (folder / "settings.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"inputs": inputs}) + "\n", encoding="utf-8")
+    from .executing import execute_notebook  # slow to import, and planning does without
+
+    title = f"{LABELS[system]}, seed {seed}"
+    with _gpus(given):
+        try:
+            execute_notebook(_notebook(config, TRAINING), folder / f"{TRAINING}.ipynb", given, config.project, title)
+        except RuntimeError as error:
+            if "holds another training" in str(error):
+                error.add_note(f"  the sweep keeps what it did not make: move {folder} away, and start it again")
+            raise
+    _show_so_far(config, given["validation_split"], measured, (system, seed))
+    return [
+        path for path in folder.rglob("*")
+        if path.is_file() and path.name != "timing.csv" and not _is_of_another_split(path, given["validation_split"])
+    ]  # fmt: skip
+
+
+def _is_of_another_split(path: Path, split: str) -> bool:
+    return path.name.startswith(("run.", "per_query.")) and path.name.split(".")[1] != split
+
+
+def _rerank(
+    config: Config, system: str, seed: int, split: str, measured: Sequence[tuple[str, int, Job]]
+) -> list[Path]:
+    given = _parameters_of(config, system, seed)
+    folder = Path(given["output_dir"])
+    collection = load_collection(config.collection)
+    candidates = bm25_candidates(collection, split, depth=config.depth, index_dir=indexes_folder())
+    with _gpus(given):
+        measure_system(
+            folder, collection, candidates, split, config.splits[split], given.get("device", "auto"),
+            progress=sys.stderr.isatty(),
+        )
+    _show_so_far(config, split, measured, (system, seed))
+    return [folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv", folder / f"run.{split}.json"]
+
+
+def _analyse(config: Config, notebook: str, name: str, given: dict) -> list[Path]:
+    from .executing import execute_notebook
+
+    folder = Path(config.folder)
+    executed = folder / "notebooks" / f"{name}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    started = executed.with_suffix(".started")
+    started.touch()  # the file system's own clock, to tell which figures and tables are new
+    try:
+        execute_notebook(_notebook(config, notebook), executed, given, config.project, name)
+        drawn = [path for part in ("figures", "tables") for path in (folder / part).glob("*")]
+        return [executed, *(path for path in drawn if path.stat().st_mtime_ns >= started.stat().st_mtime_ns)]
+    finally:
+        started.unlink()
+
+
+def _show_so_far(
+    config: Config, split: str, measured: Sequence[tuple[str, int, Job]], now: tuple[str, int]
+) -> None:
+    """Print and keep the table of what is finished, so that nobody has to wait for the last system. now: the system
+    and seed that have just been measured; what earlier sweeps of other inputs left is not shown."""
+    folder, name = Path(config.folder), f"per_query.{split}.csv"
+    done = [(system, seed) for system, seed, job in measured if (system, seed) == now or job.stamp.exists()]
+    homes = {FIRST_STAGE: [folder / FIRST_STAGE]} if (folder / FIRST_STAGE / name).exists() else {}
+    for system, seed in done:
+        homes.setdefault(system, []).append(folder / system / f"seed{seed}")
+    table = effectiveness_table(
+        {
+            LABELS[system]: pd.concat([read_values(home / name) for home in homes[system]])
+            for system in (FIRST_STAGE, *config.systems)
+            if system in homes
+        }
+    )
+    Results(folder).save_table(table, f"effectiveness.{split}")
+    print(f"\n{config.collection}, {split}, so far:\n{table.to_string()}\n", flush=True)
+
+
+def _decides_training(settings: Mapping, validation: str) -> list:
+    """Those of 03_train's parameters and data that change what is trained, not only what is shown of it."""
+    if settings["validate_every_epoch"]:
+        left_out = set()
+    else:
+        left_out, validation = {"validation_split", "relevance_level"}, ""
+    left_out |= {"output_dir", "resume", "device", "processes", "collection"}
+    kept = {name: value for name, value in settings.items() if name not in left_out}
+    return [kept, validation, _weights(settings["checkpoint"])]
+
+
+def _parameters_of(config: Config, system: str, seed: int) -> dict:
+    validation, level = next(iter(config.splits.items()))
+    return config.parameters[system] | {
+        "model": system, "collection": config.collection, "train_split": config.train_split,
+        "validation_split": validation, "relevance_level": level, "depth": config.depth, "seed": seed,
+        "output_dir": str(Path(config.folder) / system / f"seed{seed}"),
+    }  # fmt: skip
+
+
+def _split_hash(collection: Collection, split: str) -> str:
+    """SHA-256 of all that a split holds and of the passages it searches."""
+    frames = [frame_hash(collection.queries(split)), frame_hash(collection.qrels(split))]
+    try:
+        frames.append(frame_hash(collection.answers(split)))
+    except ValueError:  # most splits have none
+        pass
+    return _hash([*frames, collection.passages_fingerprint(split)])
+
+
+def _weights(checkpoint: str | None) -> str | None:
+    """The hash of the weights in a local folder; what has a name elsewhere is known by it."""
+    weights = Path(checkpoint or "") / "model.safetensors"
+    return file_hash(weights) if weights.is_file() else checkpoint
+
+
+def _notebook(config: Config, name: str) -> Path:
+    return Path(config.project) / "notebooks" / f"{name}.ipynb"
+
+
+def _code(config: Config, notebook: str) -> str:
+    """Hash of what a notebook says, whatever its metadata."""
+    cells = json.loads(_notebook(config, notebook).read_text(encoding="utf-8"))["cells"]
+    return _hash([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _gpus(given: Mapping) -> Iterator[None]:
+    """Give the job as many GPUs as it has processes, none of them in use by another job of this machine; without GPUs
+    nothing happens. A lock on a file, which ends with the process that holds it, says that a GPU is in use."""
+    gpus = [] if given.get("device") == "cpu" else visible_gpus()
+    size = given.get("processes", 1)
+    groups = [",".join(gpus[first : first + size]) for first in range(0, len(gpus), size)]
+    if not groups:
+        yield
+        return
+    import fcntl
+
+    with ExitStack() as stack:
+        for group in [*groups, groups[0]]:
+            name = re.sub(r"[^\w-]", "-", group)
+            lock = stack.enter_context(open(Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock", "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                continue
+        else:  # all are in use, by another sweep: wait for the first
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        os.environ["CUDA_VISIBLE_DEVICES"] = group
+        yield
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m gdmtl_lib.sweep <results folder>/config.json <stamp>`, as the Snakefile calls it: run the job of that
+    stamp. `page` instead of a stamp writes the page of all figures and tables and names its folder."""
+    parser = argparse.ArgumentParser(prog="python -m gdmtl_lib.sweep")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("stamp")
+    chosen = parser.parse_args(arguments)
+    config = Config(**json.loads(chosen.config.read_text(encoding="utf-8")))
+    os.chdir(config.project)
+    if chosen.stamp == PAGE:
+        print(f"\nResults: {config.folder}\nAll figures and tables: {write_page(config.folder)}", flush=True)
+        return 0
+    try:
+        job = next((job for job in jobs(config) if job.stamp.name == chosen.stamp), None)
+        if job is None:
+            raise RuntimeError(f"the inputs of {chosen.stamp} have changed since the sweep was started: start it again")
+        job.execute()
+    except RuntimeError as error:
+        print("", error, *getattr(error, "__notes__", []), "", sep="\n", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
