@@ -34,10 +34,12 @@ class Layout:
     """Who may attend to whom in one attention, and what the tokens are called.
 
     kinds: int8 [r, c], `NONE` where a row may not attend to a column, otherwise the mechanism by which it may
-    (Figure 2): `BIDIRECTIONAL`, `CROSS` or `CAUSAL`. rows, columns: the tokens. row_segments,
-    column_segments: int [r] and [c], an index into `segments`: ("source", "target"), or ("passage", "query")
-    for ranking. steps: the rows that predict a token (for ranking: the one whose state is scored); predicts:
-    what each predicts.
+    (Figure 2): `BIDIRECTIONAL`, `CROSS` or `CAUSAL`.
+    rows, columns: the tokens.
+    row_segments, column_segments: int [r] and [c], an index into `segments`: ("source", "target"), or
+    ("passage", "query") for ranking.
+    steps: the rows that predict a token (for ranking: the one whose state is scored).
+    predicts: what each of them predicts.
     """
 
     kinds: np.ndarray
@@ -51,8 +53,7 @@ class Layout:
 
 
 class Models:
-    """The models to look into: trained where a training has left a checkpoint, otherwise as they start, from
-    MiniLM.
+    """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM.
 
     results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a
     trained checkpoint folder that comes first for its own system, which is then the `main` one; without it,

@@ -238,14 +238,15 @@ def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int 
     relevant = _relevant(qrels, relevance_level).assign(relevant=True)
     run = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
     is_relevant = run["relevant"].notna().to_numpy()
-    positives, negatives = int(is_relevant.sum()), int((~is_relevant).sum())
-    if not positives or not negatives:
+    if is_relevant.all() or not is_relevant.any():
         raise ValueError(
             "run: expected relevant and other passages of judged queries, "
-            f"found {positives} relevant and {negatives} others"
+            f"found {is_relevant.sum()} relevant and {(~is_relevant).sum()} others"
         )
-    ranks = stats.rankdata(run["score"].to_numpy(dtype=np.float32))
-    return float((ranks[is_relevant].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
+
+    return float(roc_auc_score(is_relevant, run["score"].to_numpy(dtype=np.float32)))
+
 
 
 def shared_information_needs(

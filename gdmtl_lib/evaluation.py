@@ -123,11 +123,12 @@ def read_values(path: str | os.PathLike) -> pd.DataFrame:
 
     Raises FileNotFoundError for a missing file, ValueError for one with other columns.
     """
-    values = pd.read_csv(path, dtype={"query_id": str, "measure": str}, float_precision="round_trip")
+    values = pd.read_csv(path, dtype=str, keep_default_na=False)
     expected = ["query_id", "measure", "value", "residual"]
     if list(values.columns) != expected:
         raise ValueError(f"{path}: expected the columns {expected}, found {list(values.columns)}")
-    return values
+    # Python's own conversion is exact; an empty field is NaN.
+    return values.assign(**{name: [float(text or "nan") for text in values[name]] for name in expected[2:]})
 
 
 def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:

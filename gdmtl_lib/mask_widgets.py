@@ -54,8 +54,7 @@ _HEAT = (255 * colormaps[HEAT["cmap"]](np.linspace(0, 1, 256))[:, :3]).astype(np
 
 
 def is_interactive() -> bool:
-    """Whether somebody can drag a slider: JupyterLab and its like name the cell that they run, papermill does
-    not."""
+    """Whether somebody can drag a slider: JupyterLab names the cell that it runs, papermill does not."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and "cellId" in kernel.get_parent("shell").get("metadata", {})
 
@@ -251,7 +250,7 @@ class AttentionExplorer(MaskExplorer):
 def _svg(*parts: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" fill="{INK}" '
-        f'style="width:100%;max-width:{WIDTH}px;background:white" font-family="DejaVu Sans, Verdana, sans-serif">'
+        f'font-family="DejaVu Sans, sans-serif" style="width:100%;max-width:{WIDTH}px;background:white">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -373,7 +372,8 @@ def _bars(weights: np.ndarray, layout: Layout, row: int) -> str:
         tall = height * weight / top
         parts.append(
             f'<rect x="{left:.1f}" y="{y + height - tall:.1f}" width="{0.9 * (right - left):.1f}" '
-            f'height="{tall:.1f}" fill="{KIND_COLOURS[kind]}"><title>{html.escape(token)}: {weight:.4f}</title></rect>'
+            f'height="{tall:.1f}" fill="{KIND_COLOURS[kind]}">'
+            f"<title>{html.escape(token)}: {weight:.4f}</title></rect>"
         )
     title = f"attention of \u201c{html.escape(layout.rows[row])}\u201d"
     parts.append(f'<text x="{x}" y="{y - 16}" font-size="13">{title}</text>')

@@ -63,7 +63,7 @@ print(sorted({"torch", "transformers", "accelerate"} & set(sys.modules)))
     assert run(code) == "[]"
 
 
-# These know nothing of the library but each other.
+# These know nothing of the library but each other, and the systems' names and labels.
 BASE = {"masks", "losses", "runs", "evaluation", "comparison", "plots"}
 
 
@@ -80,7 +80,7 @@ def test_the_base_of_the_library_stands_alone(module):
             imported |= {
                 alias.name.split(".")[1] for alias in node.names if alias.name.startswith("gdmtl_lib.")
             }
-    assert imported <= BASE
+    assert imported <= BASE | {"systems"}
 
 
 NAMES = {

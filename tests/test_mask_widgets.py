@@ -1,4 +1,4 @@
-"""The explorers: every control changes the picture; what they refuse; how fast they are; their static twins."""
+"""The explorers: every control changes the picture; what they refuse; their speed; their static twins."""
 
 import re
 import time
