@@ -1,10 +1,10 @@
 """Executing a notebook with papermill, its progress on one line of the terminal: cells, and the bar inside of a cell."""
 
 import html
-import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-# papermill warns of parameters whose type it cannot read, such as `str | None`; notebooks check their parameters.
-logging.getLogger("papermill").setLevel(logging.ERROR)
 _ATTEMPTS = 3
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
@@ -55,6 +53,7 @@ def execute_notebook(
 class _Client(PapermillNotebookClient):
     """papermill's client, which also shows what the progress bars of the notebook say."""
 
+    shown = 0.0
     texts = ("", "")  # of tqdm's bar: what and how many per cent; how many of how many, how long
 
     def process_message(self, *arguments, **keywords):
@@ -62,14 +61,20 @@ class _Client(PapermillNotebookClient):
         content = arguments[0]["content"]
         text = content.get("data", {}).get("state", {}).get("value") if arguments[0]["msg_type"] == "comm_msg" else None
         if isinstance(text, str) and self.nb_man.pbar is not None:
-            text = html.unescape(text).strip()
-            if re.search(r": +\d+%$", text):
+            text = " ".join(html.unescape(text).split())  # tqdm fills up with figure spaces
+            if re.search(r": \d+%$", text):
                 self.texts = (text, self.texts[1])
             elif re.match(r"\d+/\d+ \[", text):
                 self.texts = (self.texts[0], text)
-                self.nb_man.pbar.set_postfix_str("] " + " ".join(self.texts).rstrip("]"), refresh=False)
-                self.nb_man.pbar.update(0)
+                self._show(" ".join(self.texts))
         return output
+
+    def _show(self, text: str) -> None:
+        bar = self.nb_man.pbar
+        bar.set_postfix_str(text, refresh=False)
+        if time.monotonic() - self.shown >= bar.mininterval:
+            self.shown = time.monotonic()
+            bar.refresh()
 
 
 class _Engine(NBClientEngine):

@@ -51,7 +51,7 @@ def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
 
 def check_value(what: str, value: object, annotation: str) -> None:
     """Refuse a value that is not of the type declared (an int does for a float) with ValueError, naming what it is."""
-    kinds = eval(annotation, {"__builtins__": {}}, _TYPES)  # noqa: S307, the notebook's own text
+    kinds = eval(annotation.replace(" or ", " | "), {"__builtins__": {}}, _TYPES)  # noqa: S307, the notebook's own text
     if not _fits(value, kinds):
         raise ValueError(f"{what} must be {annotation}, found {value!r} ({type(value).__name__})")
 

@@ -14,10 +14,10 @@ from gdmtl_lib.notebook import (
 )
 
 DECLARED = """model: str = "gdmtl"  # a system
-layers: int | None = None  # how many
+layers: int or None = None  # how many
 rate: float = 1e-4
 names: list[str] = ["a"]
-weighting: str | float = 0.1
+weighting: str or float = 0.1
 flag: bool = False"""
 VALUES = {"model": "gdmtl", "layers": None, "rate": 1e-4, "names": ["a"], "weighting": 0.1, "flag": False}
 
@@ -48,13 +48,13 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"layers": "2"}, "parameter layers must be int | None, found '2' (str)"),
-        ({"layers": True}, "parameter layers must be int | None, found True (bool)"),
+        ({"layers": "2"}, "parameter layers must be int or None, found '2' (str)"),
+        ({"layers": True}, "parameter layers must be int or None, found True (bool)"),
         ({"rate": "fast"}, "parameter rate must be float, found 'fast' (str)"),
         ({"rate": None}, "parameter rate must be float, found None (NoneType)"),
         ({"names": "a"}, "parameter names must be list[str], found 'a' (str)"),
         ({"names": ["a", 1]}, "parameter names must be list[str], found ['a', 1] (list)"),
-        ({"weighting": None}, "parameter weighting must be str | float, found None (NoneType)"),
+        ({"weighting": None}, "parameter weighting must be str or float, found None (NoneType)"),
         ({"flag": 1}, "parameter flag must be bool, found 1 (int)"),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_parameters_of_a_notebook_file(tmp_path):
     ]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
     declared = notebook_parameters(tmp_path / "a.ipynb")
-    assert declared["layers"] == ("int | None", None)
+    assert declared["layers"] == ("int or None", None)
     assert {name: default for name, (_, default) in declared.items()} == VALUES
 
 

@@ -1,0 +1,431 @@
+import copy
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gdmtl_lib import sweep
+
+PROJECT = Path(__file__).parent.parent
+CONFIGS = PROJECT / "papermill_runs" / "configs"
+SYSTEMS = ["bert", "mono", "gdmtl", "gdmtl_plus", "bart_s", "gdmtl_s", "bart_c", "gdmtl_c"]
+
+
+@pytest.fixture
+def values(tmp_path):
+    """A small valid config, its results under the test's folder."""
+    return {
+        "collection": "sample", "train_split": "train", "splits": {"dev": 1, "cast": 2}, "systems": ["bert", "GDMTL+"],
+        "seeds": [0, 1], "baseline": "bert", "depth": 5, "parameters": {"epochs": 1, "learning_rate": "1e-4"},
+        "overrides": {"bert": {"epochs": 2}}, "results": str(tmp_path),
+    }  # fmt: skip
+
+
+def read(values):
+    return sweep.read_config(values, "test", PROJECT)
+
+
+def keys(values, project=PROJECT):
+    return {job.name: job.key for job in sweep.jobs(sweep.read_config(values, "test", project))}
+
+
+# ---- configs
+
+
+def test_a_config_is_resolved(values, tmp_path):
+    config = read(values)
+    assert config.systems == ["bert", "gdmtl_plus"]
+    assert config.parameters == {
+        "bert": {"epochs": 2, "learning_rate": 1e-4}, "gdmtl_plus": {"epochs": 1, "learning_rate": 1e-4},
+    }  # fmt: skip
+    assert config.folder == str(tmp_path / "test")
+    assert sweep.Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_results_go_to_papermill_runs_unless_told_otherwise(values):
+    del values["results"]
+    assert read(values).folder == str(PROJECT / "papermill_runs" / "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colection": "x"}, "config test: unknown key 'colection' (did you mean 'collection'?): a config has collection, "
+         "train_split, splits, systems, seeds, baseline, depth, parameters, overrides, results"),
+        ({"seeds": None}, "config test: seeds must be list[int], found None (NoneType)"),
+        ({"seeds": 3}, "config test: seeds must be list[int], found 3 (int)"),
+        ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
+        ({"seeds": [0, 0]}, "config test: expected each of seeds once, found 0, 0"),
+        ({"seeds": [-1]}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 5 and seeds [-1]"),
+        ({"depth": 0}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 0 and seeds [0, 1]"),
+        ({"depth": "deep"}, "config test: depth must be int, found 'deep' (str)"),
+        ({"splits": ["dev"]}, "config test: splits must be a mapping, found ['dev']"),
+        ({"splits": {"dev": 0}}, "config test: splits must say the lowest relevant grade of each split, as `dev: 1`; "
+         "found 'dev': 0"),
+        ({"systems": ["bert", "gdmlt"]}, "config test: unknown system 'gdmlt' (did you mean 'gdmtl'?): expected some of "
+         "mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c (bm25 is always there)"),
+        ({"systems": ["bm25"]}, "config test: unknown system 'bm25': expected some of mono, bert, gdmtl, gdmtl_plus, "
+         "bart_s, gdmtl_s, bart_c, gdmtl_c (bm25 is always there)"),
+        ({"systems": ["bert", "BERT"]}, "config test: expected each of systems once, found bert, bert"),
+        ({"baseline": "mono"}, "config test: baseline 'mono' must be bm25 or among bert, gdmtl_plus"),
+        ({"overrides": {"mono": {}}}, "config test: overrides for mono, which systems does not list"),
+        ({"overrides": {"bert": 3}}, "config test: overrides of bert must be a mapping, found 3"),
+        ({"parameters": {"epoch": 1}}, "config test, parameters: unknown parameter 'epoch' (did you mean 'epochs'?): "
+         "03_train has checkpoint, layers, epochs"),
+        ({"parameters": {"epochs": "many"}}, "config test: parameters: epochs must be int, found 'many' (str)"),
+        ({"parameters": {"epochs": 0}}, "config test, gdmtl_plus: epochs must be at least 1, found 0"),
+        ({"overrides": {"bert": {"learning_rate": "nan"}}},
+         "config test: overrides of bert: learning_rate must be float, found 'nan' (str)"),
+        ({"parameters": {"seed": 1}}, "config test, parameters: seed is set by the sweep; a config has collection, "),
+    ],
+)  # fmt: skip
+def test_a_wrong_config_is_refused_in_a_sentence(values, change, message):
+    with pytest.raises(ValueError) as error:
+        read(values | change)
+    assert str(error.value).startswith(message)
+
+
+def test_what_is_missing_is_named(values):
+    del values["collection"]
+    with pytest.raises(ValueError, match="^config test lacks collection: add it to the file, or give it as --config coll"):
+        read(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "number"),
+    [
+        ("1e-4", "float", 1e-4), ("1.5E-4", "float", 1.5e-4), ("3", "int | None", 3), (".5", "str | float", 0.5),
+        ("uncertainty", "str | float", "uncertainty"), ("3", "str", "3"), ("1e-4", "int", "1e-4"), (2, "int", 2),
+        ("inf", "float", "inf"), ("0x10", "int", "0x10"),
+    ],
+)  # fmt: skip
+def test_numbers_that_yaml_takes_for_texts(value, annotation, number):
+    found = sweep._number(value, annotation)
+    assert found == number and type(found) is type(number)
+
+
+@pytest.mark.parametrize("name", ["smoke", "sample"])
+def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(name):
+    config = sweep.read_config(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), name, PROJECT)
+    assert config.systems == SYSTEMS
+    assert config.splits == {"dev": 1, "cast": 2}
+    assert len(sweep.jobs(config)) == 1 + 2 * len(SYSTEMS) + 2
+
+
+def test_the_config_for_wikiqa_lacks_nothing_but_its_folder():
+    values = yaml.safe_load((CONFIGS / "wikiqa.yaml").read_text())
+    config = sweep.read_config(values | {"collection": "wikiqa:somewhere"}, "wikiqa", PROJECT)
+    assert (config.systems, config.seeds, config.depth) == (["bert", "gdmtl"], [0, 1, 2], 50)
+    with pytest.raises(FileNotFoundError, match="somewhere"):
+        sweep.jobs(config)
+
+
+# ---- jobs
+
+
+def test_every_job_stands_after_what_it_needs_and_first_systems_come_first(values):
+    jobs = sweep.jobs(read(values))
+    assert [job.name for job in jobs] == [
+        "02_collection_and_candidates",
+        "train_bert_seed0", "rerank_bert_seed0_cast", "train_gdmtl_plus_seed0", "rerank_gdmtl_plus_seed0_cast",
+        "train_bert_seed1", "rerank_bert_seed1_cast", "train_gdmtl_plus_seed1", "rerank_gdmtl_plus_seed1_cast",
+        "04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast",
+    ]  # fmt: skip
+    for place, job in enumerate(jobs):
+        assert all(need in jobs[:place] for need in job.needs)
+    needs = {job.name: [need.name for need in job.needs] for job in jobs}
+    assert needs["04_rerank_and_evaluate_cast"] == [name for name in needs if name.startswith("rerank_")]
+
+
+def changed(values, **change):
+    """The names of the jobs that would be repeated."""
+    before, after = keys(values), keys(copy.deepcopy(values) | change)
+    return {name for name in after if after[name] != before.get(name)}
+
+
+EVALUATE = {"04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast"}
+BERT = {"train_bert_seed0", "train_bert_seed1", "rerank_bert_seed0_cast", "rerank_bert_seed1_cast"}
+
+
+def test_the_same_config_gives_the_same_jobs(values):
+    assert changed(values) == set()
+
+
+def test_a_changed_learning_rate_repeats_that_system_and_what_follows(values):
+    assert changed(values, overrides={"bert": {"epochs": 2, "learning_rate": 2e-4}}) == BERT | EVALUATE
+
+
+def test_another_seed_adds_jobs(values):
+    values["seeds"] = [0]
+    new = {name for name in BERT if "seed1" in name}
+    assert changed(values, seeds=[0, 1]) == new | {name.replace("bert", "gdmtl_plus") for name in new} | EVALUATE
+
+
+def test_another_grade_measures_again(values):
+    repeated = changed(values, splits={"dev": 1, "cast": 3})
+    assert {name for name in repeated if name.startswith("train")} == set()
+    assert "rerank_bert_seed0_cast" in repeated and "04_rerank_and_evaluate_cast" in repeated
+
+
+def test_another_baseline_repeats_the_analyses_alone(values):
+    assert changed(values, baseline="gdmtl_plus") == EVALUATE
+
+
+@pytest.fixture
+def copied(tmp_path, values):
+    """A project of its own, with a collection folder whose files can be changed."""
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "notebooks", project / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(PROJECT / "gdmtl_lib" / "sample", project / "sample")
+    values["collection"] = str(project / "sample")
+    return project
+
+
+def changed_in(copied, values, change):
+    before = keys(values, copied)
+    change()
+    after = keys(values, copied)
+    return {name for name in after if after[name] != before[name]}
+
+
+def test_touching_everything_repeats_nothing(copied, values):
+    assert changed_in(copied, values, lambda: [path.touch() for path in copied.rglob("*")]) == set()
+
+
+def test_a_changed_judgment_repeats_what_reads_it(copied, values):
+    path = copied / "sample" / "qrels.cast.tsv"
+    repeated = changed_in(copied, values, lambda: path.write_text(path.read_text().replace("\t4\n", "\t3\n", 1)))
+    assert {name for name in repeated if name.startswith("train")} == set()
+    assert {"rerank_bert_seed0_cast", "02_collection_and_candidates"} | EVALUATE <= repeated
+
+
+def test_a_changed_notebook_repeats_itself_and_what_follows(copied, values):
+    path = copied / "notebooks" / "04_rerank_and_evaluate.ipynb"
+    assert changed_in(copied, values, lambda: path.write_text(path.read_text().replace("Re-rank,", "Rerank,"))) == EVALUATE
+
+
+def test_a_notebooks_metadata_is_nothing(copied, values):
+    def change():
+        for path in (copied / "notebooks").glob("*.ipynb"):
+            content = json.loads(path.read_text())
+            content["metadata"]["language_info"] = {"name": "python", "version": "3.99"}
+            path.write_text(json.dumps(content))
+
+    assert changed_in(copied, values, change) == set()
+
+
+def test_changed_weights_in_a_local_folder_train_again(copied, values, toy_bert_folder):
+    folder = copied / "weights"
+    shutil.copytree(toy_bert_folder, folder)
+    values["parameters"]["checkpoint"] = str(folder)
+    weights = folder / "model.safetensors"
+    repeated = changed_in(copied, values, lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"x"))
+    assert {"train_bert_seed0", "train_gdmtl_plus_seed1"} <= repeated
+
+
+def test_a_collection_that_lacks_something_is_refused_before_anything_runs(copied, values):
+    (copied / "sample" / "answers.train.tsv").unlink()
+    with pytest.raises(ValueError, match="has no answers for the split 'train'"):
+        keys(values, copied)
+    with pytest.raises(ValueError, match="has no split 'test': its splits are cast, dev, train"):
+        keys(values | {"splits": {"test": 1}})
+
+
+# ---- stamps
+
+
+@pytest.fixture
+def job(tmp_path):
+    def run():
+        for name, text in {"bert/seed0/run.trec": "run", "tables/t.csv": "t", "notebooks/n.ipynb": "n"}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return [tmp_path / "bert/seed0/run.trec", tmp_path / "tables/t.csv", tmp_path / "notebooks/n.ipynb"]
+
+    return sweep.Job("name", "a" * 64, tmp_path, run)
+
+
+def test_a_job_is_done_while_what_it_made_is_there(job, tmp_path):
+    assert not job.is_done()
+    job.execute()
+    assert job.is_done() and job.stamp == tmp_path / ".jobs" / ("name." + "a" * 16)
+    (tmp_path / "bert/seed0/run.trec").touch()
+    (tmp_path / "tables/t.csv").write_text("drawn anew by hand")
+    assert job.is_done()
+
+
+@pytest.mark.parametrize("name", ["bert/seed0/run.trec", "tables/t.csv", "notebooks/n.ipynb", ".jobs/name.aaaaaaaaaaaaaaaa"])
+def test_a_job_is_not_done_without_what_it_made(job, tmp_path, name):
+    job.execute()
+    (tmp_path / name).unlink()
+    assert not job.is_done()
+
+
+@pytest.mark.parametrize("name", ["bert/seed0/run.trec", ".jobs/name.aaaaaaaaaaaaaaaa"])
+def test_a_job_is_not_done_where_its_result_was_changed(job, tmp_path, name):
+    job.execute()
+    (tmp_path / name).write_text("other")
+    assert not job.is_done()
+
+
+def test_a_stamp_of_earlier_inputs_goes(job):
+    job.execute()
+    later = dataclasses.replace(job, key="b" * 64)
+    assert not later.is_done()
+    later.execute()
+    assert later.is_done() and not job.is_done()
+
+
+def test_a_job_that_fails_leaves_no_stamp(tmp_path):
+    job = sweep.Job("name", "a" * 64, tmp_path, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        job.execute()
+    assert list(job.stamp.parent.iterdir()) == []
+
+
+def test_preparing_forgets_the_jobs_whose_files_have_gone(values):
+    [first, *_] = sweep.prepare(read(values))
+    folder = Path(read(values).folder)
+    assert sweep.Config(**json.loads((folder / "config.json").read_text())) == read(values)
+    first.stamp.write_text(json.dumps({"figures/gone.png": "there"}))
+    sweep.prepare(read(values))
+    assert not first.stamp.exists()
+
+
+# ---- what jobs do
+
+
+@pytest.fixture
+def training(values, monkeypatch):
+    """Training that only notes its parameters and leaves the files of one."""
+    from gdmtl_lib import executing
+
+    executed = []
+
+    def execute(notebook, output, parameters, cwd, title):
+        executed.append((title, parameters))
+        home = Path(parameters["output_dir"])
+        assert not (home / "settings.json").exists() or json.loads((home / "settings.json").read_text()) == parameters, (
+            "holds another training"
+        )
+        (home / "settings.json").write_text(json.dumps(parameters))
+        (home / "per_query.dev.csv").write_text("query_id,measure,value,residual\nq,RR@10,0.5,\n")
+        (home / "timing.csv").write_text(str(len(executed)))
+        (home / "run.cast.trec.gz").write_text("of another job")
+
+    monkeypatch.setattr(executing, "execute_notebook", execute)
+    values |= {"systems": ["bert"], "seeds": [0], "overrides": {}}
+
+    def train(**change):
+        job = next(job for job in sweep.prepare(read(values | change)) if job.name == "train_bert_seed0")
+        job.execute()
+        return job
+
+    train.executed = executed
+    train.folder = Path(values["results"]) / "test"
+    return train
+
+
+def test_a_training_is_given_its_parameters_and_listed(training, capsys):
+    job = training()
+    [(title, parameters)] = training.executed
+    assert title == "BERT, seed 0"
+    assert parameters == {
+        "epochs": 1, "learning_rate": 1e-4, "model": "bert", "collection": "sample", "train_split": "train",
+        "validation_split": "dev", "relevance_level": 1, "depth": 5, "seed": 0,
+        "output_dir": str(training.folder / "bert" / "seed0"),
+    }  # fmt: skip
+    assert set(json.loads(job.stamp.read_text())) == {f"bert/seed0/{n}" for n in ("inputs.json", "settings.json", "per_query.dev.csv")}
+    assert "BERT     0.500" in capsys.readouterr().out
+    assert (training.folder / "tables" / "effectiveness.dev.csv").read_text() == "system,MRR@10\nBERT,0.500\n"
+
+
+def test_a_training_of_other_inputs_makes_room(training, capsys):
+    training()
+    training(parameters={"epochs": 2})
+    assert "bert, seed 0: its inputs have changed, it is trained anew" in capsys.readouterr().out
+    assert json.loads((training.folder / "bert/seed0/settings.json").read_text())["epochs"] == 2
+
+
+def test_an_interrupted_training_goes_on(training):
+    training().stamp.unlink()
+    (training.folder / "bert/seed0/training_state.safetensors").write_text("half")
+    training()
+    assert (training.folder / "bert/seed0/training_state.safetensors").read_text() == "half"
+
+
+def test_a_training_that_somebody_else_made_is_kept(training):
+    home = training.folder / "bert" / "seed0"
+    home.mkdir(parents=True)
+    (home / "settings.json").write_text('"mine"')
+    with pytest.raises(AssertionError, match="holds another training"):
+        training()
+    assert (home / "settings.json").read_text() == '"mine"'
+
+
+def test_the_table_so_far_shows_no_system_of_earlier_inputs(training, values, capsys):
+    values["systems"] = ["mono", "bert"]
+    stale = training.folder / "mono" / "seed0" / "per_query.dev.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("query_id,measure,value,residual\nq,RR@10,0.9,\n")
+    training()
+    assert "mono" not in capsys.readouterr().out
+
+
+def test_a_job_whose_inputs_changed_meanwhile_does_not_run(values, capsys, monkeypatch):
+    monkeypatch.chdir(PROJECT)  # main goes to the project's folder
+    sweep.prepare(read(values))
+    arguments = [str(Path(read(values).folder) / "config.json"), "train_bert_seed0.0123456789abcdef"]
+    assert sweep.main(arguments) == 1
+    assert capsys.readouterr().err.strip() == (
+        "the inputs of train_bert_seed0.0123456789abcdef have changed since the sweep was started: start it again"
+    )
+
+
+# ---- GPUs
+
+
+def test_gpus_are_those_that_cuda_may_see(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5f")
+    assert sweep.visible_gpus() == ["2", "GPU-5f"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert sweep.visible_gpus() == []
+
+
+@pytest.mark.parametrize(("processes", "first", "second"), [(1, "0", "1"), (2, "0,1", "2,3")])
+def test_two_jobs_do_not_share_a_gpu(monkeypatch, tmp_path, processes, first, second):
+    monkeypatch.setattr(sweep.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    with sweep._gpus({"processes": processes}):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == first
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")  # as another job finds it
+        with sweep._gpus({"processes": processes}):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == second
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    with sweep._gpus({"processes": processes}):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == first
+
+
+def test_a_gpu_is_free_again_when_the_process_has_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    if os.fork() == 0:  # holds the GPU and dies with it
+        with sweep._gpus({}):
+            os._exit(0)
+    os.wait()
+    with sweep._gpus({}):
+        [lock] = tmp_path.iterdir()
+        with open(lock) as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_without_gpus_nothing_is_locked(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with sweep._gpus({"device": "cpu"}):
+        assert list(tmp_path.iterdir()) == []
