@@ -135,8 +135,8 @@ def test_turns_share_relevant_passages_with_training_queries(sample):
     relevant = cast[(cast["relevance"] >= 2) & cast["doc_id"].isin(train["doc_id"])]
     share = relevant["query_id"].nunique() / len(sample.queries("cast"))
     assert 1 / 3 < share < 3 / 4
-    needs = shared_information_needs(cast, train, relevance_level=2)
-    assert set(needs["query_id"]) == set(relevant["query_id"])
+    needs = shared_information_needs(train, cast, levels=(1, 2))
+    assert set(needs["test_query_id"]) == set(relevant["query_id"])
 
 
 def test_bm25_leaves_room(sample, candidates):
@@ -146,26 +146,31 @@ def test_bm25_leaves_room(sample, candidates):
 
 
 def test_near_misses_share_the_queries_words(sample, candidates):
-    """Every query has candidates of its own topic that are not relevant: a re-ranker has work to do."""
-    topic_of = sample.qrels("dev").set_index("query_id")["doc_id"].str.rsplit("-", n=1).str[0]
-    found = candidates["doc_id"].str.rsplit("-", n=1).str[0]
-    own = candidates[found == candidates["query_id"].map(topic_of)]
-    misses = own.groupby("query_id").size() - 1
-    assert (misses.reindex(topic_of.index, fill_value=0) >= 1).mean() > 0.95
+    """Most queries find other passages of their own topic among the first twenty: a re-ranker has work to do."""
+    relevant = dict(zip(sample.qrels("dev")["query_id"], sample.qrels("dev")["doc_id"], strict=True))
+    found = zip(candidates["query_id"], candidates["doc_id"], strict=True)
+    misses = Counter(
+        query_id
+        for query_id, doc_id in found
+        if doc_id != relevant[query_id] and doc_id.rsplit("-", 1)[0] == relevant[query_id].rsplit("-", 1)[0]
+    )
+    assert len(misses) > 0.85 * len(relevant)
 
 
 def test_a_description_of_what_is_at_hand(sample, candidates):
-    """Counted by hand on the sample's frames."""
+    """Counted pair by pair."""
     qrels = sample.qrels("dev")
     pairs = set(zip(candidates["query_id"], candidates["doc_id"], strict=True))
     recall = sum(pair in pairs for pair in zip(qrels["query_id"], qrels["doc_id"], strict=True)) / len(qrels)
-    graded = pd.DataFrame([("fake", "fake", 1.0)], columns=["query_id", "doc_id", "score"])
-    table = describe(sample, {"dev": candidates, "cast": graded})
+    nothing_found = pd.DataFrame([("fake", "fake", 1.0)], columns=["query_id", "doc_id", "score"])
+    table = describe(sample, {"dev": candidates, "cast": nothing_found})
     relevant = int((sample.qrels("cast")["relevance"] > 0).sum())
     assert table.loc["dev"].to_dict() == {
-        "queries": 170, "relevant": 170, "candidates": len(candidates), "recall": round(recall, 3),
+        "queries": len(sample.queries("dev")), "relevant": len(qrels), "candidates": len(candidates),
+        "recall": round(recall, 3),
     }  # fmt: skip
-    assert table.loc["cast"].to_dict() == {"queries": 140, "relevant": relevant, "candidates": 1, "recall": 0.0}
+    turns = len(sample.queries("cast"))
+    assert table.loc["cast"].to_dict() == {"queries": turns, "relevant": relevant, "candidates": 1, "recall": 0.0}
     assert [str(kind) for kind in table.dtypes] == ["int64", "int64", "int64", "float64"]
 
 

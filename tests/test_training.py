@@ -19,7 +19,7 @@ from gdmtl_lib import joint, training, training_folder
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.evaluation import evaluate
 from gdmtl_lib.formats import Split
-from gdmtl_lib.instances import TrainingInstances
+from gdmtl_lib.instances import TrainingInstances, describe_instance
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.runs import write_qrels
@@ -409,6 +409,32 @@ def test_a_batch_holds_the_sequences_of_the_systems_tasks(toy_bert_folder, tmp_p
         assert answered == [
             f"[CLS] answer : {passages['d0']} [SEP] {queries['t0']} [SEP] {answer}", f"{answer} [SEP]",
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("on_bart", [False, True])
+def test_the_description_of_an_instance_is_what_is_trained_on(
+    toy_bert_folder, toy_bart_folder, tmp_path, monkeypatch, on_bart
+):
+    """One instance, so that it is the only batch; the first query has nothing relevant."""
+    whole = split_of("t", 2, 1)
+    only = Split(whole.queries, whole.qrels.iloc[1:], whole.answers)
+    collection = Collection("toy", texts_of("d", 16, 5, 5), {"train": only})
+    candidates = candidates_of(collection)
+    model = build_model("gdmtl_c" if on_bart else ENCODER, checkpoint=toy_bart_folder if on_bart else toy_bert_folder)
+    described = describe_instance(model, collection, candidates, settings_of())
+    batches, original = [], training.pack
+    monkeypatch.setattr(training, "pack", lambda sequences: batches.append(sequences) or original(sequences))
+    gdmtl.train(model, collection, candidates, settings_of(epochs=1), tmp_path)
+    [sequences] = batches
+    decode = model.tokenizer.decode
+    assert described.to_dict("records") == [
+        {
+            "task": each.task, "encoder": decode(each.input_ids), "decoder": decode(each.decoder_ids),
+            "source": each.source_length, "predicts": decode(each.targets),
+        }
+        for each in sequences
+    ]  # fmt: skip
+    assert described["task"].tolist() == ["rank", *model.system.tasks]
 
 
 # --- the settings -------------------------------------------------------------------------------------------
