@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -12,7 +13,8 @@ import pandas as pd
 from .systems import LABELS
 
 # In which order names are shown that begin so; the rest follows by the alphabet.
-ORDER = ("attention", "mixed", "collection", "candidate", "shared", "effectiveness", "differences", "seeds")
+ORDER = ("effectiveness", "differences", "seeds", "collection", "candidate")
+ROWS_SHOWN = 15
 
 _STYLE = """
 body { max-width: 68rem; margin: 3rem auto; padding: 0 1.5rem; color: #222; background: #fff;
@@ -83,18 +85,18 @@ def _section(title: str, parts: Iterable[str]) -> str:
 def _table(folder: Path, path: Path) -> str:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.itertuples(index=False))
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.head(ROWS_SHOWN).itertuples(index=False))
+    more = f"<p>and {len(table) - ROWS_SHOWN:,} more rows</p>" if len(table) > ROWS_SHOWN else ""
     return (
         f"<h3>{_title(path)}{_links(folder, path, path.with_suffix('.tex'))}</h3>\n"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>{more}'
     )
 
 
 def _cell(value: str) -> str:
-    try:
-        value = f"{float(value):.3f}" if "." in value and value.count(".") == 1 else value
-    except ValueError:
-        pass
+    if re.fullmatch(r"-?\d+\.\d{4,}(e[+-]?\d+)?", value):
+        number = float(value)
+        value = f"{number:.3f}" if abs(number) >= 0.0005 else f"{number:.1e}"
     kind = ' class="long"' if len(value) > 60 else ""
     return f"<td{kind}>{html.escape(value)}</td>"
 

@@ -128,7 +128,7 @@ def score_distributions(
                 axis.stairs(share, edges, color=colour, linewidth=1.2, label=f"{label} ({len(scores):,})")
             axis.set(title=f"{LABELS[system]} · area {areas[system]:.3f}", xlabel="score", ylabel="passages, %")
             axis.set_ylim(0, axis.get_ylim()[1] * 1.35)
-            axis.xaxis.set_major_locator(plt.MaxNLocator(4))
+            axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
             axis.legend(loc="upper right", fontsize=8, handlelength=1.2)
         if len(runs) > 1:
             axis = axes[len(runs)]
@@ -432,7 +432,7 @@ def effectiveness(
                               fontsize=8.5)  # fmt: skip
             axis.margins(x=0.08)
             axis.set(title=_written(measure), ylim=(len(systems) - 0.4, -0.6))
-            axis.xaxis.set_major_locator(plt.MaxNLocator(4))
+            axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
             axis.tick_params(axis="y", length=0)
             axis.grid(visible=False, axis="y")
         axes[0, 0].set_yticks(y, [LABELS[system] for system in systems])
@@ -466,7 +466,7 @@ def differences(
             axis.set(title=_written(measure), xlabel=f"difference to {LABELS[baseline]}, 95% interval")
             axis.set(ylim=(len(systems) - 0.4, -0.6))
             axis.margins(x=0.08)
-            axis.xaxis.set_major_locator(plt.MaxNLocator(6))
+            axis.xaxis.set_major_locator(plt.MaxNLocator(6, steps=[1, 2, 5, 10]))
             axis.tick_params(axis="y", length=0)
             axis.grid(visible=False, axis="y")
         axes[0, 0].set_yticks(y, [LABELS[system] for system in systems])

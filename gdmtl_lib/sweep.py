@@ -266,7 +266,7 @@ def jobs(config: Config) -> list[Job]:
     parameters = {
         "collection": config.collection, "train_split": config.train_split, "splits": list(config.splits),
         "relevance_levels": list(config.splits.values()), "depth": config.depth, "results_dir": config.folder,
-        "systems": [FIRST_STAGE, *config.systems], "baseline": config.baseline,
+        "systems": [name for name in LABELS if name in (FIRST_STAGE, *config.systems)], "baseline": config.baseline,
     }  # fmt: skip
 
     def analysis(notebook: str, split: str | None, needs: list[Job]) -> Job:
@@ -413,7 +413,7 @@ def _show_so_far(
     table = effectiveness_table(
         {
             LABELS[system]: pd.concat([read_values(home / name) for home in homes[system]])
-            for system in (FIRST_STAGE, *config.systems)
+            for system in LABELS
             if system in homes
         }
     )

@@ -145,9 +145,10 @@ class _Training:
             try:
                 row, tokens = self._step(joint, progress.step)
             except torch.OutOfMemoryError as error:
+                settings = self.settings
                 raise RuntimeError(
-                    f"out of memory on {accelerator.device}: lower batch_size ({self.settings.batch_size}) or max_length "
-                    f"({self.settings.max_length}), or raise gradient_accumulation ({self.settings.gradient_accumulation})"
+                    f"out of memory on {accelerator.device}: lower batch_size ({settings.batch_size}) or max_length "
+                    f"({settings.max_length}), or raise gradient_accumulation ({settings.gradient_accumulation})"
                 ) from error
             progress.history.append(row)
             progress.timing.append({"step": row["step"], "seconds": time.perf_counter() - started, "tokens": tokens})

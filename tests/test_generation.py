@@ -87,7 +87,7 @@ def test_the_end_token_ends(biased, name):
 
 
 def test_each_text_ends_by_itself(toys, monkeypatch):
-    """With one token's score lowered to where some texts end sooner than others, as many as go on are computed."""
+    """Only the texts that go on are computed, and the others stay as they are."""
     model, sizes, original = toys["gdmtl"], [], type(toys["gdmtl"]).forward
 
     def forward(self, batch):

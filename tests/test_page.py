@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from gdmtl_lib.page import write_page
+from gdmtl_lib.page import _cell, write_page
 
 
 @pytest.fixture
@@ -46,8 +46,23 @@ def test_tables_are_shown_with_three_digits_and_as_text(folder):
     assert "<td>0.612</td><td>0.177 +0.823</td>" in text
     assert "<td>&lt;b&gt;</td><td>1</td><td>2</td>" in text
     assert "a &lt;folder&gt;" in text and "dev (relevant from grade 1), cast (relevant from grade 2)" in text
-    assert text.index("Collection<") < text.index("Effectiveness: dev<")
+    assert text.index("Effectiveness: dev<") < text.index("Collection<")
     assert "GDMTL+, seed 0" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("0.61234567", "0.612"), ("-0.0123456", "-0.012"), ("1.9504521e-18", "2.0e-18"), ("9.0", "9.0"), ("170", "170"),
+     ("1.2.3", "1.2.3")],
+)  # fmt: skip
+def test_numbers_are_shortened(value, shown):
+    assert _cell(value) == f"<td>{shown}</td>"
+
+
+def test_of_a_long_table_the_first_rows_are_shown(folder):
+    (folder / "tables" / "collection.csv").write_text("n\n" + "".join(f"row {n}\n" for n in range(1000)))
+    text = write_page(folder).read_text()
+    assert "row 14<" in text and "row 15<" not in text and "and 985 more rows" in text
 
 
 def test_of_what_is_not_there_nothing_is_shown(folder):

@@ -1,4 +1,4 @@
-"""Re-ranking: a pair's score depends on nothing but the pair, and a run that was interrupted ends like one that was not."""
+"""Re-ranking: a score depends on nothing but the pair, and an interrupted run ends like one that was not."""
 
 import copy
 import random
@@ -20,7 +20,7 @@ from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.runs import canonical_order, read_run
 from gdmtl_lib.systems import SYSTEMS
 
-WORDS = "ice blue glacier river water city king war north south light year day food long old new first the of in".split()
+WORDS = "ice blue glacier river water city king war north south light year day food long old new the of in".split()
 
 
 def collection_of(queries=7, passages=40, longest=30):

@@ -312,14 +312,13 @@ def test_another_training_in_the_folder_is_refused(finished, changes, arguments,
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_the_device_and_the_order_of_rows_are_no_difference(finished):
-    """Rounding aside, what is trained does not depend on where, nor on how the rows of a run stand."""
+def test_the_order_of_rows_and_the_device_are_no_difference(finished, monkeypatch):
+    """The training is found finished when each query's candidates are given worst first, and on any device."""
     checkpoint, folder = finished
-    shuffled = candidates_of(collection_of()).iloc[::-1]
-    in_order = pd.concat(group for _, group in shuffled.groupby("query_id", sort=False))
-    by_query = in_order.set_index("query_id").loc[candidates_of(collection_of())["query_id"].unique()].reset_index()
-    train = Training(checkpoint, validated=True)
-    _, history = train(folder, candidates=by_query, settings={"device": "auto"} if not torch.cuda.is_available() else {})
+    monkeypatch.setattr(training, "pick_device", lambda name: torch.device("cpu"))
+    worst_first = CANDIDATES.sort_values("score")
+    by_query = worst_first.set_index("query_id").loc[CANDIDATES["query_id"].unique()].reset_index()
+    _, history = Training(checkpoint, validated=True)(folder, candidates=by_query, settings={"device": "cuda"})
     assert len(history) == 6
 
 
@@ -352,8 +351,8 @@ def test_accumulated_parts_give_the_losses_of_the_whole_batch(name, steady_bert_
 
 @pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER])
 def test_two_processes_give_the_losses_of_one(name, steady_bert_folder, tmp_path):
-    """Through torchrun, of which the last batch gives two and one instance to its processes, and with parts, of which
-    one is empty then; the second call finds the training finished."""
+    """Through torchrun, each process in two parts. The last batch has three instances: one part is empty. The second
+    call finds the training finished."""
     toy = collection_of()
     write_folder(toy, tmp_path / "toy")
     train = Training(steady_bert_folder, name, validated=True, collection=gdmtl.load_collection(tmp_path / "toy"))
@@ -614,7 +613,8 @@ def test_fresh_heads_start_from_the_frequencies_of_their_tokens(toy_bert_folder,
     # Trained heads are no longer fresh: a second training goes on from them.
     states.clear()
     collection = collection_of()
-    gdmtl.train(load_model(tmp_path / "checkpoint"), collection, candidates_of(collection), settings_of(), tmp_path / "b")
+    trained = load_model(tmp_path / "checkpoint")
+    gdmtl.train(trained, collection, candidates_of(collection), settings_of(), tmp_path / "b")
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
 
 
@@ -705,8 +705,8 @@ CANDIDATES = candidates_of(collection_of())
                 "train": split_of("t", 11, 1), "dev": Split(frame_of({"v0": "ice"})),
             }),
             {"validation": CANDIDATES.assign(query_id="v0").head(1)},
-            "collection 'toy' has no judgments of the validation's queries: validate on another split, or train without "
-            "validation",
+            "collection 'toy' has no judgments of the validation's queries: validate on another split, or train "
+            "without validation",
         ),
         (None, {"processes": 0}, "processes must be at least 1, found 0"),
         (
