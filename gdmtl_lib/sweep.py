@@ -97,6 +97,10 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
             f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
         )
     values = {key: _plain(value) for key, value in (_OPTIONAL | dict(values)).items()}
+    if isinstance(values["seeds"], list):
+        values["seeds"] = [_number(seed, "int") for seed in values["seeds"]]
+    if isinstance(values["splits"], dict):
+        values["splits"] = {split: _number(level, "int") for split, level in values["splits"].items()}
     for key, annotation in _TYPES.items():
         _check(name, key, values[key], annotation)
     if not values["splits"] or not values["systems"] or not values["seeds"]:
@@ -161,8 +165,8 @@ def _training_parameters(name: str, system: str, common: dict, own: dict, known:
 
 
 def _number(value: object, annotation: str) -> object:
-    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and `--config` takes
-    what stands in braces for one."""
+    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and `--config`
+    takes whatever stands in brackets for one."""
     if not isinstance(value, str):
         return value
     if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):

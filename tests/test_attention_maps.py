@@ -249,7 +249,7 @@ def test_a_masked_target_is_blind_to_what_is_written(toys):
     mixed, masked = (
         build_sequence(model, "query_generation", PASSAGE, QUERY, mask=m) for m in ("mixed", "mlm")
     )
-    assert prefix_effect(model, masked) == 0
+    assert prefix_effect(model, masked) < 1e-6
     assert 1e-4 < prefix_effect(model, mixed) <= 1
 
 

@@ -109,6 +109,12 @@ def test_numbers_that_yaml_takes_for_texts(value, annotation, number):
     assert found == number and type(found) is type(number)
 
 
+def test_numbers_that_snakemake_takes_for_texts(values):
+    """`--config seeds=[0,1]` arrives as texts."""
+    config = read(values | {"seeds": ["0", "3"], "splits": {"dev": "2"}})
+    assert config.seeds == [0, 3] and config.splits == {"dev": 2}
+
+
 @pytest.mark.parametrize("name", ["smoke", "sample"])
 def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(name):
     config = sweep.read_config(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), name, PROJECT)
