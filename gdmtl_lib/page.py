@@ -104,7 +104,8 @@ def _cell(value: str) -> str:
 def _figure(folder: Path, path: Path) -> str:
     return (
         f"<figure><h3>{_title(path, folder)}{_links(folder, path, path.with_suffix('.pdf'))}</h3>"
-        f'<img src="{_link(folder, path)}" alt="{_title(path, folder)}" loading="lazy"></figure>'
+        # Twice the screen's resolution: shown at half their size in pixels, and sharp.
+        f'<img srcset="{_link(folder, path)} 2x" alt="{_title(path, folder)}" loading="lazy"></figure>'
     )
 
 

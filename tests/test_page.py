@@ -35,7 +35,7 @@ def test_every_figure_table_and_notebook_is_linked_and_every_link_leads_somewher
     page = write_page(folder)
     assert page == folder / "index.html"
     text = page.read_text()
-    linked = {unquote(link) for link in re.findall(r'(?:href|src)="([^"]+)"', text)}
+    linked = {unquote(link) for link in re.findall(r'(?:href|srcset)="([^" ]+)(?: 2x)?"', text)}
     assert all((folder / link).is_file() for link in linked)
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert there - linked == {"config.json", "index.html", "gdmtl/seed0/training_curves.png"}
