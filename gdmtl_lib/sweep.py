@@ -18,6 +18,7 @@ from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 
@@ -236,14 +237,24 @@ class Job:
             return False
 
     def execute(self) -> None:
-        """Run the job and write its stamp, in place of those of earlier inputs."""
+        """Run the job and write its stamp, in place of those of earlier inputs.
+
+        Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
+        """
         self.stamp.parent.mkdir(parents=True, exist_ok=True)
-        for stale in self.stamp.parent.glob(f"{self.name}.*"):
-            stale.unlink()
-        made = {os.path.relpath(path, self.folder): _state(path) for path in sorted(self.run())}
-        unfinished = self.stamp.with_name(f".{self.stamp.name}")
-        unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.stamp)
+        with open(self.stamp.with_name(f".{self.name}.lock"), "a+", encoding="utf-8") as lock:
+            if not _locked(lock):
+                lock.seek(0)
+                raise RuntimeError(f"{self.name} is being run already, by process {lock.read()}: let it end, or end it")
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            for stale in self.stamp.parent.glob(f"{self.name}.*"):
+                stale.unlink()
+            made = {os.path.relpath(path, self.folder): _state(path) for path in sorted(self.run())}
+            unfinished = self.stamp.with_name(f".{self.stamp.name}")
+            unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            os.replace(unfinished, self.stamp)
 
 
 def _state(path: Path) -> str | int:
@@ -485,21 +496,28 @@ def _gpus(given: Mapping) -> Iterator[None]:
     if not groups:
         yield
         return
-    import fcntl
-
     with ExitStack() as stack:
-        for group in [*groups, groups[0]]:
+        for group in groups:
             name = re.sub(r"[^\w-]", "-", group)
-            lock = stack.enter_context(open(Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock", "w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock"
+            lock = stack.enter_context(open(path, "w"))
+            if _locked(lock):
                 break
-            except BlockingIOError:
-                continue
-        else:  # all are in use, by another sweep: wait for the first
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        else:  # all are in use, by another sweep
+            _locked(lock, wait=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = group
         yield
+
+
+def _locked(file: IO, wait: bool = False) -> bool:
+    """Lock an open file, until it is closed or its process ends. Without waiting, False where another has locked it."""
+    import fcntl  # not on Windows, where the rest of this module is read all the same
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -291,7 +291,15 @@ def test_a_job_that_fails_leaves_no_stamp(tmp_path):
     job = sweep.Job("name", "a" * 64, tmp_path, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job.execute()
-    assert list(job.stamp.parent.iterdir()) == []
+    assert list(job.stamp.parent.glob("name*")) == []
+
+
+def test_a_job_that_is_being_run_is_not_run_twice(job):
+    again = []
+    outer = dataclasses.replace(job, run=lambda: again.append(pytest.raises(RuntimeError, job.execute)) or job.run())
+    outer.execute()
+    assert str(again[0].value) == f"name is being run already, by process {os.getpid()}: let it end, or end it"
+    job.execute()  # and when it has ended, it can be
 
 
 def test_preparing_forgets_the_jobs_whose_files_have_gone(values):
