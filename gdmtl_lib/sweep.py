@@ -477,9 +477,9 @@ def _notebook(config: Config, name: str) -> Path:
 
 
 def _code(config: Config, notebook: str) -> str:
-    """Hash of what a notebook says, whatever its metadata."""
+    """Hash of a notebook's code, whatever its prose and metadata."""
     cells = json.loads(_notebook(config, notebook).read_text(encoding="utf-8"))["cells"]
-    return _hash([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
+    return _hash(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
 
 
 def _hash(value: object) -> str:
@@ -537,7 +537,9 @@ def main(arguments: list[str] | None = None) -> int:
         if job is None:
             raise RuntimeError(f"the inputs of {chosen.stamp} have changed since the sweep was started: start it again")
         job.execute()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, OSError) as error:
+        if not isinstance(error, RuntimeError):  # which is a sentence of our own already
+            error = f"{chosen.stamp.rpartition('.')[0]} failed. {type(error).__name__}: {error}"
         print("", error, *getattr(error, "__notes__", []), "", sep="\n", file=sys.stderr, flush=True)
         return 1
     return 0

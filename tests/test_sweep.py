@@ -210,19 +210,28 @@ def test_a_changed_judgment_repeats_what_reads_it(copied, values):
     assert {"rerank_bert_seed0_cast", "02_collection_and_candidates"} | EVALUATE <= repeated
 
 
-def test_a_changed_notebook_repeats_itself_and_what_follows(copied, values):
+def edit(notebook, change):
+    content = json.loads(notebook.read_text())
+    change(content)
+    notebook.write_text(json.dumps(content))
+
+
+def test_changed_code_of_a_notebook_repeats_it_and_what_follows(copied, values):
     path = copied / "notebooks" / "04_rerank_and_evaluate.ipynb"
-    assert changed_in(copied, values, lambda: path.write_text(path.read_text().replace("Re-rank,", "Rerank,"))) == EVALUATE
+    change = lambda content: content["cells"][-1].update(source=["1 + 1"])  # noqa: E731
+    assert changed_in(copied, values, lambda: edit(path, change)) == EVALUATE
 
 
-def test_a_notebooks_metadata_is_nothing(copied, values):
-    def change():
+def test_a_notebooks_prose_and_metadata_are_nothing(copied, values):
+    def change(content):
+        content["metadata"]["language_info"] = {"name": "python", "version": "3.99"}
+        content["cells"][0]["source"] = ["# Another title"]
+
+    def change_all():
         for path in (copied / "notebooks").glob("*.ipynb"):
-            content = json.loads(path.read_text())
-            content["metadata"]["language_info"] = {"name": "python", "version": "3.99"}
-            path.write_text(json.dumps(content))
+            edit(path, change)
 
-    assert changed_in(copied, values, change) == set()
+    assert changed_in(copied, values, change_all) == set()
 
 
 def test_changed_weights_in_a_local_folder_train_again(copied, values, toy_bert_folder):
@@ -399,6 +408,15 @@ def test_a_job_whose_inputs_changed_meanwhile_does_not_run(values, capsys, monke
     assert capsys.readouterr().err.strip() == (
         "the inputs of train_bert_seed0.0123456789abcdef have changed since the sweep was started: start it again"
     )
+
+
+def test_a_re_ranking_that_fails_says_so_in_a_sentence(values, capsys, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    job = next(job for job in sweep.prepare(read(values)) if job.name == "rerank_bert_seed0_cast")
+    assert sweep.main([str(Path(read(values).folder) / "config.json"), job.stamp.name]) == 1
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("rerank_bert_seed0_cast failed. FileNotFoundError: ")
+    assert printed.endswith("train it with notebook 03") and "\n" not in printed
 
 
 # ---- GPUs
