@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import ir_measures
 import numpy as np
 import pandas as pd
 
-from gdmtl_lib.runs import canonical_order, of_judged_queries, validate_qrels
+from gdmtl_lib.runs import canonical_order, of_judged_queries, validate_qrels, write_lines
 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
 PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)")
@@ -113,9 +112,8 @@ def effectiveness_table(values_by_system: Mapping[str, pd.DataFrame]) -> pd.Data
 
 
 def write_values(values: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Write per-query values as CSV, exactly."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    values.to_csv(path, index=False)
+    """Write per-query values as CSV, exactly; a file that was there stays whole until the new one is."""
+    write_lines(path, [values.to_csv(index=False)])
 
 
 def read_values(path: str | os.PathLike) -> pd.DataFrame:

@@ -7,6 +7,7 @@ needs no random state to go on, and any machine draws the same.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ class TrainingInstances:
         # A passage that stands twice in a list would be drawn twice as often.
         validate_run(candidates if "score" in candidates else candidates.assign(score=0.0))
         self.number_of_negatives, self.seed = negatives, seed
+        self.order = lru_cache(maxsize=1)(self._order)  # asked for at every step of an epoch
         relevant = qrels[qrels["relevance"] > 0]
         known = set(candidates["query_id"].unique())
         query_ids = nested_sample([q for q in relevant["query_id"].unique() if q in known], fraction)
@@ -70,7 +72,7 @@ class TrainingInstances:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> np.ndarray:
         """The order of the instances in an epoch."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 

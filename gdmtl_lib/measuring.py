@@ -17,7 +17,7 @@ from .evaluation import PAPER_NAMES, evaluate, read_values, write_values
 from .first_stage import bm25_candidates
 from .notebook import indexes_folder
 from .results import Results
-from .runs import write_run
+from .runs import frame_hash, write_run
 from .systems import FIRST_STAGE
 
 
@@ -108,22 +108,12 @@ def file_hash(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def frame_hash(frame: pd.DataFrame) -> str:
-    """SHA-256 of a frame's columns and rows, in their order."""
-    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
-
-
 def _keep(
     folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made_from: Mapping | None = None
 ) -> None:
     paths = _paths(folder, split)
     write_run(run, paths[0], tag=tag)
-    unfinished = paths[1].with_name(f".{paths[1].name}.{os.getpid()}.unfinished")
-    try:
-        write_values(values, unfinished)
-        os.replace(unfinished, paths[1])
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_values(values, paths[1])
     if made_from:
         kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
         (folder / f"run.{split}.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

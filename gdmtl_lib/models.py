@@ -28,7 +28,6 @@ from .checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from .inputs import InputBuilder, PackedBatch, PaddedBatch
 from .systems import System, get_system
 
-CONFIG_KEY = "gdmtl"
 SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible
 
 
@@ -253,7 +252,7 @@ def load_model(folder: str | os.PathLike):
     if missing:
         raise ValueError(f"{folder} is not a checkpoint folder: it has no {' and no '.join(missing)}")
     try:
-        described = CONFIG_KEY in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described = "gdmtl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is not valid JSON: {error}") from None
     if not described:

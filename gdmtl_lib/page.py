@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from .systems import LABELS
+from .systems import FIRST_STAGE, LABELS
 
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = ("effectiveness", "differences", "seeds", "collection", "candidate")
@@ -69,7 +69,7 @@ def _facts(config: dict) -> str:
         "collection": config["collection"],
         "trained on": config["train_split"],
         "measured on": ", ".join(f"{split} (relevant from grade {level})" for split, level in config["splits"].items()),
-        "systems": ", ".join(LABELS[system] for system in ["bm25", *config["systems"]]),
+        "systems": ", ".join(LABELS[system] for system in [FIRST_STAGE, *config["systems"]]),
         "seeds": ", ".join(map(str, config["seeds"])),
         "candidates a query": config["depth"],
     }

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .comparison import NOT_RETRIEVED, area_under_roc
 from .evaluation import PAPER_NAMES
 from .runs import of_judged_queries
-from .systems import LABELS
+from .systems import FIRST_STAGE, LABELS
 
 STYLE = {
     "figure.dpi": 110,
@@ -419,7 +419,7 @@ def effectiveness(
         y = np.arange(len(systems))
         for axis, measure in zip(axes.flat, measures):
             rows_of = table[table["measure"] == measure].set_index("system").loc[systems]
-            start = rows_of["mean"].get("bm25", 0.0)
+            start = rows_of["mean"].get(FIRST_STAGE, 0.0)
             colours = [SYSTEM_COLOURS[system] for system in systems]
             axis.axvline(rows_of["mean"][baseline], color=SYSTEM_COLOURS[baseline], linewidth=0.8, linestyle="--")
             axis.hlines(y, start, rows_of["mean"], color=colours, linewidth=1.6)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .devices import DTYPES, pick_device, pick_precision
 from .inputs import pack
-from .runs import canonical_order, validate_run, write_run
+from .runs import canonical_order, frame_hash, validate_run, write_run
 
 CHUNK_PAIRS = 4096
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
@@ -55,8 +55,13 @@ def rerank(
     budget = batch_tokens or BATCH_TOKENS[torch_device.type]
     partial = None
     if output is not None:
-        key = {"model": fingerprint_of(model), "candidates": frame_hash(candidates), "texts": collection.fingerprint()}
-        key |= {"precision": precision, "chunk_pairs": CHUNK_PAIRS}
+        key = {
+            "model": fingerprint_of(model),
+            "candidates": frame_hash(candidates[["query_id", "doc_id"]]),
+            "texts": collection.fingerprint(),
+            "precision": precision,
+            "chunk_pairs": CHUNK_PAIRS,
+        }
         partial = _Partial(Path(f"{os.fspath(output)}.partial"), key)
     done = partial.chunks if partial else {}
     parts = []
@@ -136,14 +141,15 @@ def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iter
 
 def _chunks(candidates: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Whole queries, about CHUNK_PAIRS pairs at a time."""
-    rows = []
+    groups, pairs = [], 0
     for _, group in candidates.groupby("query_id", sort=False):
-        rows.append(group)
-        if sum(map(len, rows)) >= CHUNK_PAIRS:
-            yield pd.concat(rows)
-            rows = []
-    if rows:
-        yield pd.concat(rows)
+        groups.append(group)
+        pairs += len(group)
+        if pairs >= CHUNK_PAIRS:
+            yield pd.concat(groups)
+            groups, pairs = [], 0
+    if groups:
+        yield pd.concat(groups)
 
 
 def fingerprint_of(model) -> str:
@@ -153,12 +159,6 @@ def fingerprint_of(model) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().float().cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def frame_hash(frame: pd.DataFrame) -> str:
-    """SHA-256 of a run's or of judgments' ids, with the grades of the latter, in their order."""
-    columns = [name for name in ("query_id", "doc_id", "relevance") if name in frame]
-    return hashlib.sha256(frame[columns].to_csv(index=False).encode()).hexdigest()
 
 
 class _Partial:

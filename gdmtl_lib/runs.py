@@ -11,6 +11,7 @@ canonical order here, trec_eval's, and everything that reads or writes ranks use
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -142,7 +143,7 @@ def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") ->
     run = canonical_order(run)
     rows = zip(*(run[column].tolist() for column in ("query_id", "doc_id", "rank", "score")), strict=True)
     # Nine significant digits tell any two float32 apart, also when a reader goes through float64.
-    _write_lines(path, (f"{query} Q0 {doc} {rank} {score:.9g} {tag}\n" for query, doc, rank, score in rows))
+    write_lines(path, (f"{query} Q0 {doc} {rank} {score:.9g} {tag}\n" for query, doc, rank, score in rows))
 
 
 def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
@@ -184,7 +185,7 @@ def write_qrels(qrels: pd.DataFrame, path: str | os.PathLike) -> None:
     """
     validate_qrels(qrels)
     rows = zip(qrels["query_id"], qrels["doc_id"], qrels["relevance"], strict=True)
-    _write_lines(path, (f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
+    write_lines(path, (f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
 
 
 def _ordered(run: pd.DataFrame) -> pd.DataFrame:
@@ -289,6 +290,11 @@ def _read_lines(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, li
         ) from None
 
 
+def frame_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of a frame's columns and rows, in their order."""
+    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
+
+
 def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
     # Python also reads "1_000" and other scripts' digits, which no TREC tool does.
     if text.isascii() and "_" not in text:
@@ -299,7 +305,8 @@ def _number(kind: type, text: str, expected: str, path: str | os.PathLike, numbe
     raise ValueError(f"{path}, line {number}: expected {expected}, found {text!r}")
 
 
-def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Write texts, as they are, to a file that is replaced only when all of them are written; gzip for `.gz`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")

@@ -26,10 +26,11 @@ from . import __version__
 from .collections import Collection, load_collection
 from .evaluation import effectiveness_table, read_values
 from .first_stage import bm25_candidates
-from .measuring import file_hash, frame_hash, measure_system
+from .measuring import file_hash, measure_system
 from .notebook import check_value, indexes_folder, notebook_parameters, unknown_name
 from .page import write_page
 from .results import Results
+from .runs import frame_hash
 from .settings import TrainingSettings
 from .systems import FIRST_STAGE, LABELS, SYSTEMS, system_name
 

@@ -27,8 +27,8 @@ from .joint import JointLoss
 from .launch import run_job, write_job
 from .losses import generation_cross_entropy
 from .models import load_model
-from .reranking import fingerprint_of, frame_hash, rerank
-from .runs import canonical_order
+from .reranking import fingerprint_of, rerank
+from .runs import canonical_order, frame_hash
 from .settings import TrainingSettings
 from .training_folder import Progress, TrainingFolder
 
@@ -344,7 +344,7 @@ class _Training:
         validation = None
         if self.validation is not None:
             validation = {
-                "candidates": frame_hash(self.validation),
+                "candidates": frame_hash(self.validation[["query_id", "doc_id"]]),
                 "qrels": frame_hash(self.validation_qrels),
                 "relevance_level": self.relevance_level,
             }
@@ -353,7 +353,7 @@ class _Training:
             "settings": settings,
             "collection": self.collection.fingerprint(),
             "initial_weights": fingerprint_of(self.model),
-            "candidates": frame_hash(self.candidates),
+            "candidates": frame_hash(self.candidates[["query_id", "doc_id"]]),
             "qrels": frame_hash(self.qrels),
             "validation": validation,
         }
