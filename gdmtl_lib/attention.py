@@ -63,18 +63,25 @@ def packed_attention(
             )
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
+    rows = query.split([span.end - span.start for span in spans], dim=2)
+    keys, values = _columns(key, spans), _columns(value, spans)
     outputs = [
         F.scaled_dot_product_attention(
-            query[:, :, span.start : span.end],
-            key[:, :, span.key_start : span.key_end],
-            value[:, :, span.key_start : span.key_end],
-            _bottom_right_causal(span, query.device) if span.causal else None,
-            dropout,
-            scale=scaling,
+            row, key, value, _bottom_right_causal(span, query.device) if span.causal else None, dropout, scale=scaling
         )
-        for span in spans
+        for row, key, value, span in zip(rows, keys, values, spans)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _columns(states: Tensor, spans: list[Span]) -> list[Tensor]:
+    """What each span attends to. Cut once at every boundary and joined again where a span covers several pieces:
+    the gradient of a slice is as large as the whole row, so slices would cost the square of the batch."""
+    cuts = sorted({0, states.shape[2], *(span.key_start for span in spans), *(span.key_end for span in spans)})
+    pieces = states.split([end - start for start, end in zip(cuts, cuts[1:])], dim=2)
+    at = {cut: number for number, cut in enumerate(cuts)}
+    chosen = [pieces[at[span.key_start] : at[span.key_end]] for span in spans]
+    return [piece[0] if len(piece) == 1 else torch.cat(piece, dim=2) for piece in chosen]
 
 
 def _bottom_right_causal(span: Span, device) -> Tensor:

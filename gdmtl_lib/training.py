@@ -125,7 +125,7 @@ class _Training:
             self._load_kept_weights()
             return self.folder.history()
         self.joint = JointLoss(self.model, self.settings).to(accelerator.device)
-        optimizer = torch.optim.AdamW(parameter_groups(self.joint, self.settings), betas=(0.9, 0.999))
+        optimizer = torch.optim.AdamW(parameter_groups(self.joint, self.settings), betas=(0.9, 0.999), fused=True)
         progress = self.folder.load(self.joint, optimizer)
         if progress.step == 0:
             self._start_fresh_heads()
