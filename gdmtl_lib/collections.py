@@ -9,7 +9,8 @@ from typing import NoReturn
 
 import pandas as pd
 
-from gdmtl_lib.formats import IrdsPassages, Split, open_irds, read_folder, read_squad, read_wikiqa
+from gdmtl_lib.formats import Split, read_folder, read_squad, read_wikiqa
+from gdmtl_lib.irds import IrdsPassages, open_irds
 
 KINDS = {
     "sample": "the embedded collection",

@@ -52,9 +52,9 @@ def training_curves(history: pd.DataFrame, title: str = "Does it learn, and whic
     """
     tasks = [task for task in TASK_LABELS if f"{task}_loss" in history]
     learned = [task for task in tasks if f"sigma2_{task}" in history]
-    panels = len(tasks) + bool(learned) + 1
+    count = len(tasks) + bool(learned) + 1
     with plt.rc_context(STYLE):
-        figure, axes = new_figure(1, panels, figsize=(3.1 * panels, 2.8))
+        figure, axes = new_figure(1, count, figsize=(3.1 * count, 2.8))
         window = max(1, len(history) // 20)
         for axis, task in zip(axes, tasks):
             loss, colour = history[f"{task}_loss"], TASK_COLOURS[task]
@@ -116,7 +116,7 @@ def score_distributions(
     areas = {system: area_under_roc(run, qrels, relevance_level) for system, run in runs.items()}
     relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]].assign(relevant=True)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(len(runs) + (len(runs) > 1))
+        figure, axes = panels(len(runs) + (len(runs) > 1))
         for axis, (system, run) in zip(axes, runs.items()):
             labelled = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
             is_relevant = labelled["relevant"].notna()
@@ -137,7 +137,7 @@ def score_distributions(
             axis.scatter(list(areas.values()), labels, color=[SYSTEM_COLOURS[system] for system in areas], zorder=3)
             axis.set(title="area under the ROC curve", xlabel="0.5: none told apart · 1: all")
             axis.set(xlim=(min(0.5, *areas.values()) - 0.02, 1.02), ylim=(len(areas) - 0.5, -0.5))
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -163,7 +163,7 @@ def win_tie_loss(
         axis.set(ylim=(len(table) - 0.5, -0.5), xlim=(0, left.max()), xlabel=f"queries, by {_written(measure)}")
         axis.grid(visible=False)
         axis.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, handlelength=1)
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -183,7 +183,7 @@ def query_deltas(
         marked: the row of a query to point at.
     """
     with plt.rc_context(STYLE):
-        figure, axes = _panels(len(deltas), sharey=True)
+        figure, axes = panels(len(deltas), sharey=True)
         for axis, (system, table) in zip(axes, deltas.items()):
             difference = table["difference"].to_numpy()
             x = np.arange(1, len(difference) + 1)
@@ -200,9 +200,9 @@ def query_deltas(
             if marked is not None:
                 axis.plot(marked + 1, difference[marked], "v", color="black", markersize=6)
         axes[0].set(ylim=(-1.02, 1.02))
-        for axis in axes[:: _columns(len(deltas))]:
+        for axis in axes[:: columns_of(len(deltas))]:
             axis.set_ylabel(f"{_written(measure)} minus {LABELS[baseline]}'s")
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -227,7 +227,7 @@ def rank_shifts(
     # The last bar stands apart: it is no rank.
     y = np.append(np.arange(depth), depth + 0.6)
     with plt.rc_context(STYLE):
-        figure, axes = _panels(len(shifts), height=max(2.6, 1.4 + 0.19 * depth), sharex=True, sharey=True)
+        figure, axes = panels(len(shifts), height=max(2.6, 1.4 + 0.19 * depth), sharex=True, sharey=True)
         reach = 1
         for axis, (system, table) in zip(axes, shifts.items()):
             label = table["rank"].where(table["rank"].isin(labels), NOT_RETRIEVED)
@@ -246,9 +246,9 @@ def rank_shifts(
         axes[0].set_yticks(y[named], [labels[n] for n in named])
         axes[0].set(xlim=(-1.08 * reach, 1.08 * reach), ylim=(depth + 1.2, -0.6))
         axes[0].xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
-        for axis in axes[:: _columns(len(shifts))]:
+        for axis in axes[:: columns_of(len(shifts))]:
             axis.set_ylabel("rank")
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -294,106 +294,7 @@ def categories(
             for edge in range(len(names) - 1):
                 axis.axhline(edge + 0.5, color="#e6e6e6", linewidth=0.7)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(systems), 5))
-        _suptitle(figure, title)
-    return figure
-
-
-def text_lengths(lengths: Mapping[str, np.ndarray], title: str = "How long are the texts?") -> Figure:
-    """Histograms of the number of words, a panel for each kind of text, with the median; the longest hundredth is
-    gathered in the last bar.
-
-    lengths: words of each text, int [n], by kind.
-    """
-    with plt.rc_context(STYLE):
-        figure, axes = _panels(len(lengths))
-        for axis, (kind, words) in zip(axes, lengths.items()):
-            last = max(int(np.quantile(words, 0.99)), int(words.min()) + 1)
-            width = max(1, (last - int(words.min())) // 25)
-            edges = np.arange(words.min(), last + width + 1, width) - 0.5
-            axis.hist(np.minimum(words, last), edges, color=SPLIT_COLOURS[0], edgecolor="white", linewidth=0.4)
-            median = float(np.median(words))
-            axis.axvline(median, color="black", linewidth=1, linestyle="--")
-            axis.annotate(
-                f"median {median:g}", (median, 0.97), (4, 0), xycoords=("data", "axes fraction"),
-                textcoords="offset points", va="top", fontsize=9,
-            )  # fmt: skip
-            axis.set(title=f"{len(words):,} {kind}", xlabel="words", ylim=(0, axis.get_ylim()[1] * 1.12))
-            axis.grid(visible=False, axis="x")
-        _suptitle(figure, title)
-    return figure
-
-
-def category_shares(
-    table: pd.DataFrame, paper: Mapping[str, float], title: str = "What do the queries ask for?"
-) -> Figure:
-    """The share of the queries of each category, with the paper's (MS MARCO dev) as a mark.
-
-    table: what `overview.category_shares` returns, per cent. paper: the paper's shares by category, per cent.
-    """
-    with plt.rc_context(STYLE):
-        figure, axis = new_figure(figsize=(6.2, 0.9 + 0.5 * len(table)))
-        height = 0.8 / len(table.columns)
-        y = np.arange(len(table))
-        for number, (split, colour) in enumerate(zip(table, SPLIT_COLOURS)):
-            axis.barh(y - 0.4 + height * (number + 0.5), table[split], height * 0.9, color=colour, label=split)
-        known = [(place, paper[name]) for place, name in enumerate(table.index) if name in paper]
-        if known:
-            places, shares = zip(*known)
-            axis.scatter(shares, places, marker="D", s=32, facecolor="white", edgecolor="black", zorder=3,
-                         label="MS MARCO (paper, Table 5)")  # fmt: skip
-        axis.set_yticks(y, [str(name).capitalize() for name in table.index])
-        axis.invert_yaxis()
-        axis.set(xlabel="% of the queries")
-        axis.grid(visible=False, axis="y")
-        axis.legend(loc="lower right")
-        _suptitle(figure, title)
-    return figure
-
-
-def judgment_grades(table: pd.DataFrame, title: str = "How are passages judged?") -> Figure:
-    """How many judgments of each grade a query has, a bar for each split, the darker the more relevant.
-
-    table: what `overview.grade_counts` returns.
-    """
-    with plt.rc_context(STYLE):
-        figure, axis = new_figure(figsize=(6.2, 1.2 + 0.45 * len(table)))
-        shades = plt.get_cmap("Blues")(np.linspace(0.15, 0.95, len(table.columns))) if len(table.columns) > 1 else ["#08306b"]
-        left = np.zeros(len(table))
-        for grade, shade in zip(table, shades):
-            axis.barh(np.arange(len(table)), table[grade], 0.65, left, color=shade, edgecolor="white", label=f"grade {grade}")
-            left += table[grade].to_numpy()
-        axis.set_yticks(np.arange(len(table)), table.index)
-        axis.invert_yaxis()
-        axis.set(xlabel="judged passages a query")
-        axis.grid(visible=False, axis="y")
-        figure.legend(loc="outside lower center", ncols=min(len(table.columns), 5))
-        _suptitle(figure, title)
-    return figure
-
-
-def recall_by_depth(
-    curves: Mapping[str, np.ndarray], depth: int, title: str = "How much can a re-ranker still find?"
-) -> Figure:
-    """The share of relevant passages among the first k candidates, a line for each split.
-
-    curves: recall for k from 1, float [k], by split. depth: how many candidates are re-ranked; marked.
-    """
-    with plt.rc_context(STYLE):
-        figure, axis = new_figure(figsize=(6.2, 3.4))
-        for (split, recall), colour in zip(curves.items(), SPLIT_COLOURS):
-            ranks = np.arange(1, len(recall) + 1)
-            at = min(depth, len(recall))
-            axis.plot(ranks, recall, color=colour, label=f"{split}: {recall[at - 1]:.3f} at {at}")
-            axis.plot(at, recall[at - 1], "o", color=colour, markersize=5)
-        axis.axvline(depth, color="black", linewidth=0.8, linestyle=":")
-        axis.annotate("re-ranked", (depth, 0.02), (-4, 0), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", rotation=90, ha="right", fontsize=8)  # fmt: skip
-        axis.set(xscale="log", ylim=(0, 1.02), xlabel="candidates a query", ylabel="recall")
-        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= max(map(len, curves.values()))]
-        axis.set_xticks(ticks, [f"{k:,}" for k in ticks])
-        axis.minorticks_off()
-        axis.legend(loc="lower right")
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -438,7 +339,7 @@ def effectiveness(
         axes[0, 0].set_yticks(y, [LABELS[system] for system in systems])
         for axis in list(axes.flat)[len(measures):]:
             axis.remove()
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -470,7 +371,7 @@ def differences(
             axis.tick_params(axis="y", length=0)
             axis.grid(visible=False, axis="y")
         axes[0, 0].set_yticks(y, [LABELS[system] for system in systems])
-        _suptitle(figure, title)
+        suptitle(figure, title)
     return figure
 
 
@@ -482,14 +383,14 @@ def new_figure(*args, **kwargs) -> tuple[Figure, plt.Axes | np.ndarray]:
     return figure, axes
 
 
-def _columns(panels: int) -> int:
+def columns_of(panels: int) -> int:
     """Panels side by side: at most five, and rows of like length."""
     return ceil(panels / ceil(panels / 5))
 
 
-def _panels(count: int, height: float = 2.7, **shared: bool) -> tuple[Figure, list]:
+def panels(count: int, height: float = 2.7, **shared: bool) -> tuple[Figure, list]:
     """A figure with so many panels, in rows; the axes in reading order. Shared axes keep their labels."""
-    columns = _columns(count)
+    columns = columns_of(count)
     rows = ceil(count / columns)
     width = 4.2 if columns == 1 else 2.9
     figure, axes = new_figure(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **shared)
@@ -501,7 +402,7 @@ def _panels(count: int, height: float = 2.7, **shared: bool) -> tuple[Figure, li
     return figure, axes[:count]
 
 
-def _suptitle(figure: Figure, title: str) -> None:
+def suptitle(figure: Figure, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gdmtl_lib import sweep
+from gdmtl_lib import sweep, sweep_config
 
 PROJECT = Path(__file__).parent.parent
 CONFIGS = PROJECT / "papermill_runs" / "configs"
@@ -27,11 +27,11 @@ def values(tmp_path):
 
 
 def read(values):
-    return sweep.read_config(values, "test", PROJECT)
+    return sweep_config.read_config(values, "test", PROJECT)
 
 
 def keys(values, project=PROJECT):
-    return {job.name: job.key for job in sweep.jobs(sweep.read_config(values, "test", project))}
+    return {job.name: job.key for job in sweep.jobs(sweep_config.read_config(values, "test", project))}
 
 
 # ---- configs
@@ -44,7 +44,7 @@ def test_a_config_is_resolved(values, tmp_path):
         "bert": {"epochs": 2, "learning_rate": 1e-4}, "gdmtl_plus": {"epochs": 1, "learning_rate": 1e-4},
     }  # fmt: skip
     assert config.folder == str(tmp_path / "test")
-    assert sweep.Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert sweep_config.Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_results_go_to_papermill_runs_unless_told_otherwise(values):
@@ -105,7 +105,7 @@ def test_what_is_missing_is_named(values):
     ],
 )  # fmt: skip
 def test_numbers_that_yaml_takes_for_texts(value, annotation, number):
-    found = sweep._number(value, annotation)
+    found = sweep_config._number(value, annotation)
     assert found == number and type(found) is type(number)
 
 
@@ -117,7 +117,7 @@ def test_numbers_that_snakemake_takes_for_texts(values):
 
 @pytest.mark.parametrize("name", ["smoke", "sample"])
 def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(name):
-    config = sweep.read_config(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), name, PROJECT)
+    config = sweep_config.read_config(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), name, PROJECT)
     assert config.systems == SYSTEMS
     assert config.splits == {"dev": 1, "cast": 2}
     assert len(sweep.jobs(config)) == 1 + 2 * len(SYSTEMS) + 2
@@ -125,7 +125,7 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(n
 
 def test_the_config_for_wikiqa_lacks_nothing_but_its_folder():
     values = yaml.safe_load((CONFIGS / "wikiqa.yaml").read_text())
-    config = sweep.read_config(values | {"collection": "wikiqa:somewhere"}, "wikiqa", PROJECT)
+    config = sweep_config.read_config(values | {"collection": "wikiqa:somewhere"}, "wikiqa", PROJECT)
     assert (config.systems, config.seeds, config.depth) == (["bert", "gdmtl"], [0, 1, 2], 50)
     with pytest.raises(FileNotFoundError, match="somewhere"):
         sweep.jobs(config)
@@ -314,7 +314,7 @@ def test_a_job_that_is_being_run_is_not_run_twice(job):
 def test_preparing_forgets_the_jobs_whose_files_have_gone(values):
     [first, *_] = sweep.prepare(read(values))
     folder = Path(read(values).folder)
-    assert sweep.Config(**json.loads((folder / "config.json").read_text())) == read(values)
+    assert sweep_config.Config(**json.loads((folder / "config.json").read_text())) == read(values)
     first.stamp.write_text(json.dumps({"figures/gone.png": "there"}))
     sweep.prepare(read(values))
     assert not first.stamp.exists()

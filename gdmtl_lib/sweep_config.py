@@ -1,0 +1,179 @@
+"""What a sweep is asked to do: a config, checked before anything runs."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .notebook import check_value, notebook_parameters, unknown_name
+from .settings import TrainingSettings
+from .systems import FIRST_STAGE, SYSTEMS, system_name
+
+TRAINING = "03_train"
+# What a notebook can be given by the sweep; it gets those of them that it declares.
+SET_BY_SWEEP = {
+    "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
+    "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """A sweep, checked: what `papermill_runs/configs/<name>.yaml` says.
+
+    name: of the config, and of the folder its results go to.
+    collection: as `load_collection` takes it. train_split: to learn from.
+    splits: what to re-rank and measure, in this order, with the lowest grade that counts as relevant. The first one is
+        the validation split.
+    systems, seeds: what to train, in this order. baseline: what significance is tested against.
+    depth: candidates a query. parameters: those of 03_train for each system.
+    folder: where the results go. project: the folder with `notebooks`.
+    """
+
+    name: str
+    collection: str
+    train_split: str
+    splits: dict[str, int]
+    systems: list[str]
+    seeds: list[int]
+    baseline: str
+    depth: int
+    parameters: dict[str, dict]
+    folder: str
+    project: str
+
+
+_TYPES = {
+    "collection": "str", "train_split": "str", "splits": "dict", "systems": "list[str]", "seeds": "list[int]",
+    "baseline": "str", "depth": "int", "parameters": "dict", "overrides": "dict", "results": "str",
+}  # fmt: skip
+_OPTIONAL = {"parameters": {}, "overrides": {}, "results": None}
+
+
+def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
+    """Check a config before anything runs.
+
+    values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
+        `results` is the folder that gets the results folder, `papermill_runs` unless given.
+    name: the config's. project: the folder with `notebooks` and `papermill_runs`.
+
+    Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
+    missing, of the wrong type or impossible.
+    """
+    project = Path(project).resolve()
+    for key in values:
+        if key not in _TYPES:
+            raise ValueError(f"config {name}: {unknown_name('key', key, _TYPES, 'a config has')}")
+    if missing := [key for key in _TYPES if key not in values and key not in _OPTIONAL]:
+        raise ValueError(
+            f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
+        )
+    values = {key: _plain(value) for key, value in (_OPTIONAL | dict(values)).items()}
+    if isinstance(values["seeds"], list):
+        values["seeds"] = [_number(seed, "int") for seed in values["seeds"]]
+    if isinstance(values["splits"], dict):
+        values["splits"] = {split: _number(level, "int") for split, level in values["splits"].items()}
+    for key, annotation in _TYPES.items():
+        _check(name, key, values[key], annotation)
+    if not values["splits"] or not values["systems"] or not values["seeds"]:
+        raise ValueError(f"config {name}: expected at least one of each of splits, systems and seeds")
+    if values["depth"] < 1 or min(values["seeds"]) < 0:
+        raise ValueError(
+            f"config {name}: expected a depth of 1 or more and seeds of 0 or more, "
+            f"found depth {values['depth']} and seeds {values['seeds']}"
+        )
+    for split, level in values["splits"].items():
+        if not isinstance(split, str) or not isinstance(level, int) or isinstance(level, bool) or level < 1:
+            raise ValueError(
+                f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
+                f"found {split!r}: {level!r}"
+            )
+    systems = [_system(name, system) for system in values["systems"]]
+    baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
+    if baseline not in (FIRST_STAGE, *systems):
+        raise ValueError(f"config {name}: baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")
+    for key, found in (("systems", systems), ("seeds", values["seeds"])):
+        if len(set(found)) < len(found):
+            raise ValueError(f"config {name}: expected each of {key} once, found {', '.join(map(str, found))}")
+    overrides = {_system(name, system): given for system, given in values["overrides"].items()}
+    if unused := set(overrides) - set(systems):
+        raise ValueError(f"config {name}: overrides for {', '.join(sorted(unused))}, which systems does not list")
+    known = notebook_parameters(project / "notebooks" / f"{TRAINING}.ipynb")
+    return Config(
+        name=name, systems=systems, baseline=baseline, project=str(project),
+        parameters={
+            system: _training_parameters(name, system, values["parameters"], overrides.get(system) or {}, known)
+            for system in systems
+        },
+        folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
+        **{key: values[key] for key in ("collection", "train_split", "splits", "seeds", "depth")},
+    )  # fmt: skip
+
+
+def _training_parameters(name: str, system: str, common: dict, own: dict, known: dict) -> dict:
+    given = {}
+    for where, parameters in (("parameters", common), (f"overrides of {system}", own)):
+        _check(name, where, parameters, "dict")
+        for parameter, value in parameters.items():
+            if parameter in SET_BY_SWEEP:
+                raise ValueError(
+                    f"config {name}, {where}: {parameter} is set by the sweep; a config has {', '.join(_TYPES)}"
+                )
+            if parameter not in known:
+                raise ValueError(
+                    f"config {name}, {where}: "
+                    + unknown_name("parameter", parameter, [p for p in known if p not in SET_BY_SWEEP], "03_train has")
+                )
+            annotation, _ = known[parameter]
+            value = _number(value, annotation)
+            _check(name, f"{where}: {parameter}", value, annotation)
+            given[parameter] = value
+    settings = {parameter: default for parameter, (_, default) in known.items()} | given
+    try:
+        TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
+    except ValueError as error:
+        raise ValueError(f"config {name}, {system}: {error}") from None
+    return given
+
+
+def _number(value: object, annotation: str) -> object:
+    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and `--config`
+    takes whatever stands in brackets for one."""
+    if not isinstance(value, str):
+        return value
+    if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
+    return float(value) if "float" in annotation and is_number else value
+
+
+def _system(name: str, system: object) -> str:
+    try:
+        found = system_name(system)
+    except ValueError:
+        found = ""
+    if found not in SYSTEMS:
+        raise ValueError(
+            f"config {name}: {unknown_name('system', system, SYSTEMS, 'expected some of')} "
+            f"({FIRST_STAGE} is always there)"
+        )
+    return found
+
+
+def _check(name: str, key: str, value: object, annotation: str) -> None:
+    if key == "results" and value is None:
+        return
+    if annotation == "dict":
+        if not isinstance(value, dict):
+            raise ValueError(f"config {name}: {key} must be a mapping, found {value!r}")
+        return
+    try:
+        check_value(key, value, annotation)
+    except ValueError as error:
+        raise ValueError(f"config {name}: {error}") from None
+
+
+def _plain(value: object) -> object:
+    """Ordered and other mappings as dicts, for comparing and for JSON."""
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
