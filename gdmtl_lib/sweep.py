@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +35,17 @@ from .sweep_config import TRAINING, Config
 from .systems import FIRST_STAGE, LABELS, SYSTEMS
 
 OVERVIEW = "02_collection_and_candidates"
-# The notebooks that look at results, and on which splits of the config.
-ANALYSES = {"04_rerank_and_evaluate": "every"}
+# The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
+# `categories`, all at `once`, from the validation split to `another`; or at which of its studies.
+ANALYSES = {
+    "04_rerank_and_evaluate": "every",
+    "05_score_distributions": "every",
+    "06_win_tie_loss": "every",
+    "07_rank_shifts": "every",
+    "08_query_categories": "categories",
+    "01_attention_masks": "once",
+}
+STUDIES: dict[str, str] = {}
 PAGE = "page"
 LARGE = 16 * 2**20  # bytes; of larger files a stamp keeps the size alone
 
@@ -100,6 +109,43 @@ def _state(path: Path) -> str | int:
     return size if size > LARGE else file_hash(path)
 
 
+@dataclass(frozen=True)
+class Training:
+    """One execution of 03_train.
+
+    name: unique in the sweep. title: what its progress is called. home: where it goes, `<results>/<system>/seed<k>` or
+    `<results>/studies/<study>/<variant>/<system>/seed<k>`. given: the notebook's parameters.
+    """
+
+    name: str
+    title: str
+    system: str
+    seed: int
+    home: Path
+    given: dict
+
+
+def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
+    """The trainings of the config's systems, or those of one of its studies."""
+    folder, validation = Path(config.folder), next(iter(config.splits))
+    seeds, variants = config.seeds, {"": config.parameters}
+    if study:
+        folder = folder / "studies" / study
+        seeds, variants = config.studies[study]["seeds"], config.studies[study]["variants"]
+    for seed in seeds:
+        for variant, parameters in variants.items():
+            for system in parameters:
+                home = folder / variant / system / f"seed{seed}"
+                given = parameters[system] | {
+                    "model": system, "collection": config.collection, "train_split": config.train_split,
+                    "validation_split": validation, "relevance_level": config.splits[validation],
+                    "depth": config.depth, "seed": seed, "output_dir": str(home),
+                }  # fmt: skip
+                name = "_".join(filter(None, (study, variant, system, f"seed{seed}")))
+                title = f"{LABELS[system]}, seed {seed}" + (f", {study} {variant}" if study else "")
+                yield Training(name, title, system, seed, home, given)
+
+
 def jobs(config: Config) -> list[Job]:
     """All steps of a sweep, each after those it needs, the cheapest first.
 
@@ -109,14 +155,23 @@ def jobs(config: Config) -> list[Job]:
     collection = load_collection(config.collection)
     splits = [config.train_split, *config.splits]
     data = {split: _split_hash(collection, split) for split in dict.fromkeys(splits)}
-    if any("answer_generation" in SYSTEMS[system].tasks for system in config.systems):
+    every = [*trainings(config), *(each for study in config.studies for each in trainings(config, study))]
+    if any("answer_generation" in SYSTEMS[training.system].tasks for training in every):
         collection.answers(config.train_split)  # refuses where there are none
-    folder = Path(config.folder)
+    folder, validation = Path(config.folder), next(iter(config.splits))
+    compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
+    away = [split for split in config.splits if split != validation][-1:]
     parameters = {
         "collection": config.collection, "train_split": config.train_split, "splits": list(config.splits),
         "relevance_levels": list(config.splits.values()), "depth": config.depth, "results_dir": config.folder,
-        "systems": [name for name in LABELS if name in (FIRST_STAGE, *config.systems)], "baseline": config.baseline,
+        "systems": compared, "baseline": config.baseline, "system": _compared_with(config.baseline, compared),
+        "split": validation, "relevance_level": config.splits[validation],
+    } | {
+        name: value for split in away
+        for name, value in (("transfer_split", split), ("transfer_relevance_level", config.splits[split]))
     }  # fmt: skip
+    fingerprint, weights = collection.fingerprint(), cache(_weights)
+    defaults = {name: default for name, (_, default) in notebook_parameters(_notebook(config, TRAINING)).items()}
 
     def analysis(notebook: str, split: str | None, needs: list[Job]) -> Job:
         given = parameters if split is None else parameters | {"split": split, "relevance_level": config.splits[split]}
@@ -125,32 +180,45 @@ def jobs(config: Config) -> list[Job]:
         key = _hash([_code(config, notebook), given, data, [need.key for need in needs]])
         return Job(name, key, folder, partial(_analyse, config, notebook, name, given), tuple(needs))
 
-    defaults = {name: default for name, (_, default) in notebook_parameters(_notebook(config, TRAINING)).items()}
-    validation = next(iter(config.splits))
+    def train(training: Training, measured: Sequence[tuple[str, int, Job]] | None) -> Job:
+        settings = defaults | training.given
+        inputs = _hash([__version__, fingerprint, data[config.train_split],
+                        *_decides_training(settings, data[validation], weights(settings["checkpoint"]))])  # fmt: skip
+        key = _hash([inputs, settings, data[validation], _code(config, TRAINING)])
+        run = partial(_train, config, training, inputs, measured)
+        return Job(f"train_{training.name}", key, folder, run, gpus=training.given.get("processes", 1))
+
     made = [analysis(OVERVIEW, None, [])]
     # Filled while the jobs are made; each has what was measured before it when it runs.
     measured: dict[str, list[tuple[str, int, Job]]] = {split: [] for split in config.splits}
-    for seed in config.seeds:
-        for system in config.systems:
-            given = _parameters_of(config, system, seed)
-            inputs = _hash([__version__, collection.fingerprint(), data[config.train_split],
-                            *_decides_training(defaults | given, data[validation])])  # fmt: skip
-            key = _hash([inputs, defaults | given, data[validation], _code(config, TRAINING)])
-            gpus = given.get("processes", 1)
-            run = partial(_train, config, system, seed, inputs, measured[validation])
-            training = Job(f"train_{system}_seed{seed}", key, folder, run, gpus=gpus)
-            made.append(training)
-            measured[validation].append((system, seed, training))
-            for split, level in list(config.splits.items())[1:]:
-                key = _hash([training.key, data[split], level])
-                run = partial(_rerank, config, system, seed, split, measured[split])
-                reranking = Job(f"rerank_{system}_seed{seed}_{split}", key, folder, run, (training,), gpus)
-                made.append(reranking)
-                measured[split].append((system, seed, reranking))
+    for each in trainings(config):
+        made.append(training := train(each, measured[validation]))
+        measured[validation].append((each.system, each.seed, training))
+        for split, level in list(config.splits.items())[1:]:
+            key = _hash([training.key, data[split], level])
+            run = partial(_rerank, config, each, split, measured[split])
+            made.append(Job(f"rerank_{each.name}_{split}", key, folder, run, (training,), training.gpus))
+            measured[split].append((each.system, each.seed, made[-1]))
     for notebook, which in ANALYSES.items():
-        for split in config.splits if which == "every" else [validation]:
-            made.append(analysis(notebook, split, [job for _, _, job in measured[split]]))
+        looked_at = {
+            "every": list(config.splits), "validation": [validation], "once": [None], "another": [None] * len(away),
+            "categories": [split for split in config.splits if "category" in collection.queries(split)],
+        }  # fmt: skip
+        for split in looked_at[which]:
+            needed = measured if which == "another" else {split or validation: measured[split or validation]}
+            made.append(analysis(notebook, split, [job for found in needed.values() for _, _, job in found]))
+    for study in config.studies:
+        of_study = [train(each, None) for each in trainings(config, study)]
+        made += of_study
+        if study in STUDIES:
+            made.append(analysis(STUDIES[study], None, [*(job for _, _, job in measured[validation]), *of_study]))
     return made
+
+
+def _compared_with(baseline: str, systems: Sequence[str]) -> str:
+    """The system that a notebook about one pair puts beside the baseline: GDMTL, or the last one where it cannot be."""
+    others = [system for system in systems if system != baseline]
+    return "gdmtl" if "gdmtl" in others else others[-1]
 
 
 def prepare(config: Config) -> list[Job]:
@@ -180,15 +248,14 @@ def visible_gpus() -> list[str]:
 
 
 def _train(
-    config: Config, system: str, seed: int, inputs: str, measured: Sequence[tuple[str, int, Job]]
+    config: Config, training: Training, inputs: str, measured: Sequence[tuple[str, int, Job]] | None
 ) -> list[Path]:
-    given = _parameters_of(config, system, seed)
-    folder = Path(given["output_dir"])
+    folder, split = training.home, training.given["validation_split"]
     record = folder / "inputs.json"
     # A training of other inputs that the sweep itself made is replaced. One that somebody else made never is: there
     # `train` says what differs. What is left of an interrupted training of these inputs goes on.
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["inputs"] != inputs:
-        print(f"{system}, seed {seed}: its inputs have changed, it is trained anew", flush=True)
+        print(f"{training.title}: its inputs have changed, it is trained anew", flush=True)
         outdated = folder.with_name(f".{folder.name}.outdated")
         shutil.rmtree(outdated, ignore_errors=True)
         folder.rename(outdated)
@@ -198,18 +265,20 @@ def _train(
         record.write_text(json.dumps({"inputs": inputs}) + "\n", encoding="utf-8")
     from .executing import execute_notebook  # slow to import, and planning does without
 
-    title = f"{LABELS[system]}, seed {seed}"
-    with _gpus(given):
+    with _gpus(training.given):
         try:
-            execute_notebook(_notebook(config, TRAINING), folder / f"{TRAINING}.ipynb", given, config.project, title)
+            execute_notebook(
+                _notebook(config, TRAINING), folder / f"{TRAINING}.ipynb", training.given, config.project, training.title
+            )
         except RuntimeError as error:
             if "holds another training" in str(error):
                 error.add_note(f"  the sweep keeps what it did not make: move {folder} away, and start it again")
             raise
-    _show_so_far(config, given["validation_split"], measured, (system, seed))
+    if measured is not None:
+        _show_so_far(config, split, measured, (training.system, training.seed))
     return [
         path for path in folder.rglob("*")
-        if path.is_file() and path.name != "timing.csv" and not _is_of_another_split(path, given["validation_split"])
+        if path.is_file() and path.name != "timing.csv" and not _is_of_another_split(path, split)
     ]  # fmt: skip
 
 
@@ -218,18 +287,16 @@ def _is_of_another_split(path: Path, split: str) -> bool:
 
 
 def _rerank(
-    config: Config, system: str, seed: int, split: str, measured: Sequence[tuple[str, int, Job]]
+    config: Config, training: Training, split: str, measured: Sequence[tuple[str, int, Job]]
 ) -> list[Path]:
-    given = _parameters_of(config, system, seed)
-    folder = Path(given["output_dir"])
-    collection = load_collection(config.collection)
+    collection, folder = load_collection(config.collection), training.home
     candidates = bm25_candidates(collection, split, depth=config.depth, index_dir=indexes_folder())
-    with _gpus(given):
+    with _gpus(training.given):
         measure_system(
-            folder, collection, candidates, split, config.splits[split], given.get("device", "auto"),
+            folder, collection, candidates, split, config.splits[split], training.given.get("device", "auto"),
             progress=sys.stderr.isatty(),
         )
-    _show_so_far(config, split, measured, (system, seed))
+    _show_so_far(config, split, measured, (training.system, training.seed))
     return [folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv", folder / f"run.{split}.json"]
 
 
@@ -270,7 +337,7 @@ def _show_so_far(
     print(f"\n{config.collection}, {split}, so far:\n{table.to_string()}\n", flush=True)
 
 
-def _decides_training(settings: Mapping, validation: str) -> list:
+def _decides_training(settings: Mapping, validation: str, weights: str | None) -> list:
     """Those of 03_train's parameters and data that change what is trained, not only what is shown of it."""
     if settings["validate_every_epoch"]:
         left_out = set()
@@ -278,16 +345,7 @@ def _decides_training(settings: Mapping, validation: str) -> list:
         left_out, validation = {"validation_split", "relevance_level"}, ""
     left_out |= {"output_dir", "resume", "device", "processes", "collection"}
     kept = {name: value for name, value in settings.items() if name not in left_out}
-    return [kept, validation, _weights(settings["checkpoint"])]
-
-
-def _parameters_of(config: Config, system: str, seed: int) -> dict:
-    validation, level = next(iter(config.splits.items()))
-    return config.parameters[system] | {
-        "model": system, "collection": config.collection, "train_split": config.train_split,
-        "validation_split": validation, "relevance_level": level, "depth": config.depth, "seed": seed,
-        "output_dir": str(Path(config.folder) / system / f"seed{seed}"),
-    }  # fmt: skip
+    return [kept, validation, weights]
 
 
 def _split_hash(collection: Collection, split: str) -> str:

@@ -28,6 +28,8 @@ class Config:
         the validation split.
     systems, seeds: what to train, in this order. baseline: what significance is tested against.
     depth: candidates a query. parameters: those of 03_train for each system.
+    studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
+        name, the parameters of 03_train for each system.
     folder: where the results go. project: the folder with `notebooks`.
     """
 
@@ -40,22 +42,25 @@ class Config:
     baseline: str
     depth: int
     parameters: dict[str, dict]
+    studies: dict[str, dict]
     folder: str
     project: str
 
 
 _TYPES = {
     "collection": "str", "train_split": "str", "splits": "dict", "systems": "list[str]", "seeds": "list[int]",
-    "baseline": "str", "depth": "int", "parameters": "dict", "overrides": "dict", "results": "str",
+    "baseline": "str", "depth": "int", "parameters": "dict", "overrides": "dict", "studies": "dict",
+    "results": "str",
 }  # fmt: skip
-_OPTIONAL = {"parameters": {}, "overrides": {}, "results": None}
+_OPTIONAL = {"parameters": {}, "overrides": {}, "studies": {}, "results": None}
+_STUDY = {"systems": "list[str]", "seeds": "list[int]", "variants": "dict"}
 
 
 def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
     """Check a config before anything runs.
 
     values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
-        `results` is the folder that gets the results folder, `papermill_runs` unless given.
+        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`; `results` is the folder that gets the results folder, `papermill_runs` unless given.
     name: the config's. project: the folder with `notebooks` and `papermill_runs`.
 
     Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
@@ -70,8 +75,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
             f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
         )
     values = {key: _plain(value) for key, value in (_OPTIONAL | dict(values)).items()}
-    if isinstance(values["seeds"], list):
-        values["seeds"] = [_number(seed, "int") for seed in values["seeds"]]
+    values["seeds"] = _numbers(values["seeds"])
     if isinstance(values["splits"], dict):
         values["splits"] = {split: _number(level, "int") for split, level in values["splits"].items()}
     for key, annotation in _TYPES.items():
@@ -89,31 +93,88 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
                 f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
                 f"found {split!r}: {level!r}"
             )
-    systems = [_system(name, system) for system in values["systems"]]
+    systems = _systems(name, values["systems"])
     baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
     if baseline not in (FIRST_STAGE, *systems):
         raise ValueError(f"config {name}: baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")
-    for key, found in (("systems", systems), ("seeds", values["seeds"])):
-        if len(set(found)) < len(found):
-            raise ValueError(f"config {name}: expected each of {key} once, found {', '.join(map(str, found))}")
+    _check_once(name, "seeds", values["seeds"])
     overrides = {_system(name, system): given for system, given in values["overrides"].items()}
-    if unused := set(overrides) - set(systems):
-        raise ValueError(f"config {name}: overrides for {', '.join(sorted(unused))}, which systems does not list")
     known = notebook_parameters(project / "notebooks" / f"{TRAINING}.ipynb")
+
+    def parameters_of(some: list[str], variant: str = "", differ: dict | None = None) -> dict[str, dict]:
+        return {
+            system: _training_parameters(name, system, known, {
+                "parameters": values["parameters"], f"overrides of {system}": overrides.get(system) or {},
+                variant: {} if differ is None else differ,
+            })
+            for system in some
+        }  # fmt: skip
+
+    studies = {}
+    for study, given in values["studies"].items():
+        where = f"{name}, study {study}"
+        chosen, seeds, variants = _read_study(where, study, given)
+        studies[study] = {
+            "systems": chosen, "seeds": seeds,
+            "variants": {
+                variant: parameters_of(chosen, f"variant {variant} of {study}", differ)
+                for variant, differ in variants.items()
+            },
+        }  # fmt: skip
+    trained = {*systems, *(system for study in studies.values() for system in study["systems"])}
+    if unused := set(overrides) - trained:
+        raise ValueError(f"config {name}: overrides for {', '.join(sorted(unused))}, which systems does not list")
     return Config(
-        name=name, systems=systems, baseline=baseline, project=str(project),
-        parameters={
-            system: _training_parameters(name, system, values["parameters"], overrides.get(system) or {}, known)
-            for system in systems
-        },
-        folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
+        name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
+        studies=studies, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
         **{key: values[key] for key in ("collection", "train_split", "splits", "seeds", "depth")},
     )  # fmt: skip
 
 
-def _training_parameters(name: str, system: str, common: dict, own: dict, known: dict) -> dict:
+def _read_study(where: str, study: object, given: object) -> tuple[list[str], list[int], dict]:
+    """A study's systems, seeds and variants, checked."""
+    _check_folder(where, "a study", study)
+    _check(where, "it", given, "dict")
+    if set(given) != set(_STUDY):
+        raise ValueError(f"config {where}: expected {', '.join(_STUDY)}, found {', '.join(map(str, given)) or 'nothing'}")
+    given = given | {"seeds": _numbers(given["seeds"])}
+    for key, annotation in _STUDY.items():
+        _check(where, key, given[key], annotation)
+        if not given[key]:
+            raise ValueError(f"config {where}: expected at least one of each of {', '.join(_STUDY)}, found no {key}")
+    _check_once(where, "seeds", given["seeds"])
+    for variant in given["variants"]:
+        _check_folder(where, "a variant", variant)
+    return _systems(where, given["systems"]), given["seeds"], given["variants"]
+
+
+def _check_folder(where: str, what: str, name: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"config {where}: {what} is the name of a folder, of letters, digits, '.', '-' and '_'; "
+            f"found {name!r}" + ("" if isinstance(name, str) else ": put it into quotes")
+        )
+
+
+def _check_once(where: str, key: str, found: list) -> None:
+    if len(set(found)) < len(found):
+        raise ValueError(f"config {where}: expected each of {key} once, found {', '.join(map(str, found))}")
+
+
+def _systems(where: str, names: list[str]) -> list[str]:
+    systems = [_system(where, name) for name in names]
+    _check_once(where, "systems", systems)
+    return systems
+
+
+def _numbers(seeds: object) -> object:
+    return [_number(seed, "int") for seed in seeds] if isinstance(seeds, list) else seeds
+
+
+def _training_parameters(name: str, system: str, known: dict, parts: dict[str, dict]) -> dict:
+    """One system's parameters of 03_train. parts: what is given, by where it stands; later ones win."""
     given = {}
-    for where, parameters in (("parameters", common), (f"overrides of {system}", own)):
+    for where, parameters in parts.items():
         _check(name, where, parameters, "dict")
         for parameter, value in parameters.items():
             if parameter in SET_BY_SWEEP:

@@ -56,7 +56,7 @@ def test_results_go_to_papermill_runs_unless_told_otherwise(values):
     ("change", "message"),
     [
         ({"colection": "x"}, "config test: unknown key 'colection' (did you mean 'collection'?): a config has collection, "
-         "train_split, splits, systems, seeds, baseline, depth, parameters, overrides, results"),
+         "train_split, splits, systems, seeds, baseline, depth, parameters, overrides, studies, results"),
         ({"seeds": None}, "config test: seeds must be list[int], found None (NoneType)"),
         ({"seeds": 3}, "config test: seeds must be list[int], found 3 (int)"),
         ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
@@ -120,7 +120,9 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(n
     config = sweep_config.read_config(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), name, PROJECT)
     assert config.systems == SYSTEMS
     assert config.splits == {"dev": 1, "cast": 2}
-    assert len(sweep.jobs(config)) == 1 + 2 * len(SYSTEMS) + 2
+    names = [job.name for job in sweep.jobs(config)]
+    assert names[1:17] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
+    assert len(names) == len(set(names))
 
 
 def test_the_config_for_wikiqa_lacks_nothing_but_its_folder():
@@ -140,7 +142,9 @@ def test_every_job_stands_after_what_it_needs_and_first_systems_come_first(value
         "02_collection_and_candidates",
         "train_bert_seed0", "rerank_bert_seed0_cast", "train_gdmtl_plus_seed0", "rerank_gdmtl_plus_seed0_cast",
         "train_bert_seed1", "rerank_bert_seed1_cast", "train_gdmtl_plus_seed1", "rerank_gdmtl_plus_seed1_cast",
-        "04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast",
+        "04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast", "05_score_distributions_dev",
+        "05_score_distributions_cast", "06_win_tie_loss_dev", "06_win_tie_loss_cast", "07_rank_shifts_dev",
+        "07_rank_shifts_cast", "08_query_categories_dev", "01_attention_masks",
     ]  # fmt: skip
     for place, job in enumerate(jobs):
         assert all(need in jobs[:place] for need in job.needs)
@@ -155,6 +159,11 @@ def changed(values, **change):
 
 
 EVALUATE = {"04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast"}
+ANALYSES = {"08_query_categories_dev", "01_attention_masks"} | {
+    f"{name}_{split}"
+    for name in ("04_rerank_and_evaluate", "05_score_distributions", "06_win_tie_loss", "07_rank_shifts")
+    for split in ("dev", "cast")
+}
 BERT = {"train_bert_seed0", "train_bert_seed1", "rerank_bert_seed0_cast", "rerank_bert_seed1_cast"}
 
 
@@ -163,13 +172,13 @@ def test_the_same_config_gives_the_same_jobs(values):
 
 
 def test_a_changed_learning_rate_repeats_that_system_and_what_follows(values):
-    assert changed(values, overrides={"bert": {"epochs": 2, "learning_rate": 2e-4}}) == BERT | EVALUATE
+    assert changed(values, overrides={"bert": {"epochs": 2, "learning_rate": 2e-4}}) == BERT | ANALYSES
 
 
 def test_another_seed_adds_jobs(values):
     values["seeds"] = [0]
     new = {name for name in BERT if "seed1" in name}
-    assert changed(values, seeds=[0, 1]) == new | {name.replace("bert", "gdmtl_plus") for name in new} | EVALUATE
+    assert changed(values, seeds=[0, 1]) == new | {name.replace("bert", "gdmtl_plus") for name in new} | ANALYSES
 
 
 def test_another_grade_measures_again(values):
@@ -179,7 +188,51 @@ def test_another_grade_measures_again(values):
 
 
 def test_another_baseline_repeats_the_analyses_alone(values):
-    assert changed(values, baseline="gdmtl_plus") == EVALUATE
+    assert changed(values, baseline="gdmtl_plus") == ANALYSES - {"01_attention_masks"}
+
+
+STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}
+
+
+def test_a_study_trains_its_variants_after_everything_else_on_the_validation_split(values, tmp_path):
+    config = read(values | {"studies": {"size": STUDY}})
+    assert config.studies["size"]["variants"] == {
+        "half": {"gdmtl": {"epochs": 1, "learning_rate": 1e-4, "train_fraction": 0.5}},
+        "all": {"gdmtl": {"epochs": 1, "learning_rate": 1e-4}},
+    }
+    assert sweep_config.Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert [job.name for job in sweep.jobs(config)][-2:] == ["train_size_half_gdmtl_seed3", "train_size_all_gdmtl_seed3"]
+    assert changed(values, studies={"size": STUDY}) == {"train_size_half_gdmtl_seed3", "train_size_all_gdmtl_seed3"}
+    [half, _] = sweep.trainings(config, "size")
+    assert half.home == tmp_path / "test" / "studies" / "size" / "half" / "gdmtl" / "seed3"
+    assert half.given["output_dir"] == str(half.home) and half.title == "GDMTL, seed 3, size half"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"systems": []}, "config test, study size: expected at least one of each of systems, seeds, variants, found no systems"),
+        ({"seeds": [1, "1"]}, "config test, study size: expected each of seeds once, found 1, 1"),
+        ({"variants": ["half"]}, "config test, study size: variants must be a mapping, found ['half']"),
+        ({"variants": {0.5: {}}}, "config test, study size: a variant is the name of a folder, of letters, digits, '.', '-' "
+         "and '_'; found 0.5: put it into quotes"),
+        ({"variants": {"../x": {}}}, "config test, study size: a variant is the name of a folder, of letters, digits, '.', "
+         "'-' and '_'; found '../x'"),
+        ({"variants": {"half": {"train_fractoin": 0.5}}}, "config test, variant half of size: unknown parameter "
+         "'train_fractoin' (did you mean 'train_fraction'?): 03_train has "),
+        ({"variants": {"half": {"train_fraction": 1.5}}}, "config test, gdmtl: train_fraction must be more than 0 and at most 1"),
+        ({"system": ["bert"]}, "config test, study size: expected systems, seeds, variants, found systems, seeds, variants, system"),
+    ],
+)  # fmt: skip
+def test_a_wrong_study_is_refused_in_a_sentence(values, change, message):
+    with pytest.raises(ValueError) as error:
+        read(values | {"studies": {"size": STUDY | change}})
+    assert str(error.value).startswith(message)
+
+
+def test_a_notebook_about_one_pair_gets_gdmtl_or_the_last_system():
+    assert sweep._compared_with("bert", ["bm25", "bert", "gdmtl", "gdmtl_plus"]) == "gdmtl"
+    assert sweep._compared_with("gdmtl", ["bm25", "bert", "gdmtl"]) == "bert"
 
 
 @pytest.fixture
@@ -371,7 +424,7 @@ def test_a_training_is_given_its_parameters_and_listed(training, capsys):
 def test_a_training_of_other_inputs_makes_room(training, capsys):
     training()
     training(parameters={"epochs": 2})
-    assert "bert, seed 0: its inputs have changed, it is trained anew" in capsys.readouterr().out
+    assert "BERT, seed 0: its inputs have changed, it is trained anew" in capsys.readouterr().out
     assert json.loads((training.folder / "bert/seed0/settings.json").read_text())["epochs"] == 2
 
 
