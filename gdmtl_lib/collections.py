@@ -9,8 +9,9 @@ from typing import NoReturn
 
 import pandas as pd
 
-from gdmtl_lib.formats import Split, read_folder, read_squad, read_wikiqa
+from gdmtl_lib.formats import Split, read_folder, read_sentences, read_squad, read_wikiqa
 from gdmtl_lib.irds import IrdsPassages, open_irds
+from gdmtl_lib.sampling import SampledSplits, split_name
 
 KINDS = {
     "sample": "the embedded collection",
@@ -18,6 +19,7 @@ KINDS = {
     "irds:<id>": "a data set of ir_datasets",
     "wikiqa:<folder>": "WikiQA as it is distributed",
     "squad:<file>.json": "a file in SQuAD's format",
+    "sentences:<folder>": "sentences and the questions they answer, src-<split>.txt and tgt-<split>.txt",
 }
 
 _NOTHING = {
@@ -47,6 +49,11 @@ class Collection:
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""
         return tuple(self._splits)
+
+    def sampled(self, sizes: Mapping[str, int]) -> "Collection":
+        """The same collection with a fixed sample of some splits' queries. sizes: how many, by split."""
+        asked = "&".join(f"{split}={size}" for split, size in sizes.items())
+        return Collection(f"{self.name}?{asked}", self._passages, SampledSplits(self._splits, sizes))
 
     def queries(self, split: str) -> pd.DataFrame:
         """Columns query_id, text, and category and session where the collection has them."""
@@ -174,8 +181,9 @@ def load_collection(
     """Open a collection.
 
     Args:
-        name: `sample` (the embedded one), a folder, `irds:<ir_datasets id>`, `wikiqa:<folder>` or
-            `squad:<file>.json`.
+        name: `sample` (the embedded one), a folder, `irds:<ir_datasets id>`, `wikiqa:<folder>`,
+            `squad:<file>.json` or `sentences:<folder>`. Any of them may end in `?<split>=<n>`, several joined by `&`:
+            of such a split a fixed sample of n queries is kept (`irds:msmarco-passage?dev-small=500`).
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).
         shares: for `squad:` alone, each split's share of the articles
             (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
@@ -187,7 +195,14 @@ def load_collection(
         FileNotFoundError: there is no such folder or file, or the kind is unknown.
         ValueError: a file is malformed; the message names file and line.
     """
-    name = os.fspath(name)
+    name, sizes = split_name(os.fspath(name))
+    collection = _load(name, seed, shares)
+    for split in sizes:
+        collection.queries(split)  # refuses an unknown one
+    return collection.sampled(sizes) if sizes else collection
+
+
+def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Collection:
     kind, colon, rest = name.partition(":")
     if kind != "squad" and (seed is not None or shares is not None):
         raise ValueError(
@@ -202,6 +217,8 @@ def load_collection(
     if colon and kind == "squad":
         shares = {"train": 0.8, "dev": 0.1, "test": 0.1} if shares is None else shares
         return Collection(name, *read_squad(Path(rest).expanduser(), seed or 0, shares))
+    if colon and kind == "sentences":
+        return Collection(name, *read_sentences(Path(rest).expanduser()))
     folder = Path(name).expanduser()
     if not folder.is_dir():
         known = "; ".join(f"{form} ({meaning})" for form, meaning in KINDS.items())

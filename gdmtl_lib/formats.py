@@ -1,4 +1,4 @@
-"""Readers: a collection folder, WikiQA's and SQuAD's own files. Each gives passages and splits.
+"""Readers: a collection folder, WikiQA's, SQuAD's and question generation's own files. Each gives passages and splits.
 
 Files are UTF-8, a byte-order mark and Windows line ends are accepted, and `.gz` may follow every file's name.
 Whatever is wrong in a file is refused with its name and line, before anything is computed from it.
@@ -238,6 +238,57 @@ def read_squad(path: Path, seed: int, shares: Mapping[str, float]) -> tuple[dict
             texts_frame({query_id: answer for query_id, (_, _, answer) in rows.items()}),
         )
         start = end
+    return passages, splits
+
+
+def read_sentences(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
+    """Read the files of question generation (Du, Shao, Cardie 2017): line i of `tgt-<split>.txt` asks about line i of
+    `src-<split>.txt`.
+
+    A sentence that several questions ask about is one passage. A split searches the sentences of its own file.
+
+    Returns:
+        The sentences by `<split>-S<line>`, the line it first stands on, and the splits by name; query ids are
+        `<split>-Q<line>`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it lacks the other file of a split.
+        ValueError: an empty line, or files of different length; the message names file and line.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of sentences {folder}")
+    files: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := re.fullmatch(r"(src|tgt)-(\w+)\.txt(?:\.gz)?", path.name):
+            if match[1] in files.setdefault(match[2], {}):
+                raise ValueError(f"{folder} holds {match[1]}-{match[2]} twice, as .txt and as .txt.gz: keep one of them")
+            files[match[2]][match[1]] = path
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no src-<split>.txt and tgt-<split>.txt, for example src-dev.txt")
+    passages: dict[str, str] = {}
+    splits: dict[str, Split] = {}
+    for name, found in files.items():
+        if missing := {"src", "tgt"} - set(found):
+            [present] = found.values()
+            raise FileNotFoundError(f"{present} has no {missing.pop()}-{name}.txt beside it")
+        sentences, questions = list(_read_lines(found["src"])), list(_read_lines(found["tgt"]))
+        if len(sentences) != len(questions):
+            raise ValueError(
+                f"{found['tgt']} has {len(questions)} lines and {found['src']} has {len(sentences)}: "
+                "line i of one belongs to line i of the other"
+            )
+        home: dict[str, str] = {}  # doc_id by sentence
+        texts: dict[str, str] = {}
+        judgments = []
+        for (number, sentence), (_, question) in zip(sentences, questions):
+            doc_id, query_id = f"{name}-S{number}", f"{name}-Q{number}"
+            _check_entry(f"{found['src']}, line {number}", "id", doc_id, sentence)
+            _check_entry(f"{found['tgt']}, line {number}", "id", query_id, question)
+            doc_id = home.setdefault(sentence, doc_id)
+            passages[doc_id] = sentence
+            texts[query_id] = question
+            judgments.append((query_id, doc_id, 1))
+        splits[name] = Split(texts_frame(texts), qrels_frame(judgments), doc_ids=tuple(home.values()))
     return passages, splits
 
 

@@ -4,8 +4,6 @@ Everything drawn here is a pure function of the seed, the epoch and the query, s
 needs no random state to go on, and any machine draws the same.
 """
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .runs import validate_run
+from .sampling import hashed, nested_sample
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class TrainingInstances:
         self.order = lru_cache(maxsize=1)(self._order)  # asked for at every step of an epoch
         relevant = qrels[qrels["relevance"] > 0]
         known = set(candidates["query_id"].unique())
-        query_ids = nested_sample([q for q in relevant["query_id"].unique() if q in known], fraction)
+        query_ids = [query_id for query_id in relevant["query_id"].unique() if query_id in known]
+        query_ids = nested_sample(query_ids, max(1, round(fraction * len(query_ids))))
         if not query_ids:
             raise ValueError(
                 "no query to train on: none of the candidates' queries has a passage judged relevant; "
@@ -82,7 +82,7 @@ class TrainingInstances:
         query_id, positive, grade = self.pairs[index]
         docs, grades = self._pool[query_id]
         lower = docs[grades < grade]
-        drawn = np.random.default_rng(_hash(self.seed, epoch, query_id, positive)).choice(
+        drawn = np.random.default_rng(hashed(self.seed, epoch, query_id, positive)).choice(
             lower, self.number_of_negatives, replace=len(lower) < self.number_of_negatives
         )
         return Instance(query_id, positive, tuple(drawn))
@@ -90,20 +90,7 @@ class TrainingInstances:
 
 def borrowed(candidates: list, seed: int, epoch: int, query_id: str):
     """The example that stands in for a query without one of its own, drawn by seed, epoch and query."""
-    return candidates[_hash(seed, epoch, query_id, "borrowed") % len(candidates)]
-
-
-def nested_sample(query_ids: Iterable[str], fraction: float) -> list[str]:
-    """The share `fraction` of the queries, at least one, by a hash of their ids: a query that is in the 25% sample
-    is in the 50% sample, on any machine (Section 6.3, Figure 7). The order of the queries is kept."""
-    query_ids = list(query_ids)
-    by_hash = sorted(query_ids, key=lambda query_id: _hash("sample", query_id))
-    kept = set(by_hash[: max(1, round(fraction * len(query_ids)))])
-    return [query_id for query_id in query_ids if query_id in kept]
-
-
-def _hash(*parts) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
+    return candidates[hashed(seed, epoch, query_id, "borrowed") % len(candidates)]
 
 
 def describe_instance(model, collection, candidates: pd.DataFrame, settings) -> pd.DataFrame:

@@ -308,7 +308,8 @@ def test_unknown_name_lists_the_kinds(name):
         f"no collection {name!r}, and no folder of that name; a collection is one of: sample (the embedded "
         "collection); <folder> (a folder with passages.tsv, queries.<split>.tsv, ...); irds:<id> (a data "
         "set of ir_datasets); wikiqa:<folder> (WikiQA as it is distributed); squad:<file>.json (a file in "
-        "SQuAD's format)",
+        "SQuAD's format); sentences:<folder> (sentences and the questions they answer, src-<split>.txt and "
+        "tgt-<split>.txt)",
     )
 
 
@@ -702,3 +703,61 @@ def test_irds_names_of_ms_marco():
     splits = load_collection("irds:msmarco-passage").splits
     assert {"train", "dev-small", "trec-dl-2019-judged"} <= set(splits)
     assert load_collection("irds:msmarco-passage/dev/small").splits == ("dev-small",)
+
+
+# --- sentences and their questions ----------------------------------------------------------------------------
+
+
+def write_sentences(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name.replace('_', '-')}.txt").write_text(text)
+
+
+def test_sentences_rules(tmp_path):
+    write_sentences(tmp_path, src_dev="Ice floats .\nSalt melts it .\nIce floats .\n",
+                    tgt_dev="does ice float ?\nwhat melts ice ?\nwhat floats ?\n",
+                    src_test="Ice floats .\n", tgt_test="why ?\n")  # fmt: skip
+    collection = load_collection(f"sentences:{tmp_path}")
+    assert collection.splits == ("dev", "test")
+    assert dict(collection.passages("dev")) == {"dev-S1": "Ice floats .", "dev-S2": "Salt melts it ."}
+    assert dict(collection.passages("test")) == {"test-S1": "Ice floats ."}
+    assert collection.queries("dev")["query_id"].tolist() == ["dev-Q1", "dev-Q2", "dev-Q3"]
+    assert collection.qrels("dev")["doc_id"].tolist() == ["dev-S1", "dev-S2", "dev-S1"]
+    assert set(collection.qrels("dev")["relevance"]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "message"),
+    [
+        ({}, FileNotFoundError, "{0} holds no src-<split>.txt and tgt-<split>.txt, for example src-dev.txt"),
+        ({"src_dev": "a\n"}, FileNotFoundError, "{0}/src-dev.txt has no tgt-dev.txt beside it"),
+        ({"src_dev": "a\n", "tgt_dev": "b\nc\n"}, ValueError, "{0}/tgt-dev.txt has 2 lines and {0}/src-dev.txt has 1: "
+         "line i of one belongs to line i of the other"),
+        ({"src_dev": "a\n\n", "tgt_dev": "b\nc\n"}, ValueError, "{0}/src-dev.txt, line 2: the text of 'dev-S2' is empty"),
+        ({"src_dev": "a\nb\n", "tgt_dev": "b\n \n"}, ValueError, "{0}/tgt-dev.txt, line 2: the text of 'dev-Q2' is empty"),
+    ],
+)  # fmt: skip
+def test_bad_sentences(tmp_path, files, kind, message):
+    write_sentences(tmp_path, **files)
+    refuses(lambda: load_collection(f"sentences:{tmp_path}"), kind, message.format(tmp_path))
+
+
+def test_missing_sentences(tmp_path):
+    refuses(
+        lambda: load_collection("sentences:/no/such"), FileNotFoundError, "no folder of sentences /no/such"
+    )
+    write_sentences(tmp_path, src_dev="a\n", tgt_dev="b\n")
+    (tmp_path / "src-dev.txt.gz").write_bytes(gzip.compress(b"a\n"))
+    refuses(
+        lambda: load_collection(f"sentences:{tmp_path}"),
+        ValueError,
+        f"{tmp_path} holds src-dev twice, as .txt and as .txt.gz: keep one of them",
+    )
+
+
+@pytest.mark.skipif(not (DATA / "squad-sentences").is_dir(), reason="the SQuAD sentences are not here")
+def test_real_sentences():
+    collection = load_collection(f"sentences:{DATA / 'squad-sentences'}?test=1000")
+    assert len(collection.queries("dev")) == 10_570 and len(collection.queries("test")) == 1000
+    assert sum(1 for _ in collection.doc_ids("dev")) == 6795
+    assert sum(1 for _ in collection.doc_ids("test")) == 6652

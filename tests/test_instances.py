@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import chisquare
 
-from gdmtl_lib.instances import Instance, TrainingInstances, borrowed, nested_sample
+from gdmtl_lib.instances import Instance, TrainingInstances, borrowed
+from gdmtl_lib.sampling import nested_sample
 
 
 def qrels_of(*rows):
@@ -131,22 +132,18 @@ def test_an_epochs_order_is_a_permutation_of_its_own():
     assert np.array_equal(again, orders[2])
 
 
-def test_samples_are_nested():
-    """12.5, 25, 50, 75 and 100% of 40 queries (Figure 7), in the order of the queries."""
+def test_shares_are_nested():
+    """12.5, 25, 50, 75 and 100% of 40 queries (Figure 7)."""
     queries = [f"q{i}" for i in range(40)]
-    samples = [nested_sample(queries, fraction) for fraction in (0.125, 0.25, 0.5, 0.75, 1.0)]
-    assert [len(sample) for sample in samples] == [5, 10, 20, 30, 40]
-    for smaller, larger in zip(samples[:-1], samples[1:], strict=True):
-        assert set(smaller) < set(larger)
-        assert smaller == [query for query in larger if query in smaller]
-    assert samples[-1] == queries
-    assert samples[0] == SAMPLE
-    assert set(nested_sample(reversed(queries), 0.125)) == set(SAMPLE)
-
-
-def test_a_sample_has_at_least_one_query_and_a_full_one_all():
-    assert len(nested_sample(["a", "b", "c"], 0.01)) == 1
-    assert nested_sample(iter(["a", "b", "c"]), 1.0) == ["a", "b", "c"]
+    qrels = qrels_of(*((query, "a", 1) for query in queries))
+    candidates = candidates_of(**dict.fromkeys(queries, "a b"))
+    samples = [
+        [query for query, _, _ in TrainingInstances(qrels, candidates, fraction=fraction).pairs]
+        for fraction in (0.01, 0.125, 0.25, 0.5, 0.75, 1.0)
+    ]
+    assert [len(sample) for sample in samples] == [1, 5, 10, 20, 30, 40]
+    assert all(set(smaller) < set(larger) for smaller, larger in zip(samples[:-1], samples[1:], strict=True))
+    assert set(samples[1]) == set(SAMPLE)
 
 
 def test_a_share_of_the_queries_keeps_all_their_pairs():
@@ -155,7 +152,7 @@ def test_a_share_of_the_queries_keeps_all_their_pairs():
     candidates = candidates_of(**dict.fromkeys(queries, "a b c d"))
     whole = TrainingInstances(qrels, candidates)
     quarter = TrainingInstances(qrels, candidates, fraction=0.25)
-    kept = nested_sample(queries, 0.25)
+    kept = nested_sample(queries, 5)
     assert [pair[:2] for pair in quarter.pairs] == [(query, doc) for query in sorted(kept) for doc in "ab"]
     # What is drawn for a query does not depend on the sample.
     for index, pair in enumerate(quarter.pairs):
