@@ -5,6 +5,9 @@ import os
 # Before any import of huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: threads of theirs would only get in the way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import string
 from pathlib import Path

@@ -200,7 +200,7 @@ def test_make_installs_once(fresh_tree):
     install = (
         "python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .[offline,test]"
     )
-    assert calls() == [install, "python -m pytest -x"]
-    assert calls() == ["python -m pytest -x"]
+    assert calls() == [install, "python -m pytest -n 2 --dist loadfile -x"]
+    assert calls() == ["python -m pytest -n 2 --dist loadfile -x"]
     (fresh_tree / "pyproject.toml").write_text((fresh_tree / "pyproject.toml").read_text())
-    assert calls() == [install, "python -m pytest -x"]
+    assert calls() == [install, "python -m pytest -n 2 --dist loadfile -x"]
