@@ -17,9 +17,7 @@ from torch import Tensor
 from .attention import Span
 from .masks import causal_mask, cross_attention_mask, mixed_attention_mask
 from .settings import GENERATION_MASKS
-from .systems import System
-
-PREFIXES = {"rank": "rank:", "query_generation": "sum:", "answer_generation": "answer:"}
+from .systems import GENERATIVE_TASKS, RANK_PREFIX, System
 
 
 @dataclass
@@ -78,7 +76,8 @@ class InputBuilder:
         pair = tokenizer("a", "a", return_special_tokens_mask=True)
         special = [token for token, mask in zip(pair["input_ids"], pair["special_tokens_mask"]) if mask]
         self.first, *self.between, self.end = special
-        self.prefix_ids = {task: self._encode([prefix])[0] for task, prefix in PREFIXES.items()}
+        prefixes = {"rank": RANK_PREFIX} | {name: task.prefix for name, task in GENERATIVE_TASKS.items()}
+        self.prefix_ids = {task: self._encode([prefix])[0] for task, prefix in prefixes.items()}
         # A query may take half; in the other half the passage must get a token.
         least = 2 * (max(map(len, self.prefix_ids.values())) + len(self.between) + 2) + 1
         if max_length < least:
@@ -116,14 +115,24 @@ class InputBuilder:
             sequence.score_at = len(sequence.decoder_ids) - 1
         return sequence
 
+    def generation(self, task: str, passage: list[int], query: list[int], target: list[int]) -> Sequence:
+        """The sequence of a generative task: source -> target (Eq. 4 and 5), learned from the relevant passage.
+
+        task: a name of `GENERATIVE_TASKS`, which says whether the query is part of the source.
+        target: token ids from `tokens`, or those of them that are written already.
+        """
+        if "query" not in GENERATIVE_TASKS[task].source:
+            return self._generation(task, self._source(task, passage), target)
+        passage_part, query_part = self._pair(task, passage, query)
+        return self._generation(task, passage_part + query_part, target)
+
     def query_generation(self, passage: list[int], query: list[int]) -> Sequence:
-        """Passage -> query: what is learned from the relevant passage (Eq. 4 and 5)."""
-        return self._generation("query_generation", self._source("query_generation", passage), query)
+        """Passage -> query."""
+        return self.generation("query_generation", passage, query, query)
 
     def answer_generation(self, passage: list[int], query: list[int], answer: list[int]) -> Sequence:
         """Passage and query -> answer; both are source."""
-        passage_part, query_part = self._pair("answer_generation", passage, query)
-        return self._generation("answer_generation", passage_part + query_part, answer)
+        return self.generation("answer_generation", passage, query, answer)
 
     def _source(self, task: str, passage: list[int]) -> list[int]:
         room = self.max_length - len(self.prefix_ids[task]) - 2

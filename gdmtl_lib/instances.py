@@ -12,6 +12,7 @@ import pandas as pd
 
 from .runs import validate_run
 from .sampling import hashed, nested_sample
+from .systems import GENERATIVE_TASKS
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,11 @@ def describe_instance(model, collection, candidates: pd.DataFrame, settings) -> 
     [query] = builder.tokens(collection.query_texts([instance.query_id]))
     positive, negative = builder.passage_tokens(collection.text([instance.positive, *instance.negatives]))
     sequences = [builder.rank(positive, query), builder.rank(negative, query)]
-    if "query_generation" in model.system.tasks:
-        sequences.append(builder.query_generation(positive, query))
-    if "answer_generation" in model.system.tasks:
-        answers = collection.answers_of([instance.query_id])["text"].tolist()
-        sequences += [builder.answer_generation(positive, query, builder.tokens([answer])[0]) for answer in answers]
+    answers = collection.answers_of([instance.query_id])["text"].tolist()
+    targets = {"query": [query], "answer": builder.tokens(answers)}
+    for task in model.system.generative_tasks:
+        written = targets[GENERATIVE_TASKS[task].target]
+        sequences += [builder.generation(task, positive, query, target) for target in written]
     return pd.DataFrame(
         {
             "task": sequence.task,

@@ -35,10 +35,30 @@ STYLE = {
     "legend.frameon": False,
     "pdf.fonttype": 42,
 }
-TASK_LABELS = {"rank": "ranking", "query_generation": "query generation", "answer_generation": "answer generation"}
-TASK_COLOURS = {"rank": "#0072B2", "query_generation": "#D55E00", "answer_generation": "#009E73"}
-SYSTEM_COLOURS = dict(
-    zip(LABELS, ("#7f7f7f", "#332288", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000"))
+
+
+class _Extended(dict):
+    """A dictionary that knows what to say of systems and tasks of a user's own. extend: the value for a new key, given
+    the key and how many there are."""
+
+    def __init__(self, known, extend):
+        super().__init__(known)
+        self._extend = extend
+
+    def __missing__(self, key):
+        self[key] = self._extend(key, len(self))
+        return self[key]
+
+
+_FURTHER_COLOURS = ("#882255", "#44AA99", "#999933", "#AA4499", "#117733")
+TASK_LABELS = _Extended({"rank": "ranking"}, lambda task, _: task.replace("_", " "))
+TASK_COLOURS = _Extended(
+    {"rank": "#0072B2", "query_generation": "#D55E00", "answer_generation": "#009E73"},
+    lambda _, place: _FURTHER_COLOURS[place % len(_FURTHER_COLOURS)],
+)
+SYSTEM_COLOURS = _Extended(
+    zip(LABELS, ("#7f7f7f", "#332288", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000")),
+    lambda _, place: _FURTHER_COLOURS[place % len(_FURTHER_COLOURS)],
 )
 SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GAIN, LOSS, SAME = "#0072B2", "#D55E00", "#cccccc"
@@ -50,7 +70,7 @@ def training_curves(history: pd.DataFrame, title: str = "Does it learn, and whic
 
     history: what `train` returns.
     """
-    tasks = [task for task in TASK_LABELS if f"{task}_loss" in history]
+    tasks = [column.removesuffix("_loss") for column in history if column.endswith("_loss")]
     learned = [task for task in tasks if f"sigma2_{task}" in history]
     count = len(tasks) + bool(learned) + 1
     with plt.rc_context(STYLE):

@@ -156,7 +156,7 @@ def jobs(config: Config) -> list[Job]:
     splits = [config.train_split, *config.splits]
     data = {split: _split_hash(collection, split) for split in dict.fromkeys(splits)}
     every = [*trainings(config), *(each for study in config.studies for each in trainings(config, study))]
-    if any("answer_generation" in SYSTEMS[training.system].tasks for training in every):
+    if any(SYSTEMS[training.system].needs_answers for training in every):
         collection.answers(config.train_split)  # refuses where there are none
     folder, validation = Path(config.folder), next(iter(config.splits))
     compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]

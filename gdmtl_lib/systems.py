@@ -2,8 +2,31 @@
 
 from dataclasses import dataclass
 
-TASKS = ("rank", "query_generation", "answer_generation")
 FIRST_STAGE = "bm25"
+RANK_PREFIX = "rank:"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One generative task.
+
+    name: what it is called here. prefix: stands at the start of its input.
+    source: what is read, `("passage",)` or `("passage", "query")`. target: what is written, `query` or `answer`.
+    """
+
+    name: str
+    prefix: str
+    source: tuple[str, ...]
+    target: str
+
+
+GENERATIVE_TASKS = {
+    task.name: task
+    for task in (
+        Task("query_generation", "sum:", ("passage",), "query"),
+        Task("answer_generation", "answer:", ("passage", "query"), "answer"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -13,8 +36,7 @@ class System:
     name: what it is called here.
     label: what the paper's tables call it.
     backbone: `encoder` (BERT family) or `encoder_decoder` (BART family).
-    tasks: what it is trained on: `rank`, and for the multi-task systems `query_generation` (passage -> query)
-        and `answer_generation` (passage and query -> answer).
+    tasks: what it is trained on: `rank`, and for the multi-task systems some of `GENERATIVE_TASKS`.
     rank_layout: `concatenated` (passage and query in one sequence; an encoder-decoder reads it on both sides) or
         `separate` (passage in the encoder, query in the decoder).
     rank_loss: `pairwise` (hinge, Eq. 3) or `pointwise` (cross-entropy of each passage's relevance).
@@ -32,6 +54,10 @@ class System:
     @property
     def generative_tasks(self) -> tuple[str, ...]:
         return tuple(task for task in self.tasks if task != "rank")
+
+    @property
+    def needs_answers(self) -> bool:
+        return any(GENERATIVE_TASKS[task].target == "answer" for task in self.generative_tasks)
 
 
 _Q = ("rank", "query_generation")
@@ -52,6 +78,43 @@ SYSTEMS = {
     )
 }
 LABELS = {FIRST_STAGE: "BM25"} | {name: system.label for name, system in SYSTEMS.items()}
+
+
+def add_task(task: Task) -> Task:
+    """Make a generative task of your own known under its name. Raises ValueError for a name that is taken, and for a
+    source or target that is not there."""
+    if task.name in ("rank", *GENERATIVE_TASKS):
+        raise ValueError(f"there is a task {task.name!r} already: choose another name")
+    if task.source not in (("passage",), ("passage", "query")) or task.target not in ("query", "answer"):
+        raise ValueError(
+            f"task {task.name!r}: expected the source ('passage',) or ('passage', 'query') and the target 'query' or "
+            f"'answer', found {task.source!r} and {task.target!r}"
+        )
+    if task.target in task.source:
+        raise ValueError(f"task {task.name!r}: its target, the {task.target}, is part of its source: it would be copied")
+    GENERATIVE_TASKS[task.name] = task
+    return task
+
+
+def add_system(system: System) -> System:
+    """Make a system of your own known under its name, to `build_model` and everything after it. Raises ValueError for
+    a name that is taken, and for a backbone, layout, loss or task that is not there."""
+    if system.name in LABELS or system.name != system.name.lower():
+        raise ValueError(f"a system's name is new and in lower case, found {system.name!r}; there are {', '.join(LABELS)}")
+    for what, found, known in (
+        ("backbone", system.backbone, ("encoder", "encoder_decoder")),
+        ("rank_layout", system.rank_layout, ("concatenated", "separate")),
+        ("rank_loss", system.rank_loss, ("pairwise", "pointwise")),
+        ("first task", system.tasks[:1], (("rank",),)),
+        *(("task", task, tuple(GENERATIVE_TASKS)) for task in system.tasks[1:]),
+    ):
+        if found not in known:
+            raise ValueError(f"system {system.name!r}: unknown {what} {found!r}, expected one of {known}")
+    if system.backbone == "encoder" and system.rank_layout == "separate":
+        raise ValueError(f"system {system.name!r}: an encoder reads passage and query concatenated")
+    SYSTEMS[system.name] = system
+    LABELS[system.name] = system.label
+    return system
 
 
 def system_name(name: str) -> str:

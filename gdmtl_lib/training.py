@@ -30,6 +30,7 @@ from .models import load_model
 from .reranking import fingerprint_of, rerank
 from .runs import canonical_order, frame_hash
 from .settings import TrainingSettings
+from .systems import GENERATIVE_TASKS
 from .training_folder import Progress, TrainingFolder
 
 VALIDATION_MEASURE = "RR@10"
@@ -114,7 +115,7 @@ class _Training:
                     f"collection {collection.name!r} has no judgments of the validation's queries: "
                     f"validate on another split, or train without validation"
                 )
-        self.answers = self._answers() if "answer_generation" in self.tasks else {}
+        self.answers = self._answers() if model.system.needs_answers else {}
         self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.folder = TrainingFolder(output_dir, self._description())
@@ -250,20 +251,20 @@ class _Training:
             group = [next(passages) for _ in range(1 + self.settings.negatives)]
             if "rank" in tasks:
                 sequences += [self.builder.rank(passage, query) for passage in group]
-            if "query_generation" in tasks:
-                sequences.append(self.builder.query_generation(group[0], query))
-            if "answer_generation" in tasks:
-                sequences.append(self._answer_sequence(epoch, instance, group[0], query))
+            sequences += [self._generation(task, epoch, instance, group[0], query) for task in tasks if task != "rank"]
         return pack(sequences)
 
-    def _answer_sequence(self, epoch: int, instance, passage, query):
-        """The answer to the query; one without an answer lends its place to another example, as the authors do it."""
-        query_id = instance.query_id
-        if query_id not in self.answers:
-            query_id, doc_id = borrowed(self.answered_pairs, self.settings.seed, epoch, query_id)
-            [query] = self.builder.tokens(self.collection.query_texts([query_id]))
-            [passage] = self.builder.passage_tokens(self.collection.text([doc_id]))
-        return self.builder.answer_generation(passage, query, self.builder.tokens([self.answers[query_id]])[0])
+    def _generation(self, task: str, epoch: int, instance, passage, query):
+        """What one generative task makes of an instance. A query without an answer lends its place to another example
+        where one is needed, as the authors do it."""
+        query_id, target = instance.query_id, query
+        if GENERATIVE_TASKS[task].target == "answer":
+            if query_id not in self.answers:
+                query_id, doc_id = borrowed(self.answered_pairs, self.settings.seed, epoch, query_id)
+                [query] = self.builder.tokens(self.collection.query_texts([query_id]))
+                [passage] = self.builder.passage_tokens(self.collection.text([doc_id]))
+            [target] = self.builder.tokens([self.answers[query_id]])
+        return self.builder.generation(task, passage, query, target)
 
     def _answers(self) -> dict[str, str]:
         frame = self.collection.answers_of([query_id for query_id, _, _ in self.instances.pairs])
@@ -282,9 +283,9 @@ class _Training:
         if not self.model.config.gdmtl["fresh_heads"]:
             return
         query_ids = list(dict.fromkeys(query_id for query_id, _, _ in self.instances.pairs))
-        texts = {"query_generation": self.collection.query_texts(query_ids), "answer_generation": self.answers.values()}
+        texts = {"query": self.collection.query_texts(query_ids), "answer": self.answers.values()}
         for task, head in self.model.generation_heads.items():
-            targets = [tokens[: self.settings.target_length - 1] for tokens in self.builder.tokens(texts[task])]
+            targets = [tokens[: self.settings.target_length - 1] for tokens in self.builder.tokens(texts[GENERATIVE_TASKS[task].target])]
             ids = torch.tensor([token for tokens in targets for token in (*tokens, self.builder.end)])
             head.start_from_counts(torch.bincount(ids, minlength=self.model.config.vocab_size).to(head.bias))
 

@@ -2,10 +2,21 @@
 
 import pytest
 
-from gdmtl_lib.systems import LABELS, SYSTEMS, TASKS, get_system, system_name
+from gdmtl_lib import systems
+from gdmtl_lib.systems import (
+    GENERATIVE_TASKS,
+    LABELS,
+    SYSTEMS,
+    System,
+    Task,
+    add_system,
+    add_task,
+    get_system,
+    system_name,
+)
 
 ENCODER, BOTH = "encoder", "encoder_decoder"
-RANK, QUERY, ANSWER = TASKS
+RANK, QUERY, ANSWER = "rank", "query_generation", "answer_generation"
 BERT, BART = "bert-base-uncased", "facebook/bart-base"
 
 # name: label, backbone, tasks, rank_layout, rank_loss, checkpoint
@@ -32,7 +43,10 @@ def test_the_eight_systems_are_those_of_the_paper():
 
 
 def test_generative_tasks_are_all_but_ranking():
-    assert TASKS == ("rank", "query_generation", "answer_generation")
+    assert {name: (task.prefix, task.source, task.target) for name, task in GENERATIVE_TASKS.items()} == {
+        QUERY: ("sum:", ("passage",), "query"), ANSWER: ("answer:", ("passage", "query"), "answer"),
+    }  # fmt: skip
+    assert [name for name, system in SYSTEMS.items() if system.needs_answers] == ["gdmtl_plus"]
     assert SYSTEMS["bert"].generative_tasks == ()
     assert SYSTEMS["gdmtl"].generative_tasks == ("query_generation",)
     assert SYSTEMS["gdmtl_plus"].generative_tasks == ("query_generation", "answer_generation")
@@ -75,3 +89,59 @@ def test_the_first_stage_has_a_name_but_no_model():
         "bm25 is the first stage and has no model: use bm25_candidates, or one of "
         "mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"
     )
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """What a test adds is gone after it."""
+    for name in ("SYSTEMS", "LABELS", "GENERATIVE_TASKS"):
+        monkeypatch.setattr(systems, name, dict(getattr(systems, name)))
+
+
+BLIND = Task("blind_answer", "guess:", ("passage",), "answer")
+
+
+def test_a_task_and_a_system_of_ones_own(own):
+    add_task(BLIND)
+    added = add_system(System("guesser", "Guesser", "encoder", (RANK, "blind_answer"), "concatenated", "pairwise", "x"))
+    assert get_system("Guesser") is added and added.generative_tasks == ("blind_answer",) and added.needs_answers
+    assert list(systems.LABELS)[-1] == "guesser" and systems.LABELS["guesser"] == "Guesser"
+    with pytest.raises(ValueError, match="there is a task 'blind_answer' already: choose another name"):
+        add_task(BLIND)
+    with pytest.raises(ValueError, match="a system's name is new and in lower case, found 'guesser'; there are bm25, "):
+        add_system(added)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task("rank", "x:", ("passage",), "query"), "there is a task 'rank' already"),
+        (Task("x", "x:", ("query",), "answer"), "expected the source ('passage',) or ('passage', 'query') and the target"),
+        (Task("x", "x:", ("passage",), "passage"), "found ('passage',) and 'passage'"),
+        (Task("x", "x:", ("passage", "query"), "query"), "its target, the query, is part of its source: it would be copied"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(own, task, message):
+    with pytest.raises(ValueError) as error:
+        add_task(task)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "Mine"}, "a system's name is new and in lower case, found 'Mine'"),
+        ({"backbone": "decoder"}, "unknown backbone 'decoder', expected one of ('encoder', 'encoder_decoder')"),
+        ({"tasks": (QUERY,)}, "unknown first task ('query_generation',), expected one of (('rank',),)"),
+        ({"tasks": (RANK, "sing")}, "unknown task 'sing', expected one of ('query_generation', 'answer_generation')"),
+        ({"rank_layout": "both"}, "unknown rank_layout 'both'"),
+        ({"rank_loss": "listwise"}, "unknown rank_loss 'listwise'"),
+        ({"rank_layout": "separate"}, "an encoder reads passage and query concatenated"),
+    ],
+)
+def test_a_system_that_cannot_be_is_refused(own, change, message):
+    fine = dict(name="mine", label="Mine", backbone="encoder", tasks=(RANK,), rank_layout="concatenated",
+                rank_loss="pairwise", checkpoint="x")  # fmt: skip
+    with pytest.raises(ValueError) as error:
+        add_system(System(**fine | change))
+    assert message in str(error.value)
