@@ -1,0 +1,87 @@
+"""The README as code: its examples run, its links lead somewhere, its picture is what the library computes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gdmtl_lib.masks import bidirectional_mask, mixed_attention_mask
+from gdmtl_lib.systems import LABELS
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title):
+    [text] = re.findall(rf"^##+ {re.escape(title)}\n(.*?)(?=^##|\Z)", README, re.MULTILINE | re.DOTALL)
+    return text
+
+
+def code(title):
+    return re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
+
+
+def test_every_link_within_the_project_leads_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    local = [link for link in links if not link.startswith("http")]
+    assert len(local) > 10
+    assert [link for link in local if not (PROJECT / link).exists()] == []
+
+
+def test_every_notebook_is_in_the_table_and_every_system_in_its_own():
+    for path in (PROJECT / "notebooks").glob("*.ipynb"):
+        assert f"[`{path.stem}`](notebooks/{path.name})" in section("The notebooks")
+    for name in LABELS:
+        assert f"`{name}`" in section("The systems")
+
+
+def test_the_commands_are_targets_of_make():
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE)) | set(re.findall(r"`make ([a-z]+)", README))
+    assert {"figures", "test", "lab"} <= named <= targets
+
+
+@pytest.mark.parametrize("title", ["Add a system", "Add a task", "Add a collection"])
+def test_what_can_be_added_takes_ten_lines_and_works(title, tmp_path):
+    [example] = code(title)
+    lines = [line for line in example.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert len(lines) <= 10
+    check = {
+        "Add a system": "assert model.system.rank_loss == 'pointwise' and model.system.generative_tasks",
+        "Add a task": "assert set(history) >= {'rank_loss', 'blind_answer_loss'} and history.notna().all(axis=None)",
+        "Add a collection": "assert len(candidates) > 0 and values['value'].max() == 1",
+    }[title]
+    script = tmp_path / "example.py"
+    script.write_text(f"{example}\n{check}\nprint('it works')\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("it works\n")
+
+
+def test_the_picture_shows_the_masks_of_the_library():
+    """Squares of one colour are allowed, of the palest are not; rows and columns by their places."""
+    svg = (PROJECT / "notebooks" / "mixed_attention.svg").read_text(encoding="utf-8")
+    squares = [
+        (int(x), int(y), fill != "#eef1f4")
+        for x, y, fill in re.findall(r'<rect x="(\d+)" y="(\d+)" width="22" height="22" rx="3" fill="(#\w+)"', svg)
+    ]
+    left, right = [s for s in squares if s[0] < 500], [s for s in squares if s[0] >= 500]
+    segments = torch.tensor([[0] * 7 + [1] * 2])
+    for drawn, mask in (
+        (left, bidirectional_mask(torch.ones(1, 10, dtype=torch.bool))),
+        (right, mixed_attention_mask(segments, torch.ones_like(segments, dtype=torch.bool))),
+    ):
+        size = mask.shape[-1]
+        columns, rows = sorted({x for x, _, _ in drawn}), sorted({y for _, y, _ in drawn})
+        assert len(columns) == len(rows) == size and len(drawn) == size**2
+        found = torch.zeros(size, size, dtype=torch.bool)
+        for x, y, may in drawn:
+            found[rows.index(y), columns.index(x)] = may
+        assert torch.equal(found, mask[0])
