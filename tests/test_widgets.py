@@ -112,7 +112,7 @@ def test_explore_queries(results, collection):
     assert f"Query 1 of 170, “{texts[0]}”" in explorer.view
     assert "(means over 2 seeds; below, what seed 0 shows)" in explorer.view
     controls["query"].value = 170
-    assert f"Query 170 of 170, “{texts[-1]}”: MRR@10 {deltas['baseline'].iloc[-1]:.3f} with BERT" in explorer.view
+    assert f"Query 170 of 170, “{texts[-1]}”: RR@10 {deltas['baseline'].iloc[-1]:.3f} with BERT" in explorer.view
     top = results.run("gdmtl", "dev", 0).query("query_id == @deltas.query_id.iloc[-1] and rank == 1")["doc_id"]
     assert html.escape(collection.text(top)[0][:60]) in explorer.view
 
@@ -120,12 +120,31 @@ def test_explore_queries(results, collection):
 def test_explore_queries_by_their_words(results, collection):
     explorer = explore_queries(results, collection, "dev", "bert")
     containing = collection.queries("dev")["text"].str.contains("moon", case=False).sum()
-    explorer.controls["containing"].value = "Moon"
+    explorer.controls["words"].value = "Moon"
     assert f"Query 1 of {containing}, “" in explorer.view
     explorer.controls["query"].value = 100
+    assert explorer.controls["query"].max == explorer.controls["query"].value == containing
     assert f"Query {containing} of {containing}, “" in explorer.view
-    explorer.controls["containing"].value = "no such word"
+    explorer.controls["words"].value = "no such word"
     assert explorer.view == "<p>No query contains &#x27;no such word&#x27;</p>"
+
+
+def test_explore_queries_begins_with_the_pair_named_and_shows_its_ties(results, collection):
+    explorer = explore_queries(results, collection, "dev", "gdmtl", system="bm25")
+    assert [explorer.controls[name].value for name in ("baseline", "system")] == ["gdmtl", "bm25"]
+    before = picture(explorer)
+    explorer.controls["tolerance"].value = 0.5
+    assert picture(explorer) != before
+
+
+def test_buttons_click_through_the_queries_and_stop_at_the_ends(results, collection):
+    explorer = explore_queries(results, collection, "dev", "bert")
+    previous, following = explorer.children[0].children[-2:]
+    assert (previous.description, following.description) == ("previous query", "next query")
+    previous.click()
+    assert explorer.controls["query"].value == 1
+    following.click()
+    assert explorer.controls["query"].value == 2 and "Query 2 of 170, “" in explorer.view
 
 
 def test_explore_rank_shifts(results, collection):
