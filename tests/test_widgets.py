@@ -4,14 +4,11 @@ import time
 
 import ipywidgets
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.evaluation import write_values
 from gdmtl_lib.results import Results
-from gdmtl_lib.runs import canonical_order, write_run
 from gdmtl_lib.widgets import Explorer, explore_categories, explore_queries, explore_rank_shifts, explore_scores
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 1), "gdmtl": (0, 1)}
@@ -23,28 +20,9 @@ def collection():
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, collection) -> Results:
-    """Twenty passages a query of the sample, the relevant ones among them, with scores from a random generator; later
-    systems give relevant passages more."""
+def results(tmp_path_factory, write_random_results) -> Results:
     folder = tmp_path_factory.mktemp("results")
-    generator = np.random.default_rng(0)
-    doc_ids = np.array(list(collection.doc_ids()))
-    for split in ("dev", "cast"):
-        qrels = collection.qrels(split)
-        relevant = set(qrels.loc[qrels["relevance"] > 0, ["query_id", "doc_id"]].itertuples(index=False, name=None))
-        rows = [
-            (query, doc)
-            for query in qrels["query_id"].unique()
-            for doc in {*generator.choice(doc_ids, 18, replace=False), *(d for q, d in relevant if q == query)}
-        ]
-        pairs = pd.DataFrame(sorted(rows), columns=["query_id", "doc_id"])
-        grades = np.array([pair in relevant for pair in pairs.itertuples(index=False, name=None)], dtype=float)
-        for strength, (system, seeds) in enumerate(SYSTEMS.items(), start=1):
-            for seed in seeds:
-                where = folder / system if seed is None else folder / system / f"seed{seed}"
-                run = canonical_order(pairs.assign(score=strength * grades + generator.normal(size=len(pairs))))
-                write_run(run, where / f"run.{split}.trec.gz")
-                write_values(gdmtl.evaluate(run, qrels), where / f"per_query.{split}.csv")
+    write_random_results(folder, SYSTEMS, ("dev", "cast"))
     return Results(folder)
 
 
