@@ -86,7 +86,7 @@ def attention_overview(weights: np.ndarray, layout: Layout, title: str = "") -> 
         tiled[y : y + rows, x : x + columns] = weights[layer, head]
         allowed[y : y + rows, x : x + columns] = 1
     with plt.rc_context(STYLE):
-        figure = empty_figure((10, 8.6 * tiled.shape[0] / tiled.shape[1] + 1))
+        figure = empty_figure((10, 8.6 * tiled.shape[0] / tiled.shape[1] + 0.8))
         axis = figure.add_subplot()
         axis.imshow(np.where(allowed == 1, 0.85, np.nan), cmap="gray", vmin=0, vmax=1, interpolation="none")
         image = axis.imshow(np.ma.masked_where(~(tiled >= 0), tiled), interpolation="none", **HEAT)

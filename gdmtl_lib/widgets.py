@@ -45,7 +45,7 @@ class Explorer(ipywidgets.VBox):
         self.controls = dict(controls)
         self._draw = draw
         self._view = ipywidgets.HTML()
-        shown = [*self.controls.values(), *buttons]
+        shown = [*self.controls.values(), ipywidgets.HBox(list(buttons))]
         super().__init__([ipywidgets.HBox(shown, layout={"flex_flow": "row wrap"}), self._view])
         for control in self.controls.values():
             control.observe(self._redraw, "value")
@@ -200,7 +200,7 @@ def _choice(label: str, options: Sequence, value: object) -> ipywidgets.Dropdown
 
 def _step(slider: ipywidgets.IntSlider, label: str, by: int) -> ipywidgets.Button:
     """A button that moves a slider; at its ends the slider stays."""
-    button = ipywidgets.Button(description=label)
+    button = ipywidgets.Button(description=label, layout={"width": "auto"})
     button.on_click(lambda _: setattr(slider, "value", slider.value + by))
     return button
 
