@@ -177,9 +177,11 @@ def explore_categories(
 
 
 def _pair(results: Results, split: str, baseline: str, system: str | None = None) -> dict[str, ipywidgets.Widget]:
-    """Two choices of a system; the second begins with the one named, or with the last that is not the baseline."""
+    """Two choices of a system; the second begins with the one named, or with GDMTL as in the paper's figures; without
+    it, or where it is the baseline, with the last other one."""
     systems, baseline = results.systems(split), system_name(baseline)
     others = [other for other in systems if other != baseline]
+    others.sort(key="gdmtl".__eq__)
     return {
         "baseline": _choice("before", _labelled(systems), baseline),
         "system": _choice("after", _labelled(systems), others[-1] if system is None else system_name(system)),

@@ -179,6 +179,7 @@ def test_01_pictures_follow_what_is_dragged_and_typed(lab, page, tmp_path):
         assert "called" in picture.inner_text()
         explorer.get_by_label("passage").fill("Magma is molten rock below the ground. " * 60)
         follows(picture, partial(explorer.get_by_label("passage").press, "Tab"), "a passage of 256 tokens")
+        assert int(re.search(r"attends to (\d+) tokens", explorer.inner_text())[1]) >= 256
         follows(picture, partial(explorer.get_by_label("mask").select_option, "causal"), "another mask")
     assert (tmp_path / "figures" / "mixed_mask.png").is_file()
     assert {url for url in requests if not re.match(rf"{address}|ws://127|data:|blob:", url)} == set()

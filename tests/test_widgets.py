@@ -125,6 +125,12 @@ def test_buttons_click_through_the_queries_and_stop_at_the_ends(results, collect
     assert explorer.controls["query"].value == 2 and "Query 2 of 170, “" in explorer.view
 
 
+@pytest.mark.parametrize(("baseline", "system"), [("bert", "gdmtl"), ("bm25", "gdmtl"), ("gdmtl", "bert")])
+def test_pairs_begin_with_the_papers_system_where_it_is_not_the_baseline(results, collection, baseline, system):
+    controls = explore_rank_shifts(results, collection, "dev", baseline).controls
+    assert (controls["baseline"].value, controls["system"].value) == (baseline, system)
+
+
 def test_explore_rank_shifts(results, collection):
     explorer = explore_rank_shifts(results, collection, "dev", "bert")
     seen = [picture(explorer)]
