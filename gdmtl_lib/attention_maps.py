@@ -83,6 +83,11 @@ class Models:
         """What that model is and where it comes from."""
         return self._open(system).description
 
+    def label(self, system: str) -> str:
+        """That model for a title: the system's label, and whether it is trained."""
+        opened = self._open(system)
+        return f"{opened.model.system.label} {'trained' if opened.trained else 'before training'}"
+
     def before_training(self, system: str):
         """The untrained start of a trained model from MiniLM; None for one that is not trained or is of
         another size, so that it must have started from other weights."""

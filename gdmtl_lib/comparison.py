@@ -147,8 +147,13 @@ def win_tie_loss(
         raise ValueError(f"tolerance: expected a share of at least 0, found {tolerance!r}")
     values = _aligned({"a": values_a, "b": values_b}, measure)
     change = values["b"] - values["a"]
-    tie = change.abs() <= (tolerance + _TIE_SLACK) * values["a"]
+    tie = is_tie(change, values["a"], tolerance)
     return WinTieLoss(int((~tie & (change > 0)).sum()), int(tie.sum()), int((~tie & (change < 0)).sum()))
+
+
+def is_tie(change: pd.Series, baseline: pd.Series, tolerance: float) -> pd.Series:
+    """Which changes are at most `tolerance` times the baseline's value, up to rounding."""
+    return change.abs() <= (tolerance + _TIE_SLACK) * baseline
 
 
 def win_tie_loss_table(

@@ -65,12 +65,13 @@ def styled_passages(table: pd.DataFrame) -> Styler:
     """A table with passages in it, to look at: relevant ones on green, numbers to three digits."""
     relevant = table.map(lambda cell: isinstance(cell, str) and cell.startswith(RELEVANT))
     colours = relevant.replace({True: "background-color: #d9efe6; color: black", False: ""})
+    # Widgets space lines widely, and leave no room between columns.
+    room = "text-align: left; vertical-align: top; line-height: 1.4; padding: 4px 8px"
     return (
         table.style.hide(axis="index")
         .format(precision=3, escape="html")
         .apply(lambda _: colours, axis=None)
-        .set_properties(**{"text-align": "left", "vertical-align": "top"})
-        .set_table_styles([{"selector": "th", "props": "text-align: left"}])
+        .set_table_styles([{"selector": "th", "props": room}, {"selector": "td", "props": room}])
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures 1 and 2: who may attend to whom, and what a model attends to. A layout in, a matplotlib Figure out.
+"""Figures 1 and 2: who may attend to whom. A layout in, a matplotlib Figure out.
 
 The paper's reading of mixed attention is kept: bidirectional purple, cross yellow, causal blue, here in
 shades that differ in lightness too, so that colour-blind eyes and grey print tell them apart. In every grid a
@@ -6,25 +6,22 @@ row looks and a column is looked at. The longest input (256 and 56 tokens) draws
 where the interesting part is, gets more room a token, bands stand for many edges, and tokens are named as far
 as there is room.
 
-l layers, h heads, r rows, c columns.
+r rows, c columns.
 """
 
 from collections.abc import Mapping
-from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import PowerNorm, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import PercentFormatter
 
 from .attention_maps import BIDIRECTIONAL, CAUSAL, CROSS, NONE, Layout
-from .plots import STYLE, TASK_COLOURS, TASK_LABELS
+from .plots import STYLE
 
 KIND_LABELS = {BIDIRECTIONAL: "bidirectional", CROSS: "cross", CAUSAL: "causal"}
 KIND_COLOURS = {BIDIRECTIONAL: "#a079c0", CROSS: "#f3c623", CAUSAL: "#0b5aa2"}
@@ -32,9 +29,6 @@ FORBIDDEN, INK = "#ededed", "#333333"
 PALETTE = np.array([to_rgb(FORBIDDEN), *(to_rgb(KIND_COLOURS[kind]) for kind in sorted(KIND_COLOURS))])
 LONG = 64  # tokens that fit one by one
 BAND = 1100  # so many edges of one kind are drawn as a band
-# A square root, so that small weights show.
-HEAT = dict(cmap="magma_r", norm=PowerNorm(0.5, 0, 1))
-_TICKS = [0, 0.05, 0.2, 0.5, 1]
 
 
 def places(segments: np.ndarray) -> np.ndarray:
@@ -64,7 +58,7 @@ def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend 
     edges, below = 1.5, 0.45
     height = 0.75 + names + tallest + 0.75 + edges + names + below
     with plt.rc_context(STYLE):
-        figure = _figure(sum(widths), height, title, kinds=True)
+        figure = placed_figure(sum(widths), height, title, kinds=True)
         for i, (name, layout) in enumerate(layouts.items()):
             rows, columns = layout.kinds.shape
             start, top = sum(widths[:i]), height - 0.75 - names
@@ -86,7 +80,7 @@ def mixed_mask(layout: Layout, step: int | None = None, layers: int = 2, title: 
     """
     row = None if step is None or not layout.steps else layout.steps[step]
     with plt.rc_context(STYLE):
-        figure = _figure(12.2, 5.9, title, kinds=True)
+        figure = placed_figure(12.2, 5.9, title, kinds=True)
         _draw_grid(figure.add_axes((0.085, 0.10, 0.385, 0.70)), layout, row)
         _draw_edges(figure.add_axes((0.545, 0.22, 0.445, 0.54)), layout, row, layers)
         if row is not None:
@@ -94,116 +88,10 @@ def mixed_mask(layout: Layout, step: int | None = None, layers: int = 2, title: 
     return figure
 
 
-def attention_map(weights: np.ndarray, layout: Layout, step: int = -1, title: str = "") -> Figure:
-    """What one head attends to: the weights as a heat map, and the row of a generation step as bars.
-
-    weights: float [r, c], rows that add up to 1. step: an index into `layout.steps`. Grey cells are those the
-    mask forbids.
-    """
-    row = layout.steps[step] if layout.steps else 0
-    with plt.rc_context(STYLE):
-        figure = _figure(12.2, 5.9, title)
-        axis = figure.add_axes((0.085, 0.06, 0.385, 0.74))
-        axis.set_facecolor("#d9d9d9")
-        image = _image(axis, np.ma.masked_where(layout.kinds == NONE, weights), layout, **HEAT)
-        _name_grid(axis, layout, row)
-        bar = figure.colorbar(image, cax=figure.add_axes((0.478, 0.06, 0.008, 0.74)), ticks=_TICKS)
-        bar.ax.tick_params(labelsize=7, length=2)
-        bar.outline.set_visible(False)
-        axis = figure.add_axes((0.56, 0.23, 0.43, 0.57))
-        edges = places(layout.column_segments)
-        colours = PALETTE[layout.kinds[row]]
-        axis.bar(edges[:-1], weights[row], color=colours, width=0.9 * np.diff(edges), align="edge")
-        axis.set(xlim=(0, edges[-1]), ylim=(0, None), ylabel="attention", xticks=[])
-        axis.set_title(sentence(layout, step), fontsize=10)
-        _names(axis, "below", layout.columns, edges)
-        kinds = [kind for kind in KIND_LABELS if (layout.kinds[row] == kind).any()]
-        handles = [Patch(color=KIND_COLOURS[kind], label=KIND_LABELS[kind]) for kind in kinds]
-        axis.legend(handles=handles, loc="upper right", fontsize=8)
-    return figure
-
-
-def attention_overview(weights: np.ndarray, layout: Layout, title: str = "") -> Figure:
-    """Every head of every layer at a glance, small heat maps on one scale. weights: float [l, h, r, c].
-
-    More than 48 tokens are gathered in bins, each showing the largest weight in it: patterns stay, names go.
-    """
-    layers, heads = weights.shape[:2]
-    forbidden = layout.kinds == NONE
-    weights = _bins(np.where(forbidden, -1.0, weights))
-    rows, columns = weights.shape[2:]
-    gap = max(1, rows // 16)
-    tiled = np.full((layers * (rows + gap) - gap, heads * (columns + gap) - gap), np.nan)
-    allowed = np.zeros_like(tiled)
-    for layer, head in product(range(layers), range(heads)):
-        y, x = layer * (rows + gap), head * (columns + gap)
-        tiled[y : y + rows, x : x + columns] = weights[layer, head]
-        allowed[y : y + rows, x : x + columns] = 1
-    with plt.rc_context(STYLE):
-        figure = _empty((10, 8.6 * tiled.shape[0] / tiled.shape[1] + 1))
-        axis = figure.add_subplot()
-        axis.imshow(np.where(allowed == 1, 0.85, np.nan), cmap="gray", vmin=0, vmax=1, interpolation="none")
-        image = axis.imshow(np.ma.masked_where(~(tiled >= 0), tiled), interpolation="none", **HEAT)
-        centres = (np.arange(heads) * (columns + gap) + columns / 2 - 0.5, range(1, heads + 1))
-        axis.set_xticks(*centres)
-        axis.set_yticks(np.arange(layers) * (rows + gap) + rows / 2 - 0.5, range(1, layers + 1))
-        axis.set(xlabel="head", ylabel="layer")
-        axis.tick_params(length=0)
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.01, label="attention", ticks=_TICKS)
-        bar.outline.set_visible(False)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return figure
-
-
-def block_shares(
-    shares: Mapping[str, pd.DataFrame], before: Mapping[str, pd.DataFrame] | None = None, title: str = ""
-) -> Figure:
-    """How much of its attention each part of a sequence spends on each part, layer by layer, a line of panels
-    a task.
-
-    shares: task -> what `attention_maps.mean_block_shares` gives. before: the same for the model as it was
-    before training. A dot is a head, a line the mean of a layer's heads; dashed: spread evenly over all
-    tokens allowed.
-    """
-    with plt.rc_context(STYLE):
-        figure = _empty((11, 2.5 * len(shares) + 0.9))
-        axes = figure.subplots(len(shares), 4, sharex=True, sharey=True, squeeze=False)
-        for line, (task, frame) in zip(axes, shares.items()):
-            blocks = frame.groupby(["rows", "columns"], sort=False)
-            for axis, ((rows, columns), block) in zip(line, blocks):
-                if before is not None:
-                    earlier = before[task].set_index(["rows", "columns"]).loc[(rows, columns)]
-                    means = earlier.groupby("layer")["share"].mean()
-                    axis.plot(means.index, means, color="#999999", linewidth=1.4, marker="o", markersize=3)
-                colour = TASK_COLOURS[task]
-                axis.scatter(block["layer"], block["share"], s=9, color=colour, alpha=0.35, linewidth=0)
-                means = block.groupby("layer")["share"].mean()
-                axis.plot(means.index, means, color=colour, linewidth=2)
-                axis.axhline(block["uniform"].mean(), color=INK, linewidth=0.9, linestyle="--")
-                axis.set_title(f"{rows} \u2192 {columns}", fontsize=10)
-                axis.set(ylim=(-0.03, 1.03), xticks=means.index)
-            line[0].set_ylabel(TASK_LABELS[task] + "\nshare of attention")
-            line[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        for axis in axes[-1]:
-            axis.set_xlabel("layer")
-        handles = [
-            Line2D([], [], color=INK, linewidth=2, label="mean of the heads"),
-            Line2D([], [], color=INK, alpha=0.4, marker="o", markersize=4, linewidth=0, label="one head"),
-            Line2D([], [], color=INK, linewidth=0.9, linestyle="--", label="even attention"),
-        ]
-        if before is not None:
-            handles.append(Line2D([], [], color="#999999", marker="o", markersize=3, label="before training"))
-        figure.legend(handles=handles, loc="outside lower left", ncols=4)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return figure
-
-
 def expansion(
     losses: pd.DataFrame,
     source: list[str],
-    title: str = "One mixed pass, or an example for every target token?",
+    title: str = "Is one mixed pass worth an example for every target token?",
 ) -> Figure:
     """How one example becomes |target| examples (Section 4.2), and what each of them costs.
 
@@ -212,15 +100,18 @@ def expansion(
     targets = losses["token"].tolist()
     n = len(targets)
     shown = source if len(source) <= 9 else [*source[:6], "\u2026", *source[-2:]]
+    # Of a long target an example shows the last tokens written, so that names keep their room.
+    written = [targets[:t] if t <= 8 else ["\u2026", *targets[t - 7 : t]] for t in range(n)]
     with plt.rc_context(STYLE):
         total = 0.34 * n + 1.55
-        figure = _figure(11.5, total, title)
+        figure = placed_figure(11.5, total, title)
         bottom, height = 0.8 / total, 0.34 * n / total
         axis = figure.add_axes((0.05, bottom, 0.62, height))
         for t, target in enumerate(targets):
             # The next token is what the example is for; it is not among what the example reads.
-            for x, token in enumerate([*shown, *targets[:t], target]):
-                kind = "source" if x < len(shown) else "predicted" if x == len(shown) + t else "target"
+            for x, token in enumerate([*shown, *written[t], target]):
+                last = len(shown) + len(written[t])
+                kind = "source" if x < len(shown) else "predicted" if x == last else "target"
                 face = {"source": "#e3d7ec", "target": "#cfe0f0", "predicted": "white"}[kind]
                 edge = INK if kind == "predicted" else "white"
                 axis.add_patch(
@@ -230,7 +121,7 @@ def expansion(
                     x + 0.5, t, token, ha="center", va="center", fontsize=7, color=INK,
                     weight="bold" if kind == "predicted" else "normal",
                 )  # fmt: skip
-        axis.set(xlim=(0, len(shown) + n), ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=range(1, n + 1))
+        axis.set(xlim=(0, len(shown) + min(n, 9)), ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=range(1, n + 1))
         axis.set(xticks=[], ylabel="example")
         axis.set_title(
             "each example reads the source and what is written, and predicts the framed token", fontsize=10
@@ -287,10 +178,10 @@ def named_tokens(
     return named
 
 
-def _figure(width: float, height: float, title: str, kinds: bool = False) -> Figure:
+def placed_figure(width: float, height: float, title: str, kinds: bool = False) -> Figure:
     """An empty figure whose axes are placed by hand: the layout follows the tokens, not the length of their
     names."""
-    figure = _empty((width, height))
+    figure = empty_figure((width, height))
     # From the constrained layout of STYLE to none at all: saving would otherwise ask STYLE again.
     figure.set_layout_engine("none")
     figure.suptitle(title, x=0.12 / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
@@ -301,7 +192,7 @@ def _figure(width: float, height: float, title: str, kinds: bool = False) -> Fig
     return figure
 
 
-def _empty(size: tuple[float, float]) -> Figure:
+def empty_figure(size: tuple[float, float]) -> Figure:
     """A figure out of pyplot's hands, which shows once, where it is returned."""
     figure = plt.figure(figsize=size)
     plt.close(figure)
@@ -313,15 +204,15 @@ def _draw_grid(axis: Axes, layout: Layout, row: int | None = None) -> None:
     if row is not None:
         after = unwritten(layout, row)
         colours[after] = 0.75 + 0.25 * colours[after]
-    _image(axis, colours, layout)
+    token_image(axis, colours, layout)
     rows, columns = layout.kinds.shape
     if max(rows, columns) <= LONG:
         axis.vlines(range(1, columns), 0, rows, color="white", linewidth=0.8)
         axis.hlines(range(1, rows), 0, columns, color="white", linewidth=0.8)
-    _name_grid(axis, layout, row)
+    name_grid(axis, layout, row)
 
 
-def _image(axis: Axes, values: np.ndarray, layout: Layout, **style):
+def token_image(axis: Axes, values: np.ndarray, layout: Layout, **style):
     """values [r, c] or [r, c, colours] as an image, each token as wide as `places` has it."""
     vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
     for dimension, edges in enumerate((vertical, horizontal)):
@@ -332,14 +223,14 @@ def _image(axis: Axes, values: np.ndarray, layout: Layout, **style):
     return axis.imshow(values, interpolation="none", aspect="auto", extent=extent, **style)
 
 
-def _name_grid(axis: Axes, layout: Layout, row: int | None) -> None:
+def name_grid(axis: Axes, layout: Layout, row: int | None) -> None:
     """Tokens on both axes, a line between the segments, a frame around the row in question."""
     vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     axis.set(xticks=[], yticks=[], xlim=(0, horizontal[-1]), ylim=(vertical[-1], 0))
-    _names(axis, "above", layout.columns, horizontal)
-    _names(axis, "left", layout.rows, vertical, row)
+    name_tokens(axis, "above", layout.columns, horizontal)
+    name_tokens(axis, "left", layout.rows, vertical, row)
     axis.vlines(
         horizontal[1:-1][np.diff(layout.column_segments) != 0], 0, vertical[-1], color=INK, linewidth=1.1
     )
@@ -405,10 +296,10 @@ def _draw_edges(axis: Axes, layout: Layout, row: int | None, layers: int) -> Non
     )
     axis.set_yticks(range(layers + 1), lines if square else ["encoder", "decoder"], fontsize=8)
     axis.tick_params(length=0)
-    _names(axis, "below", layout.columns, edges, row if square else None)
+    name_tokens(axis, "below", layout.columns, edges, row if square else None)
     if not square:
         starts = np.append(above - 0.5, above[-1] + 0.5)
-        _names(axis, "above", layout.rows, starts, row)
+        name_tokens(axis, "above", layout.rows, starts, row)
 
 
 def _edges(
@@ -431,7 +322,7 @@ def _edges(
         axis.add_collection(LineCollection(ends, colors=colour, alpha=alpha, linewidth=linewidth))
 
 
-def _names(axis: Axes, side: str, tokens: list[str], edges: np.ndarray, important: int | None = None) -> None:
+def name_tokens(axis: Axes, side: str, tokens: list[str], edges: np.ndarray, important: int | None = None) -> None:
     """The names of the tokens along one side of an axis, as far as they do not touch: the important one
     first, then from the end, where the target is."""
     vertical = side == "left"
@@ -457,11 +348,3 @@ def _names(axis: Axes, side: str, tokens: list[str], edges: np.ndarray, importan
             annotation_clip=False,
             **style,
         )
-
-
-def _bins(weights: np.ndarray, most: int = 48) -> np.ndarray:
-    """The largest weight of every bin: float [l, h, r, c] -> at most [l, h, most, most]."""
-    for axis in (2, 3):
-        starts = np.unique(np.linspace(0, weights.shape[axis], most, endpoint=False).astype(int))
-        weights = np.maximum.reduceat(weights, starts, axis=axis)
-    return weights

@@ -1,7 +1,7 @@
 """Masks and attention to play with: ipywidgets whose picture follows every control.
 
 The pictures are SVG, written in a few milliseconds, so that dragging and typing feel immediate. Where nobody
-can drag, as under papermill, the static twin from `mask_plots` is shown instead.
+can drag, as under papermill, the static twin, a figure of `mask_plots` or `attention_plots`, is shown instead.
 """
 
 import base64
@@ -19,16 +19,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .attention_maps import NONE, Layout, Models, attention_weights, block_shares, build_sequence, layouts
+from .attention_plots import HEAT, attention_map
 from .mask_plots import (
     BAND,
     FORBIDDEN,
-    HEAT,
     INK,
     KIND_COLOURS,
     KIND_LABELS,
     LONG,
     PALETTE,
-    attention_map,
     mixed_mask,
     named_tokens,
     places,
@@ -137,7 +136,11 @@ class MaskExplorer:
 
     def _title(self) -> str:
         task, mask = TASK_LABELS[self.task.value], _MASK_LABELS[self.mask.value]
-        return f"{LABELS[self.system.value]}, {task}: {mask} attention"
+        return f"{self._name()}, {task}: {mask} attention"
+
+    def _name(self) -> str:
+        """Who attends; training changes no mask."""
+        return LABELS[self.system.value]
 
     def _follow(self, control, answer) -> None:
         control.observe(lambda _: answer() if self._following else None, names="value")
@@ -223,6 +226,9 @@ class AttentionExplorer(MaskExplorer):
         self.shares = block_shares(self.weights, self.layout)
         with self._still():
             self.layer.max, self.head.max = self.weights.shape[:2]
+
+    def _name(self) -> str:
+        return self.models.label(self.system.value)
 
     def _weights(self) -> np.ndarray:
         return self.weights[self.layer.value - 1, self.head.value - 1].numpy()
@@ -377,7 +383,7 @@ def _bars(weights: np.ndarray, layout: Layout, row: int) -> str:
         )
     title = f"attention of \u201c{html.escape(layout.rows[row])}\u201d"
     parts.append(f'<text x="{x}" y="{y - 16}" font-size="13">{title}</text>')
-    return "".join(parts) + _names(layout.columns, across, y + height + 6, "below")
+    return "".join(parts) + _bar_legend(layout, row) + _names(layout.columns, across, y + height + 6, "below")
 
 
 def _names(tokens: list[str], edges: np.ndarray, at: float, side: str, important: int | None = None) -> str:
@@ -399,9 +405,21 @@ def _legend() -> str:
     entries = [(KIND_COLOURS[kind], label) for kind, label in KIND_LABELS.items()] + [
         (FORBIDDEN, "may not attend")
     ]
+    return _entries(entries, BESIDE[0], HEIGHT - 22)
+
+
+def _bar_legend(layout: Layout, row: int) -> str:
+    """The mechanisms by which a row attends, in the upper right corner of its bars."""
+    kinds = [kind for kind in KIND_LABELS if (layout.kinds[row] == kind).any()]
+    entries = [(KIND_COLOURS[kind], KIND_LABELS[kind]) for kind in kinds]
+    return _entries(entries, BESIDE[0] + BESIDE[2] - 125 * len(entries), BESIDE[1] - 27)
+
+
+def _entries(entries: list[tuple[str, str]], x: float, y: float) -> str:
+    """A line of a legend: (colour, label) pairs side by side."""
     return "".join(
-        f'<rect x="{BESIDE[0] + 125 * i}" y="{HEIGHT - 22}" width="14" height="12" fill="{colour}"/>'
-        f'<text x="{BESIDE[0] + 20 + 125 * i}" y="{HEIGHT - 12}" font-size="12">{label}</text>'
+        f'<rect x="{x + 125 * i}" y="{y}" width="14" height="12" fill="{colour}"/>'
+        f'<text x="{x + 20 + 125 * i}" y="{y + 10}" font-size="12">{label}</text>'
         for i, (colour, label) in enumerate(entries)
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .comparison import NOT_RETRIEVED, area_under_roc
+from .comparison import NOT_RETRIEVED, area_under_roc, is_tie
 from .evaluation import PAPER_NAMES
 from .runs import of_judged_queries
 from .systems import FIRST_STAGE, LABELS
@@ -193,27 +193,32 @@ def query_deltas(
     measure: str,
     title: str = "Which queries gain, and how much do others lose?",
     marked: int | None = None,
+    tolerance: float = 0.0,
 ) -> Figure:
-    """Figure 6: the difference a system makes on each query, the largest gain first, a panel for each system.
+    """Figure 6: the difference a system makes on each query, the largest gain first, a panel for each system; grey is
+    what counts as a tie.
 
     Args:
         deltas: what `comparison.query_deltas` returns, by system name.
         baseline: the system they are compared with.
         measure: the one that was compared.
         marked: the row of a query to point at.
+        tolerance: as in `comparison.win_tie_loss`, so that the counts are the same.
     """
     with plt.rc_context(STYLE):
         figure, axes = panels(len(deltas), sharey=True)
         for axis, (system, table) in zip(axes, deltas.items()):
             difference = table["difference"].to_numpy()
             x = np.arange(1, len(difference) + 1)
-            for sign, colour in ((1, GAIN), (-1, LOSS)):
-                part = np.where(difference * sign > 0, difference, 0)
-                axis.fill_between(x, part, step="mid", color=colour, linewidth=0)
-            gain, loss = int((difference > 0).sum()), int((difference < 0).sum())
+            tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
+            gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
+            for some, colour in ((gain, GAIN), (tie, SAME), (loss, LOSS)):
+                axis.fill_between(x, np.where(some, difference, 0), step="mid", color=colour, linewidth=0)
             axis.axhline(0, color="black", linewidth=0.6)
-            axis.text(0.97, 0.95, f"{gain:,} gain", color=GAIN, transform=axis.transAxes, ha="right", va="top")
-            axis.text(0.03, 0.05, f"{loss:,} lose", color=LOSS, transform=axis.transAxes)
+            counts = ((gain, "gain", GAIN, 0.95), (tie, "tie", "#767676", 0.84), (loss, "lose", LOSS, 0.73))
+            for some, word, colour, y in counts:
+                style = dict(color=colour, transform=axis.transAxes, ha="right", va="top")
+                axis.text(0.97, y, f"{some.sum():,} {word}", **style)
             mean = f"{difference.mean():+.3f}".replace("-", "\N{MINUS SIGN}")
             axis.set(title=f"{LABELS[system]}: mean {mean}", xlabel="queries, sorted")
             axis.margins(x=0.01)
@@ -221,7 +226,7 @@ def query_deltas(
                 axis.plot(marked + 1, difference[marked], "v", color="black", markersize=6)
         axes[0].set(ylim=(-1.02, 1.02))
         for axis in axes[:: columns_of(len(deltas))]:
-            axis.set_ylabel(f"{_written(measure)} minus {LABELS[baseline]}'s")
+            axis.set_ylabel(f"{measure} minus {LABELS[baseline]}'s")
         suptitle(figure, title)
     return figure
 
@@ -248,7 +253,7 @@ def rank_shifts(
     y = np.append(np.arange(depth), depth + 0.6)
     with plt.rc_context(STYLE):
         figure, axes = panels(len(shifts), height=max(2.6, 1.4 + 0.19 * depth), sharex=True, sharey=True)
-        reach = 1
+        reach, several = 1, False
         for axis, (system, table) in zip(axes, shifts.items()):
             label = table["rank"].where(table["rank"].isin(labels), NOT_RETRIEVED)
             seed = table["seed"] if "seed" in table else np.zeros(len(table))
@@ -257,6 +262,7 @@ def rank_shifts(
             bars = axis.barh(y, change, color=np.where(change > 0, GAIN, LOSS), height=0.75)
             bars[-1].set_alpha(0.5)
             if by_seed.shape[1] > 1:
+                several = True
                 axis.scatter(by_seed, np.repeat(y[:, None], by_seed.shape[1], 1), s=7, color="black", zorder=3, lw=0)
             reach = max(reach, by_seed.abs().to_numpy().max())
             axis.axvline(0, color="black", linewidth=0.6)
@@ -268,6 +274,10 @@ def rank_shifts(
         axes[0].xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
         for axis in axes[:: columns_of(len(shifts))]:
             axis.set_ylabel("rank")
+        if several:
+            dot = plt.Line2D([], [], color="black", marker="o", markersize=3, linewidth=0, label="one seed")
+            bar = plt.Rectangle((0, 0), 1, 1, color=GAIN, label="mean of the seeds")
+            figure.legend(handles=[bar, dot], loc="outside lower left", ncols=2, fontsize=9)
         suptitle(figure, title)
     return figure
 
@@ -291,7 +301,8 @@ def categories(
         systems = list(table["system"].unique())
         height = 1.5 + len(names) * max(0.5, 0.17 * len(systems))
         figure, (left, right) = new_figure(1, 2, figsize=(8.5, height), sharey=True)
-        offsets = dict(zip(systems, np.linspace(-0.33, 0.33, len(systems)) if len(systems) > 1 else [0]))
+        reach = min(0.33, 0.11 * (len(systems) - 1))
+        offsets = dict(zip(systems, np.linspace(-reach, reach, len(systems))))
         for system, rows in table.groupby("system", sort=False):
             y = rows["category"].map(names.index) + offsets[system]
             colour = SYSTEM_COLOURS[system]
@@ -311,6 +322,7 @@ def categories(
         right.set(xlabel=f"difference to {LABELS[baseline]}, 95% interval", title="how much better")
         for axis in (left, right):
             axis.grid(visible=False, axis="y")
+            axis.xaxis.set_major_locator(plt.MaxNLocator(6, steps=[1, 2, 5, 10]))
             for edge in range(len(names) - 1):
                 axis.axhline(edge + 0.5, color="#e6e6e6", linewidth=0.7)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(systems), 5))
@@ -412,7 +424,7 @@ def panels(count: int, height: float = 2.7, **shared: bool) -> tuple[Figure, lis
     """A figure with so many panels, in rows; the axes in reading order. Shared axes keep their labels."""
     columns = columns_of(count)
     rows = ceil(count / columns)
-    width = 4.2 if columns == 1 else 2.9
+    width = 6.4 if columns == 1 else 2.9
     figure, axes = new_figure(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **shared)
     axes = list(axes.flat)
     for axis in axes[count:]:

@@ -33,13 +33,20 @@ class Explorer(ipywidgets.VBox):
     draw: called with the controls' values; returns a Figure, a styled frame, a plain text, or a list of these. What it
         raises as ValueError or FileNotFoundError is shown in place of the picture: not all values go together.
     controls: ipywidgets by the name of `draw`'s argument.
+    buttons: shown after the controls; what they do is their own.
     """
 
-    def __init__(self, draw: Callable[..., Drawn | list[Drawn]], controls: Mapping[str, ipywidgets.Widget]):
+    def __init__(
+        self,
+        draw: Callable[..., Drawn | list[Drawn]],
+        controls: Mapping[str, ipywidgets.Widget],
+        buttons: Iterable[ipywidgets.Button] = (),
+    ):
         self.controls = dict(controls)
         self._draw = draw
         self._view = ipywidgets.HTML()
-        super().__init__([ipywidgets.HBox(list(self.controls.values()), layout={"flex_flow": "row wrap"}), self._view])
+        shown = [*self.controls.values(), ipywidgets.HBox(list(buttons))]
+        super().__init__([ipywidgets.HBox(shown, layout={"flex_flow": "row wrap"}), self._view])
         for control in self.controls.values():
             control.observe(self._redraw, "value")
         self._redraw()
@@ -90,21 +97,26 @@ def explore_queries(
     tolerance: float = 0.1,
     depth: int = 3,
     relevance_level: int = 1,
+    system: str | None = None,
 ) -> Explorer:
     """Figure 6 and one line of Tables 4 and 7 for a pair of systems, and one query of them: click through the queries,
     the largest gain first, or through those that contain some words, and see the top passages before and after."""
     qrels = collection.qrels(split)
     values = results.values_by_system(split)
     texts = collection.queries(split).set_index("query_id")["text"]
+    texts = texts[texts.index.isin(qrels["query_id"])]
     run = cache(results.run)
 
-    def draw(measure, tolerance, baseline, system, containing, query):
+    def containing(words):
+        return texts.index[texts.str.contains(words, case=False, regex=False)]
+
+    def draw(measure, tolerance, baseline, system, words, query):
         deltas = comparison.query_deltas(values[baseline], values[system], measure)
         counts = comparison.win_tie_loss(values[baseline], values[system], measure, tolerance)
         score = f"{LABELS[system]} wins {counts.win}, ties {counts.tie}, loses {counts.loss} against {LABELS[baseline]}"
-        found = deltas[deltas["query_id"].map(texts).str.contains(containing, case=False, regex=False)]
+        found = deltas[deltas["query_id"].isin(containing(words))]
         if found.empty:
-            raise ValueError(f"No query contains {containing!r}")
+            raise ValueError(f"No query contains {words!r}")
         query = min(query, len(found))
         chosen = found.iloc[query - 1]
         seeds = results.common_seeds(baseline, system)
@@ -112,21 +124,24 @@ def explore_queries(
         passages = top_passages([chosen["query_id"]], runs, collection, qrels, depth, relevance_level, width=300)
         means = f" (means over {len(seeds)} seeds; below, what seed {seeds[0]} shows)" if len(seeds) > 1 else ""
         return [
-            plots.query_deltas({system: deltas}, baseline, measure, marked=found.index[query - 1], title=score),
-            f"Query {query} of {len(found)}, “{texts[chosen['query_id']]}”: {PAPER_NAMES[measure]} "
+            plots.query_deltas({system: deltas}, baseline, measure, score, found.index[query - 1], tolerance),
+            f"Query {query} of {len(found)}, “{texts[chosen['query_id']]}”: {measure} "
             f"{chosen['baseline']:.3f} with {LABELS[baseline]}, {chosen['system']:.3f} with {LABELS[system]}{means}",
             styled_passages(passages.drop(columns="query_id")),
         ]
 
     words = ipywidgets.Text(description="containing", placeholder="words of a query", continuous_update=False)
+    query = _slider("query", 1, qrels["query_id"].nunique(), 1)
     controls = {
         "measure": _choice("measure", _measures(), measure),
         "tolerance": _slider("tolerance", 0.0, 0.5, tolerance),
-        **_pair(results, split, baseline),
-        "containing": words,
-        "query": _slider("query", 1, qrels["query_id"].nunique(), 1),
+        **_pair(results, split, baseline, system),
+        "words": words,
+        "query": query,
     }
-    return Explorer(draw, controls)
+    # The slider reaches as far as there are queries with the words typed.
+    words.observe(lambda change: setattr(query, "max", max(1, len(containing(change["new"])))), "value")
+    return Explorer(draw, controls, [_step(query, "previous query", -1), _step(query, "next query", 1)])
 
 
 def explore_rank_shifts(
@@ -161,13 +176,15 @@ def explore_categories(
     return Explorer(draw, controls)
 
 
-def _pair(results: Results, split: str, baseline: str) -> dict[str, ipywidgets.Widget]:
-    """Two choices of a system; the second begins with the last system that is not the baseline."""
+def _pair(results: Results, split: str, baseline: str, system: str | None = None) -> dict[str, ipywidgets.Widget]:
+    """Two choices of a system; the second begins with the one named, or with GDMTL as in the paper's figures; without
+    it, or where it is the baseline, with the last other one."""
     systems, baseline = results.systems(split), system_name(baseline)
-    others = [system for system in systems if system != baseline]
+    others = [other for other in systems if other != baseline]
+    others.sort(key="gdmtl".__eq__)
     return {
         "baseline": _choice("before", _labelled(systems), baseline),
-        "system": _choice("after", _labelled(systems), others[-1]),
+        "system": _choice("after", _labelled(systems), others[-1] if system is None else system_name(system)),
     }
 
 
@@ -181,6 +198,13 @@ def _measures() -> list[tuple[str, str]]:
 
 def _choice(label: str, options: Sequence, value: object) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(options=options, value=value, description=label)
+
+
+def _step(slider: ipywidgets.IntSlider, label: str, by: int) -> ipywidgets.Button:
+    """A button that moves a slider; at its ends the slider stays."""
+    button = ipywidgets.Button(description=label, layout={"width": "auto"})
+    button.on_click(lambda _: setattr(slider, "value", slider.value + by))
+    return button
 
 
 def _slider(label: str, low: float, high: float, value: float) -> ipywidgets.Widget:

@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: threads of th
 
 import shutil
 import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,42 @@ def toy_bart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         BartModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_random_results() -> Callable[[Path, Mapping[str, Sequence[int | None]], Sequence[str]], None]:
+    """Writes the results folder of a config on the sample without training: twenty passages a query, the relevant ones
+    among them, with scores from a random generator; later systems give relevant passages more.
+
+    Takes the folder, the seeds of each system ((None,) for BM25) and the splits.
+    """
+
+    def write(folder: Path, systems: Mapping[str, Sequence[int | None]], splits: Sequence[str]) -> None:
+        import numpy as np
+        import pandas as pd
+
+        import gdmtl_lib as gdmtl
+        from gdmtl_lib.evaluation import write_values
+        from gdmtl_lib.runs import canonical_order, write_run
+
+        collection, generator = gdmtl.load_collection("sample"), np.random.default_rng(0)
+        doc_ids = np.array(list(collection.doc_ids()))
+        for split in splits:
+            qrels = collection.qrels(split)
+            pairs = qrels.loc[qrels["relevance"] > 0, ["query_id", "doc_id"]]
+            relevant = set(pairs.itertuples(index=False, name=None))
+            rows = {
+                (query, doc)
+                for query in qrels["query_id"].unique()
+                for doc in generator.choice(doc_ids, 18, replace=False)
+            }
+            pairs = pd.DataFrame(sorted(rows | relevant), columns=["query_id", "doc_id"])
+            grades = np.array([pair in relevant for pair in pairs.itertuples(index=False, name=None)], dtype=float)
+            for strength, (system, seeds) in enumerate(systems.items(), start=1):
+                for seed in seeds:
+                    where = folder / system if seed is None else folder / system / f"seed{seed}"
+                    run = canonical_order(pairs.assign(score=strength * grades + generator.normal(size=len(pairs))))
+                    write_run(run, where / f"run.{split}.trec.gz")
+                    write_values(gdmtl.evaluate(run, qrels), where / f"per_query.{split}.csv")
+
+    return write

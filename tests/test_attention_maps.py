@@ -286,6 +286,7 @@ def test_models_finds_what_was_trained(toys, tmp_path, monkeypatch, toy_bert_fol
     assert models.main == "gdmtl"
     assert models("gdmtl") is models("GDMTL")
     folder = tmp_path / "gdmtl" / "seed0" / "checkpoint"
+    assert models.label("gdmtl") == "GDMTL before training"
     assert models.describe("gdmtl") == (
         f"GDMTL before training, MiniLM with new heads (trained ones are looked for in {folder})"
     )
@@ -294,6 +295,7 @@ def test_models_finds_what_was_trained(toys, tmp_path, monkeypatch, toy_bert_fol
     toys["gdmtl"].save_pretrained(folder)
     models = Models(tmp_path)
     assert models.describe("gdmtl") == f"GDMTL, trained: {folder}"
+    assert models.label("gdmtl") == "GDMTL trained"
     trained, start = models("gdmtl").bert, models.before_training("gdmtl").bert
     assert torch.equal(trained.state_dict()["embeddings.word_embeddings.weight"],
                        5 * start.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip

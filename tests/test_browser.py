@@ -1,5 +1,5 @@
-"""JupyterLab in a real browser: 01 is run from its first cell to its last, and its pictures follow the
-controls."""
+"""JupyterLab in a real browser: 01 and 06 are run from their first cell to their last, and their pictures follow
+the controls."""
 
 import json
 import os
@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -56,12 +58,16 @@ def lab(tmp_path_factory):
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
-            assert server.poll() is None, (folder / "log").read_text()
+            if server.poll() is not None:
+                pytest.fail(f"JupyterLab ended before it answered:\n{(folder / 'log').read_text()}")
             try:
                 urllib.request.urlopen(f"{address}/api/status?token=test", timeout=5)
                 break
             except OSError:
                 time.sleep(0.5)
+        else:
+            log = (folder / "log").read_text()
+            pytest.fail(f"waited two minutes for JupyterLab to answer at {address}:\n{log}")
         yield address, folder
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -71,14 +77,32 @@ def lab(tmp_path_factory):
             os.killpg(server.pid, signal.SIGKILL)
 
 
-@pytest.fixture()
-def page():
+@pytest.fixture(scope="module")
+def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1500, "height": 1400})
+        yield browser
         browser.close()
+
+
+@pytest.fixture()
+def page(browser):
+    page = browser.new_page(viewport={"width": 1500, "height": 1400})
+    yield page
+    page.close()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A timeout inside says what was waited for."""
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+    try:
+        yield
+    except PlaywrightTimeout as error:
+        pytest.fail(f"waited in vain for {what}: {error}")
 
 
 def with_parameters(folder: Path, name: str, **parameters) -> str:
@@ -95,26 +119,42 @@ def with_parameters(folder: Path, name: str, **parameters) -> str:
 
 
 def run_all(page, address: str, notebook: str, timeout: float) -> None:
-    """Open a notebook and run all of its cells; the last one has a number then."""
-    page.goto(f"{address}/lab/tree/{notebook}?reset&token=test")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120 * SECONDS)
-    page.locator("#jp-main-statusbar >> text=/Python 3.*Idle/").wait_for(timeout=120 * SECONDS)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt", has_text=re.compile(r"\[\d+\]")).wait_for(
-        timeout=timeout, state="attached"
-    )
+    """Open a notebook and run all of its cells, without an error and without a warning."""
+    with waiting(f"JupyterLab to open {notebook}"):
+        page.goto(f"{address}/lab/tree/{notebook}?reset&token=test")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120 * SECONDS)
+    with waiting(f"the kernel of {notebook} to be idle"):
+        page.locator("#jp-main-statusbar >> text=/Python 3.*Idle/").wait_for(timeout=120 * SECONDS)
+    with waiting("the menu's Run All Cells"):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
+    last = page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt", has_text=re.compile(r"\[\d+\]"))
+    with waiting(f"the last cell of {notebook} to have run, or for an error"):
+        last.or_(errors).first.wait_for(timeout=timeout, state="attached")
+    assert errors.count() == 0, errors.first.inner_text()
+    warnings = page.locator("[data-mime-type='application/vnd.jupyter.stderr']")
+    assert warnings.count() == 0, warnings.first.inner_text()
 
 
-def follows(picture, act) -> None:
-    """Whether a picture becomes another one in answer to an act."""
-    before = picture.inner_html()
-    act()
+def follows(picture, act, what: str) -> None:
+    """Wait until a picture becomes another one in answer to an act: its bytes, in the page, are not what they were."""
+    before = drawn(picture)
+    with waiting(f"the control of {what}"):
+        act()
     for _ in range(100):
-        if picture.inner_html() != before:
+        if drawn(picture) != before:
             return
         time.sleep(0.1)
-    raise AssertionError("the picture stayed as it was")
+    pytest.fail(f"waited ten seconds for another picture after {what}: it stayed as it was")
+
+
+def drawn(picture) -> str:
+    """The markup of an SVG, or the bytes of an image as its address holds them, once it shows."""
+    with waiting("the picture"):
+        picture.wait_for(timeout=20 * SECONDS)
+        image = picture.locator("img")
+        return picture.inner_html() if image.count() == 0 else image.get_attribute("src")
 
 
 def test_01_pictures_follow_what_is_dragged_and_typed(lab, page, tmp_path):
@@ -123,7 +163,6 @@ def test_01_pictures_follow_what_is_dragged_and_typed(lab, page, tmp_path):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     run_all(page, address, notebook, timeout=300 * SECONDS)
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
     explorers = page.locator(".jp-OutputArea-output .widget-vbox")
     explorers.first.scroll_into_view_if_needed()
@@ -133,12 +172,45 @@ def test_01_pictures_follow_what_is_dragged_and_typed(lab, page, tmp_path):
         explorer.scroll_into_view_if_needed()
         picture = explorer.locator(".widget-html:has(svg) .widget-html-content")
         for name in sliders:
-            handle = explorer.locator(f".widget-slider:has-text('{name}') .noUi-handle").first
-
-            follows(picture, partial(handle.press, "ArrowRight"))
+            handle = slider(explorer, name)
+            follows(picture, partial(handle.press, "ArrowRight"), f"{name} moved")
         explorer.get_by_label("query").fill("what is molten rock called")
-        follows(picture, partial(explorer.get_by_label("query").press, "Enter"))
+        follows(picture, partial(explorer.get_by_label("query").press, "Enter"), "another query")
         assert "called" in picture.inner_text()
-        follows(picture, partial(explorer.get_by_label("mask").select_option, "causal"))
+        explorer.get_by_label("passage").fill("Magma is molten rock below the ground. " * 60)
+        follows(picture, partial(explorer.get_by_label("passage").press, "Tab"), "a passage of 256 tokens")
+        assert int(re.search(r"attends to (\d+) tokens", explorer.inner_text())[1]) >= 256
+        follows(picture, partial(explorer.get_by_label("mask").select_option, "causal"), "another mask")
     assert (tmp_path / "figures" / "mixed_mask.png").is_file()
     assert {url for url in requests if not re.match(rf"{address}|ws://127|data:|blob:", url)} == set()
+
+
+def test_06_pictures_follow_what_is_clicked_and_typed(lab, page, tmp_path, write_random_results):
+    address, folder = lab
+    write_random_results(tmp_path, {"bert": (0,), "gdmtl": (0,)}, ["dev"])
+    notebook = with_parameters(folder, "06_win_tie_loss", results_dir=str(tmp_path))
+    run_all(page, address, notebook, timeout=120 * SECONDS)
+
+    explorer = page.locator(".jp-OutputArea-output .widget-vbox")
+    explorer.scroll_into_view_if_needed()
+    view = explorer.locator(".widget-html-content:has(img)")
+    assert view.locator("img").evaluate("image => image.complete && image.naturalWidth > 300")
+    assert "Query 1 of 170, \u201c" in view.inner_text()
+    follows(view, partial(slider(explorer, "query").press, "ArrowRight"), "query moved")
+    assert "Query 2 of 170, \u201c" in view.inner_text()
+    follows(view, explorer.get_by_role("button", name="next query").click, "a click on next query")
+    assert "Query 3 of 170, \u201c" in view.inner_text()
+    follows(view, partial(slider(explorer, "tolerance").press, "PageUp"), "tolerance moved")
+    follows(view, partial(explorer.get_by_label("measure").select_option, "NDCG@10"), "another measure")
+    follows(view, partial(explorer.get_by_label("after").select_option, "BERT"), "another pair")
+    follows(view, partial(explorer.get_by_label("after").select_option, "GDMTL"), "the pair from before")
+    explorer.get_by_label("containing").fill("moon")
+    follows(view, partial(explorer.get_by_label("containing").press, "Enter"), "a word typed")
+    query = re.search(r"Query \d+ of \d+, \u201c(.*?)\u201d", view.inner_text())[1]
+    assert "moon" in query.lower()
+    assert (tmp_path / "figures" / "query_deltas.dev.png").is_file()
+
+
+def slider(explorer, name: str):
+    """The handle of a slider, which the arrow keys move."""
+    return explorer.locator(f".widget-slider:has-text('{name}') .noUi-handle").first

@@ -1,4 +1,4 @@
-"""The figures of masks and attention: what is in them, read back from the artists; long sequences; saving."""
+"""The figures of masks: what is in them, read back from the artists; long sequences; saving."""
 
 import time
 import warnings
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from gdmtl_lib import mask_plots
+from gdmtl_lib import attention_plots, mask_plots
 from gdmtl_lib.attention_maps import BIDIRECTIONAL, CAUSAL, CROSS, NONE, Layout
 from gdmtl_lib.mask_plots import FORBIDDEN, KIND_COLOURS, LONG, named_tokens, places
 from gdmtl_lib.plots import save_figure
@@ -98,62 +98,6 @@ def test_figures_1_and_2_stand_side_by_side():
     assert {"a", "b"} <= {text.get_text() for text in figure.texts}
 
 
-def test_attention_is_a_heat_map_with_the_forbidden_left_out():
-    layout = mixed(2, 2)
-    figure = mask_plots.attention_map(even(layout), layout, step=1)
-    heat, _, bars = figure.axes
-    shown = heat.images[0].get_array()
-    assert (shown.mask == (layout.kinds == NONE)).all()
-    assert [bar.get_height() for bar in bars.patches] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
-    assert [text.get_text() for text in bars.get_legend().get_texts()] == ["cross", "causal"]
-
-
-def test_overview_has_every_head_in_its_place():
-    layout = mixed(3, 2)
-    weights = np.zeros((2, 3, 5, 5))
-    weights[1, 2, 4, 0] = 1
-    axis = mask_plots.attention_overview(weights, layout).axes[0]
-    tiled = axis.images[1].get_array()
-    assert tiled.shape == (2 * 5 + 1, 3 * 5 + 2)
-    assert np.argwhere(tiled == 1).tolist() == [[6 + 4, 12 + 0]]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "3"]
-
-
-def test_overview_of_many_tokens_keeps_the_largest_weights():
-    layout = mixed(90, 10)
-    weights = np.zeros((1, 1, 100, 100))
-    weights[0, 0, 57, 31] = 0.8
-    tiled = mask_plots.attention_overview(weights, layout).axes[0].images[1].get_array()
-    assert tiled.shape == (48, 48) and tiled.max() == 0.8
-
-
-def test_block_shares_are_drawn_task_by_task():
-    blocks = [
-        ("source", "source", 1.0),
-        ("source", "target", 0.0),
-        ("target", "source", 0.7),
-        ("target", "target", 0.3),
-    ]
-    frame = pd.DataFrame(
-        [(layer, head, rows, columns, share, 0.5)
-         for rows, columns, share in blocks for layer in (1, 2) for head in (1, 2)],
-        columns=["layer", "head", "rows", "columns", "share", "uniform"],
-    )  # fmt: skip
-    figure = mask_plots.block_shares(
-        {"query_generation": frame}, {"query_generation": frame.assign(share=0.25)}
-    )
-    assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        "source \u2192 source", "source \u2192 target", "target \u2192 source", "target \u2192 target",
-    ]  # fmt: skip
-    before, means, uniform = figure.axes[2].lines
-    assert list(before.get_ydata()) == [0.25, 0.25]
-    assert list(means.get_ydata()) == pytest.approx([0.7, 0.7])
-    assert list(uniform.get_ydata()) == [0.5, 0.5]
-    assert len(figure.axes[2].collections[0].get_offsets()) == 4
-    alone = mask_plots.block_shares({"query_generation": frame})
-    assert "before training" not in [text.get_text() for text in alone.legends[0].get_texts()]
-
-
 def test_expansion_shows_the_examples_and_their_losses():
     losses = pd.DataFrame(
         {
@@ -173,6 +117,14 @@ def test_expansion_shows_the_examples_and_their_losses():
     ]
     shortened = mask_plots.expansion(losses, [f"s{i}" for i in range(30)]).axes[0]
     assert words(shortened)[:9] == ["s0", "s1", "s2", "s3", "s4", "s5", "\u2026", "s28", "s29"]
+
+
+def test_expansion_of_a_long_target_shows_the_last_tokens_written():
+    names = ["one mixed pass", "expanded", "[MASK]-filled"]
+    losses = pd.DataFrame({"token": [f"t{i}" for i in range(12)], **dict.fromkeys(names, range(12))})
+    axis = mask_plots.expansion(losses, ["[CLS]", "[SEP]"]).axes[0]
+    assert words(axis)[-11:] == ["[CLS]", "[SEP]", "\u2026", *(f"t{i}" for i in range(4, 12))]
+    assert axis.get_xlim() == (0, 2 + 9)
 
 
 def test_few_tokens_are_equally_wide_and_of_many_the_target_is_wider():
@@ -206,8 +158,8 @@ def test_names_never_touch_and_the_important_one_is_there():
     [
         lambda layout: mask_plots.mixed_mask(layout, step=20),
         lambda layout: mask_plots.mixed_mask(layout),
-        lambda layout: mask_plots.attention_map(even(layout), layout, step=20),
-        lambda layout: mask_plots.attention_overview(np.tile(even(layout), (6, 12, 1, 1)), layout),
+        lambda layout: attention_plots.attention_map(even(layout), layout, step=20),
+        lambda layout: attention_plots.attention_overview(np.tile(even(layout), (6, 12, 1, 1)), layout),
     ],
     ids=["step", "mask", "map", "overview"],
 )

@@ -136,7 +136,8 @@ def test_the_static_twin_is_a_figure_of_the_same_state(explorer):
     explorer.step.value = 3
     figure = explorer.figure()
     assert isinstance(figure, Figure)
-    assert figure.get_suptitle().startswith("GDMTL, query generation: mixed attention")
+    which = "GDMTL before training" if isinstance(explorer, AttentionExplorer) else "GDMTL"
+    assert figure.get_suptitle().startswith(f"{which}, query generation: mixed attention")
     words = {text.get_text() for text in [*figure.texts, *(axis.title for axis in figure.axes)]}
     words |= {axis.get_title(loc="left") for axis in figure.axes}
     assert "\u201cis\u201d attends to 15 tokens and predicts \u201cice\u201d" in words

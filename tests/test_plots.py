@@ -81,12 +81,24 @@ def test_query_deltas_show_gains_and_losses():
     figure = plots.query_deltas({"gdmtl": deltas}, "bert", "RR@10", marked=3)
     [axis] = figure.axes
     assert axis.get_title(loc="left") == "GDMTL: mean −0.075"
-    assert axis.get_ylabel() == "MRR@10 minus BERT's"
-    assert {"1 gain", "1 lose"} <= set(texts(figure))
-    gain, loss = (fill.get_paths()[0].vertices[:, 1] for fill in axis.collections)
+    assert axis.get_ylabel() == "RR@10 minus BERT's"
+    assert {"1 gain", "2 tie", "1 lose"} <= set(texts(figure))
+    gain, tie, loss = (fill.get_paths()[0].vertices[:, 1] for fill in axis.collections)
     assert (gain.min(), gain.max(), loss.min(), loss.max()) == pytest.approx((0, 0.5, -0.8, 0))
+    assert not tie.any()
     marker = next(line for line in axis.lines if line.get_marker() == "v")
     assert (marker.get_xdata()[0], marker.get_ydata()[0]) == pytest.approx((4, -0.8))
+
+
+def test_query_deltas_count_ties_as_the_table_does():
+    """From 0.5 a tenth is 0.05: 0.54 and 0.46 tie, 0.6 gains, and 0.4 loses."""
+    baseline, system = values_frame(0.5, 0.5, 0.5, 0.5), values_frame(0.6, 0.54, 0.46, 0.4)
+    deltas = comparison.query_deltas(baseline, system, "RR@10")
+    figure = plots.query_deltas({"gdmtl": deltas}, "bert", "RR@10", tolerance=0.1)
+    assert {"1 gain", "2 tie", "1 lose"} <= set(texts(figure))
+    assert comparison.win_tie_loss(baseline, system, "RR@10", 0.1) == (1, 2, 1)
+    _, tie, _ = (fill.get_paths()[0].vertices[:, 1] for fill in figure.axes[0].collections)
+    assert (tie.min(), tie.max()) == pytest.approx((-0.04, 0.04))
 
 
 def shifts_frame(changes, seed=0):
@@ -106,6 +118,7 @@ def test_rank_shifts_draw_the_mean_of_the_seeds_and_each_of_them():
     [dots] = [collection for collection in left.collections if len(collection.get_offsets())]
     assert sorted(dots.get_offsets()[:, 0]) == [-3, -1, -1, -1, 2, 4]
     assert not right.collections
+    assert {"mean of the seeds", "one seed"} <= set(texts(figure))
     assert [label.get_text() for label in left.get_yticklabels()] == ["1", "2", "not retrieved"]
     assert left.yaxis_inverted() and left.get_xlim() == (-1.08 * 6, 1.08 * 6)
 
@@ -113,6 +126,7 @@ def test_rank_shifts_draw_the_mean_of_the_seeds_and_each_of_them():
 def test_rank_shifts_below_the_depth_count_as_not_retrieved():
     figure = plots.rank_shifts({"gdmtl": shifts_frame([4, -1, 2, -2, -3])}, "bert", depth=2)
     assert bars_of(figure.axes[0]) == [4, -1, -3]
+    assert "one seed" not in texts(figure)
     assert bars_of(plots.rank_shifts({"gdmtl": shifts_frame([4, -4])}, "bert", depth=9).axes[0]) == [4, -4]
 
 

@@ -4,14 +4,11 @@ import time
 
 import ipywidgets
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.evaluation import write_values
 from gdmtl_lib.results import Results
-from gdmtl_lib.runs import canonical_order, write_run
 from gdmtl_lib.widgets import Explorer, explore_categories, explore_queries, explore_rank_shifts, explore_scores
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 1), "gdmtl": (0, 1)}
@@ -23,28 +20,9 @@ def collection():
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, collection) -> Results:
-    """Twenty passages a query of the sample, the relevant ones among them, with scores from a random generator; later
-    systems give relevant passages more."""
+def results(tmp_path_factory, write_random_results) -> Results:
     folder = tmp_path_factory.mktemp("results")
-    generator = np.random.default_rng(0)
-    doc_ids = np.array(list(collection.doc_ids()))
-    for split in ("dev", "cast"):
-        qrels = collection.qrels(split)
-        relevant = set(qrels.loc[qrels["relevance"] > 0, ["query_id", "doc_id"]].itertuples(index=False, name=None))
-        rows = [
-            (query, doc)
-            for query in qrels["query_id"].unique()
-            for doc in {*generator.choice(doc_ids, 18, replace=False), *(d for q, d in relevant if q == query)}
-        ]
-        pairs = pd.DataFrame(sorted(rows), columns=["query_id", "doc_id"])
-        grades = np.array([pair in relevant for pair in pairs.itertuples(index=False, name=None)], dtype=float)
-        for strength, (system, seeds) in enumerate(SYSTEMS.items(), start=1):
-            for seed in seeds:
-                where = folder / system if seed is None else folder / system / f"seed{seed}"
-                run = canonical_order(pairs.assign(score=strength * grades + generator.normal(size=len(pairs))))
-                write_run(run, where / f"run.{split}.trec.gz")
-                write_values(gdmtl.evaluate(run, qrels), where / f"per_query.{split}.csv")
+    write_random_results(folder, SYSTEMS, ("dev", "cast"))
     return Results(folder)
 
 
@@ -112,7 +90,7 @@ def test_explore_queries(results, collection):
     assert f"Query 1 of 170, “{texts[0]}”" in explorer.view
     assert "(means over 2 seeds; below, what seed 0 shows)" in explorer.view
     controls["query"].value = 170
-    assert f"Query 170 of 170, “{texts[-1]}”: MRR@10 {deltas['baseline'].iloc[-1]:.3f} with BERT" in explorer.view
+    assert f"Query 170 of 170, “{texts[-1]}”: RR@10 {deltas['baseline'].iloc[-1]:.3f} with BERT" in explorer.view
     top = results.run("gdmtl", "dev", 0).query("query_id == @deltas.query_id.iloc[-1] and rank == 1")["doc_id"]
     assert html.escape(collection.text(top)[0][:60]) in explorer.view
 
@@ -120,12 +98,37 @@ def test_explore_queries(results, collection):
 def test_explore_queries_by_their_words(results, collection):
     explorer = explore_queries(results, collection, "dev", "bert")
     containing = collection.queries("dev")["text"].str.contains("moon", case=False).sum()
-    explorer.controls["containing"].value = "Moon"
+    explorer.controls["words"].value = "Moon"
     assert f"Query 1 of {containing}, “" in explorer.view
     explorer.controls["query"].value = 100
+    assert explorer.controls["query"].max == explorer.controls["query"].value == containing
     assert f"Query {containing} of {containing}, “" in explorer.view
-    explorer.controls["containing"].value = "no such word"
+    explorer.controls["words"].value = "no such word"
     assert explorer.view == "<p>No query contains &#x27;no such word&#x27;</p>"
+
+
+def test_explore_queries_begins_with_the_pair_named_and_shows_its_ties(results, collection):
+    explorer = explore_queries(results, collection, "dev", "gdmtl", system="bm25")
+    assert [explorer.controls[name].value for name in ("baseline", "system")] == ["gdmtl", "bm25"]
+    before = picture(explorer)
+    explorer.controls["tolerance"].value = 0.5
+    assert picture(explorer) != before
+
+
+def test_buttons_click_through_the_queries_and_stop_at_the_ends(results, collection):
+    explorer = explore_queries(results, collection, "dev", "bert")
+    previous, following = explorer.children[0].children[-1].children
+    assert (previous.description, following.description) == ("previous query", "next query")
+    previous.click()
+    assert explorer.controls["query"].value == 1
+    following.click()
+    assert explorer.controls["query"].value == 2 and "Query 2 of 170, “" in explorer.view
+
+
+@pytest.mark.parametrize(("baseline", "system"), [("bert", "gdmtl"), ("bm25", "gdmtl"), ("gdmtl", "bert")])
+def test_pairs_begin_with_the_papers_system_where_it_is_not_the_baseline(results, collection, baseline, system):
+    controls = explore_rank_shifts(results, collection, "dev", baseline).controls
+    assert (controls["baseline"].value, controls["system"].value) == (baseline, system)
 
 
 def test_explore_rank_shifts(results, collection):
