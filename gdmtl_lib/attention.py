@@ -81,7 +81,8 @@ def _columns(states: Tensor, spans: list[Span]) -> list[Tensor]:
     pieces = states.split([end - start for start, end in zip(cuts, cuts[1:])], dim=2)
     at = {cut: number for number, cut in enumerate(cuts)}
     chosen = [pieces[at[span.key_start] : at[span.key_end]] for span in spans]
-    return [piece[0] if len(piece) == 1 else torch.cat(piece, dim=2) for piece in chosen]
+    # A sequence may have no source: its first span is empty and attends to nothing.
+    return [piece[0] if len(piece) == 1 else torch.cat(piece or [states[:, :, :0]], dim=2) for piece in chosen]
 
 
 def _bottom_right_causal(span: Span, device) -> Tensor:
