@@ -25,7 +25,8 @@ _HOME = {
 _MODULES = {
     "systems", "checkpoints", "collections", "first_stage", "inputs", "instances", "masks", "attention", "models",
     "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison", "results",
-    "plots", "mask_plots", "attention_maps", "inspection", "overview", "overview_plots", "paper", "widgets", "mask_widgets", "notebook",
+    "plots", "mask_plots", "attention_maps", "inspection", "overview", "overview_plots", "paper", "widgets", "mask_widgets", "studies",
+    "study_plots", "study_widgets", "notebook",
 }  # fmt: skip
 __all__ = sorted(_HOME) + sorted(_MODULES)
 
