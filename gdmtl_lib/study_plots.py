@@ -60,7 +60,7 @@ def training_size(
                 axis.scatter(x, rows["difference"], s=28, color=colour, zorder=3)
                 for at, high, mark in zip(x, rows["high"], rows["mark"]):
                     axis.annotate(mark, (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-            axis.set(ylabel=f"{written} minus {LABELS[baseline]}'s, 95% interval", title="how much better")
+            axis.set(ylabel=f"difference in {written}", title=f"how much better than {LABELS[baseline]}, 95% interval")
         for axis in axes[0]:
             axis.set_xticks(shares, [f"{100 * share:g}%\n{queries[share]:,}" for share in shares], fontsize=9)
             axis.set_xlim(0, max(shares) * 1.06)
@@ -97,34 +97,41 @@ def loss_weighting(
         rows.append((f"{weighting},\n{_warmed(steps)}", of["mean"], SYSTEM_COLOURS[system]))
     with plt.rc_context(STYLE):
         count = 1 + bool(len(sigmas))
-        height = 1.4 + 0.46 * len(rows)
+        height = 1.7 + 0.46 * len(rows)
         figure, axes = new_figure(
-            1, count, figsize=(5.6 + 3.8 * (count - 1), height), squeeze=False, width_ratios=[5.6, 3.8][:count]
+            1, count, figsize=(5.4 + 4 * (count - 1), height), squeeze=False, width_ratios=[5.4, 4][:count]
         )
         left, *right = axes[0]
-        left.axvline(reference["mean"].mean(), color=SYSTEM_COLOURS[baseline], linewidth=1, linestyle="--")
+        lines = [
+            left.axvline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linewidth=1.2, linestyle=":"),
+            left.axvline(reference["mean"].mean(), color=SYSTEM_COLOURS[baseline], linewidth=1, linestyle="--"),
+        ]
         for y, (_, means, colour) in enumerate(rows):
             left.scatter(means, [y] * len(means), s=26, color=colour, alpha=0.6, linewidth=0, zorder=3)
             left.plot([np.mean(means)] * 2, [y - 0.28, y + 0.28], color=colour, linewidth=2.4, zorder=4)
             left.annotate(f"{np.mean(means):.3f}", (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-        left.axvline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linewidth=1, linestyle=":")
-        left.annotate(LABELS[FIRST_STAGE], (first_stage, 1), (0, 2), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", ha="center", fontsize=8, color=SYSTEM_COLOURS[FIRST_STAGE])  # fmt: skip
         left.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=9)
-        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"{PAPER_NAMES.get(measure, measure)}, a dot a seed", title=LABELS[system])
+        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"{PAPER_NAMES.get(measure, measure)}, a dot a seed")
+        left.set_title(f"{LABELS[system]}, by weighting of its losses")
         left.grid(visible=False, axis="y")
         left.margins(x=0.06)
         styles = dict(zip(sorted(sigmas["steps"].unique()), ("-", "--", ":", "-.")))
         for axis in right:
-            for (steps, task), of in sigmas.groupby(["steps", "task"], sort=False):
+            for (steps, task), of in sorted(sigmas.groupby(["steps", "task"]), key=_place):
                 axis.plot(of["step"], of["sigma2"], color=TASK_COLOURS[task], linestyle=styles[steps],
                           label=f"{TASK_LABELS[task]}, {_warmed(steps)}")  # fmt: skip
             axis.set(xlabel="optimiser step", ylabel="larger means less weight", title="learned $\\sigma^2$")
-            axis.set_ylim(0, axis.get_ylim()[1] * 1.3)
+            axis.set_ylim(0, axis.get_ylim()[1] * 1.4)
             axis.legend(fontsize=8, loc="upper left")
+        figure.legend(lines, [LABELS[FIRST_STAGE], f"{LABELS[baseline]}, mean"], loc="outside lower left", ncols=2, fontsize=9)
         suptitle(figure, title)
     return figure
 
 
 def _warmed(steps: int) -> str:
-    return f"heads alone for {steps:,} steps first" if steps else "all from the start"
+    return f"heads first, {steps:,} steps" if steps else "fresh heads"
+
+
+def _place(group: tuple[tuple[int, str], pd.DataFrame]) -> tuple[int, int]:
+    (steps, task), _ = group
+    return steps, list(TASK_LABELS).index(task)
