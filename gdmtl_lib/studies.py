@@ -43,7 +43,7 @@ class Study:
         variants = {home.name: Results(home) for home in sorted(folder.glob("*")) if home.is_dir()}
         self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
         self._places = self.variants | {OWN: results}
-        self._values: dict[tuple, pd.DataFrame] = {}
+        self._values: dict[tuple, dict[str, pd.Series]] = {}
         if not self.variants:
             home = folder / "<variant>" / "<system>" / "seed<k>"
             found = sorted({path.name for path in folder.glob("*/*/*/per_query.*.csv")})
@@ -96,11 +96,12 @@ class Study:
         own.values(system, self.split)  # or a message that says what is missing
         return pd.DataFrame(self._trainings(OWN, own, system))
 
-    def values(self, variant: str, system: str, seed: int) -> pd.DataFrame:
-        """The per-query values of one training, `OWN` for one of the config's own; read once."""
+    def values(self, variant: str, system: str, seed: int) -> dict[str, pd.Series]:
+        """The values of one training by measure, indexed by query_id; `OWN` for one of the config's own. Read once."""
         key = (variant, system, seed)
         if key not in self._values:
-            self._values[key] = self._places[variant].values(system, self.split, seed)
+            values = self._places[variant].values(system, self.split, seed).set_index("query_id")
+            self._values[key] = dict(iter(values.groupby("measure", sort=False)["value"]))
         return self._values[key]
 
     def mean_values(self, trainings: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -108,21 +109,21 @@ class Study:
 
         Raises ValueError where they were measured on different queries, or without this measure.
         """
-        frames = [values[values["measure"] == measure] for values in self._each(trainings)]
-        by_query = pd.concat(frames).groupby(["query_id", "measure"], sort=False)["value"]
-        if by_query.ngroups == 0 or (by_query.size() != len(frames)).any():
+        first, *others = (values.get(measure, pd.Series(dtype=float)) for values in self._each(trainings))
+        if first.empty or any(set(other.index) != set(first.index) for other in others):
             raise ValueError(
                 f"study {self.name!r}: expected the {measure} of the same queries from every training of "
                 f"{', '.join(trainings['system'].unique())}, found others; evaluate them anew"
             )
-        return by_query.mean().reset_index()
+        mean = sum((other.reindex(first.index) for other in others), first) / (1 + len(others))
+        return pd.DataFrame({"query_id": first.index, "measure": measure, "value": mean.to_numpy()})
 
     def means(self, trainings: pd.DataFrame) -> pd.DataFrame:
         """What each training reached: its row with `measure, mean`, a row for each measure."""
         rows = [
-            {**training, "measure": measure, "mean": mean}
+            {**training, "measure": measure, "mean": of_queries.mean()}
             for training, values in zip(trainings.to_dict("records"), self._each(trainings))
-            for measure, mean in values.groupby("measure", sort=False)["value"].mean().items()
+            for measure, of_queries in values.items()
         ]
         return pd.DataFrame(rows)
 
@@ -133,7 +134,7 @@ class Study:
             for row in trainings.itertuples()
         ]
 
-    def _each(self, trainings: pd.DataFrame) -> Iterable[pd.DataFrame]:
+    def _each(self, trainings: pd.DataFrame) -> Iterable[dict[str, pd.Series]]:
         return (self.values(row.variant, row.system, row.seed) for row in trainings.itertuples())
 
     def _trainings(self, variant: str, place: Results, system: str) -> list[dict]:
@@ -202,8 +203,11 @@ def training_size(
         differences seed against the same seed. Spreads of one seed are NaN.
 
     Raises:
-        ValueError: as `compare`; a share that the baseline was not trained on.
+        ValueError: as `compare`; the baseline was not trained, or not on every share.
     """
+    if baseline not in set(trainings["system"]):
+        found = ", ".join(trainings["system"].unique())
+        raise ValueError(f"systems: expected {baseline} among them, found {found}; add it")
     by_seed = study.means(trainings).query("measure == @measure")
     parts = []
     for share, rows in trainings.groupby(SIZE):

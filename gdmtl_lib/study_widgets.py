@@ -1,7 +1,6 @@
 """Studies to play with: the figures of `study_plots` under controls, as in `widgets`."""
 
 from collections.abc import Mapping
-from functools import cache
 
 import ipywidgets
 import pandas as pd
@@ -25,11 +24,12 @@ def explore_training_size(
     first_stage: BM25's per-query values. The other arguments as for `study_plots.training_size`.
     """
     means = study.means(trainings)
-    table = cache(lambda measure: studies.training_size(study, trainings, baseline, measure))
+    # All of them at once: a change of the measure only draws.
+    tables = {name: studies.training_size(study, trainings, baseline, name) for name in means["measure"].unique()}
     bm25 = first_stage.groupby("measure")["value"].mean()
 
     def draw(systems, measure):
-        rows, by_seed = table(measure), means[means["measure"] == measure]
+        rows, by_seed = tables[measure], means[means["measure"] == measure]
         if not systems:
             raise ValueError("systems: choose at least one")
         rows = rows[rows["system"].isin(systems)]

@@ -147,7 +147,7 @@ def test_training_size_corrects_over_the_whole_table(sizes):
     for seed in (0, 1):
         half = sizes.folder / "studies" / "training_size" / "all-of-it"
         values = [0.2, 0.4, 0.3] if seed == 0 else [0.4, 0.6, 0.5]
-        write_training(half / "gdmtl" / f"seed{seed}", np.add(values, [0.1, 0.2, 0.6]) , **{SIZE: 0.5})
+        write_training(half / "gdmtl" / f"seed{seed}", np.add(values, [0.1, 0.2, 0.6]), **{SIZE: 0.5})
         write_training(sizes.folder / "gdmtl" / f"seed{seed}", np.add([0.5] * 3, [0.1, 0.2, 0.61]))
     study = Study(sizes, "training_size", "dev")
     trainings, _ = studies.shared_seeds(study.trainings([SIZE]), [SIZE])
@@ -162,6 +162,8 @@ def test_training_size_needs_the_baseline_on_every_share(sizes):
     trainings = study.trainings([SIZE]).query("system == 'gdmtl' or variant == ''")
     with pytest.raises(ValueError, match="expected BERT on 50.0% of the training queries, found none; train it"):
         studies.training_size(study, trainings, "bert", "RR@10")
+    with pytest.raises(ValueError, match="systems: expected bert among them, found gdmtl; add it"):
+        studies.training_size(study, study.trainings([SIZE], ["gdmtl"]), "bert", "RR@10")
 
 
 def test_trainings_measured_on_different_queries_have_no_mean(sizes):
