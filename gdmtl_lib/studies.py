@@ -161,7 +161,7 @@ def shared_seeds(trainings: pd.DataFrame, studied: Sequence[str]) -> tuple[pd.Da
         raise ValueError(f"expected a seed that all trainings of the study share, found none ({found}); train one")
     left_out = trainings[~trainings["seed"].isin(shared)]
     notes = [
-        f"{LABELS[system]}: seeds {_listed(seeds)} are left out, not every variant of every system has them"
+        f"{LABELS[system]}: left out are the seeds that not every variant of every system has: {_listed(seeds)}"
         for system, seeds in left_out.groupby("system", sort=False)["seed"]
     ]
     return trainings[trainings["seed"].isin(shared)].reset_index(drop=True), notes

@@ -101,7 +101,7 @@ def test_only_shared_seeds_are_compared(sizes):
     trainings = Study(sizes, "training_size", "dev").trainings([SIZE])
     kept, notes = studies.shared_seeds(trainings, [SIZE])
     assert set(kept["seed"]) == {0, 1} and len(kept) == 8
-    assert notes == ["BERT: seeds 7 are left out, not every variant of every system has them"]
+    assert notes == ["BERT: left out are the seeds that not every variant of every system has: 7"]
     few = trainings[(trainings["variant"] == "") ^ (trainings["seed"] == 1)]
     with pytest.raises(ValueError, match=r"found none \(bert 0\.5: 1; bert 1\.0: 0, 7; gdmtl 0\.5: 1; gdmtl 1\.0: 0\)"):
         studies.shared_seeds(few, [SIZE])

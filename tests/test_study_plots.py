@@ -88,7 +88,8 @@ def alone():
 
 @pytest.fixture
 def sigmas():
-    rows = [(100, step, task, value) for task, of in (("query_generation", (1, 3)), ("rank", (1, 0.5))) for step, value in enumerate(of)]
+    values = {"query_generation": (1, 3), "rank": (1, 0.5)}
+    rows = [(100, step, task, value) for task, of in values.items() for step, value in enumerate(of)]
     return pd.DataFrame(rows, columns=["steps", "step", "task", "sigma2"])
 
 
