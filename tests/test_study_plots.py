@@ -40,7 +40,7 @@ def by_seed():
 
 def test_training_size_draws_means_seeds_and_bm25(table, by_seed):
     figure = study_plots.training_size(table, by_seed, {0.25: 85, 1.0: 1340}, 0.45, "bert", "RR@10")
-    left, right = figure.axes
+    left, _ = figure.axes
     lines = {line.get_label(): line for line in left.lines}
     assert list(lines) == ["BM25", "BERT", "GDMTL"]
     assert list(lines["BM25"].get_ydata()) == [0.45, 0.45]
