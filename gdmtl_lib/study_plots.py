@@ -8,14 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .evaluation import PAPER_NAMES
-from .plots import (
-    STYLE,
-    SYSTEM_COLOURS,
-    TASK_COLOURS,
-    TASK_LABELS,
-    new_figure,
-    suptitle,
-)
+from .plots import STYLE, SYSTEM_COLOURS, TASK_COLOURS, TASK_LABELS, new_figure, suptitle
 from .studies import by_weighting
 from .systems import FIRST_STAGE, LABELS
 
