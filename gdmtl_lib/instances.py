@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .runs import validate_run
-from .sampling import hashed, nested_sample
+from .sampling import hashed, nested_share
 from .systems import GENERATIVE_TASKS
 
 
@@ -46,8 +46,7 @@ class TrainingInstances:
         self.order = lru_cache(maxsize=1)(self._order)  # asked for at every step of an epoch
         relevant = qrels[qrels["relevance"] > 0]
         known = set(candidates["query_id"].unique())
-        query_ids = [query_id for query_id in relevant["query_id"].unique() if query_id in known]
-        query_ids = nested_sample(query_ids, max(1, round(fraction * len(query_ids))))
+        query_ids = nested_share([q for q in relevant["query_id"].unique() if q in known], fraction)
         if not query_ids:
             raise ValueError(
                 "no query to train on: none of the candidates' queries has a passage judged relevant; "

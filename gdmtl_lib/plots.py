@@ -51,7 +51,10 @@ class _Extended(dict):
 
 
 _FURTHER_COLOURS = ("#882255", "#44AA99", "#999933", "#AA4499", "#117733")
-TASK_LABELS = _Extended({"rank": "ranking"}, lambda task, _: task.replace("_", " "))
+TASK_LABELS = _Extended(
+    {"rank": "ranking", "query_generation": "query generation", "answer_generation": "answer generation"},
+    lambda task, _: task.replace("_", " "),
+)
 TASK_COLOURS = _Extended(
     {"rank": "#0072B2", "query_generation": "#D55E00", "answer_generation": "#009E73"},
     lambda _, place: _FURTHER_COLOURS[place % len(_FURTHER_COLOURS)],

@@ -21,6 +21,12 @@ def nested_sample(query_ids: Iterable[str], size: int) -> list[str]:
     return [query_id for query_id in query_ids if query_id in kept]
 
 
+def nested_share(query_ids: Iterable[str], fraction: float) -> list[str]:
+    """The share `fraction` of the queries, at least one, nested as `nested_sample`."""
+    query_ids = list(query_ids)
+    return nested_sample(query_ids, max(1, round(fraction * len(query_ids))))
+
+
 def split_name(name: str) -> tuple[str, dict[str, int]]:
     """A collection's name and the samples it asks for: `squad:qa.json?test=1000&dev=200` becomes `squad:qa.json` and
     `{"test": 1000, "dev": 200}`.

@@ -45,7 +45,7 @@ ANALYSES = {
     "08_query_categories": "categories",
     "01_attention_masks": "once",
 }
-STUDIES: dict[str, str] = {}
+STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
 PAGE = "page"
 LARGE = 16 * 2**20  # bytes; of larger files a stamp keeps the size alone
 
