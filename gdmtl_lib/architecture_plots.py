@@ -13,10 +13,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
-from .interactions import ATTENTIONS, FRAME, PASSAGE, QUERY, Attention
-from .plots import STYLE, SYSTEM_COLOURS, TASK_COLOURS, TASK_LABELS, new_figure, suptitle
-from .inputs import PREFIXES
 from .evaluation import PAPER_NAMES
+from .inputs import PREFIXES
+from .interactions import ATTENTIONS, FRAME, PASSAGE, Attention
+from .plots import STYLE, SYSTEM_COLOURS, TASK_COLOURS, TASK_LABELS, new_figure, suptitle
 from .systems import LABELS, System, get_system
 
 INK, LINE = "#333333", "#666666"
@@ -86,7 +86,7 @@ def interactions(
     heights = [cell * rows + names for rows in tallest]
     with plt.rc_context(STYLE):
         figure, axes = new_figure(
-            len(attentions), columns, squeeze=False, height_ratios=heights,
+            len(attentions), columns, squeeze=False, height_ratios=tallest,
             figsize=((cell * longest + names) * columns + 0.4, sum(heights) + 0.7),
         )  # fmt: skip
         for line, rows, (system, found) in zip(axes, tallest, attentions.items()):
@@ -102,6 +102,37 @@ def interactions(
             Patch(color=_darker("query"), label="query"),
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=5 if columns > 1 else 2, fontsize=9)
+        suptitle(figure, title)
+    return figure
+
+
+def pair_intervals(
+    table: pd.DataFrame, measure: str, title: str = "Which architecture is better, and is it sure?"
+) -> Figure:
+    """Section 6.4: the difference of every pair of systems with its 95% interval, and where the table has them the
+    paper's intervals, grey, beside.
+
+    Args:
+        table: what `comparison.compare_pairs` returns, with `low (paper)` and `high (paper)` if those are known.
+        measure: which of its measures to draw.
+    """
+    rows = table[table["measure"] == measure].reset_index(drop=True)
+    with plt.rc_context(STYLE):
+        figure, axis = new_figure(figsize=(7.2, 1.2 + 0.27 * len(rows)))
+        colours = [SYSTEM_COLOURS[system] for system in rows["system"]]
+        axis.hlines(rows.index, rows["low"], rows["high"], color=colours, linewidth=2)
+        axis.scatter(rows["difference"], rows.index, color=colours, s=30, zorder=3)
+        if "low (paper)" in rows:
+            axis.hlines(rows.index + 0.28, rows["low (paper)"], rows["high (paper)"], color="#999999", linewidth=2)
+            axis.plot([], [], color="#999999", linewidth=2, label="the paper's")
+            axis.legend(loc="lower right")
+        for place, high, mark in zip(rows.index, rows["high"].fillna(rows["difference"]), rows["mark"]):
+            axis.annotate(mark, (high, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(rows.index, [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in rows.itertuples()])
+        axis.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in mean {PAPER_NAMES.get(measure, measure)}, 95% interval")
+        axis.tick_params(axis="y", length=0)
+        axis.grid(visible=False, axis="y")
         suptitle(figure, title)
     return figure
 

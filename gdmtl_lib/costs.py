@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .collections import Collection
 from .results import Results
@@ -72,7 +73,7 @@ def ranking_flops(config: Mapping, source: int, target: int = 0) -> int:
     if kind not in ("bert", "bart"):
         raise ValueError(f"config: expected model_type bert or bart, found {kind!r}")
     if s < 1 or (t < 1) == (kind == "bart"):
-        raise ValueError(f"{kind}: expected source{' and target' if kind == 'bart' else ''} tokens alone, found {s}, {t}")
+        raise ValueError(f"{kind}: expected source tokens {'and target tokens' if kind == 'bart' else 'alone'}, found {s}, {t}")
     d = config["hidden_size"] if kind == "bert" else config["d_model"]
     head = 2 * d * d + 2 * d
     if kind == "bert":
@@ -176,6 +177,18 @@ def system_costs(results: Results, systems: Sequence[str], pairs: pd.DataFrame) 
     columns = ["system", "parameters", "ranking_parameters", "encoder_tokens", "decoder_tokens", "gflops",
                "training_seconds", "tokens_per_second"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def with_effectiveness(costs: pd.DataFrame, values_by_system: Mapping[str, pd.DataFrame], measure: str) -> pd.DataFrame:
+    """A table of costs with what each system reaches: `mean, low, high` of a measure added, its mean over queries and
+    the 95% interval of that. costs: has a column `system`. values_by_system: per-query values of at least those."""
+    rows = []
+    for system in costs["system"]:
+        values = values_by_system[system].query("measure == @measure")["value"]
+        mean, n = values.mean(), len(values)
+        margin = stats.t.ppf(0.975, n - 1) * values.std() / np.sqrt(n) if n > 1 else np.nan
+        rows.append((mean, mean - margin, mean + margin))
+    return costs.assign(**dict(zip(("mean", "low", "high"), np.array(rows).reshape(-1, 3).T)))
 
 
 def _self_layer(length: int, d: int, f: int) -> int:

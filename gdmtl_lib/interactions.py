@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from .checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from .inputs import InputBuilder, pad
 from .systems import System, get_system
 
@@ -60,6 +61,13 @@ def ranking_attentions(system: str | System, tokenizer, passage: str, query: str
         attentions.append(_attention("decoder", batch.decoder_mask, decoder, decoder))
         attentions.append(_attention("cross", batch.cross_mask, decoder, encoder))
     return attentions
+
+
+def default_tokenizer():
+    """The tokenizer of the checkpoint that all systems start from where none is named; it needs no network."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(find_checkpoint(DEFAULT_CHECKPOINT))
 
 
 def count_interactions(attentions: list[Attention]) -> pd.DataFrame:

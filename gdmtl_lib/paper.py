@@ -128,6 +128,11 @@ EFFECTIVENESS = pd.DataFrame(
 )
 
 
+def systems_of(table: int) -> list[str]:
+    """The systems in one of the tables of `EFFECTIVENESS`, in its order."""
+    return list(EFFECTIVENESS.loc[EFFECTIVENESS["table"] == table, "system"].unique())
+
+
 def effectiveness(qrels: pd.DataFrame, is_transfer: bool = False) -> pd.DataFrame:
     """The paper's means on the collection these judgments are of: `table, collection, system, measure, mean, residual,
     mark`, empty for any other collection. A system that stands in Table 3 and in Table 10 is taken from Table 3.

@@ -25,7 +25,7 @@ def gains(
     title: str = "Does a gain at home stay a gain?",
 ) -> Figure:
     """Table 8 as a picture: each system's difference to the baseline at home (across) and away (up), with its 95%
-    intervals, a panel for each measure. BM25 is left out: nothing of it was trained that could transfer.
+    intervals, a panel for each measure. Beside trained systems BM25 is left out: nothing of it could transfer.
 
     Args:
         table: what `transfer.differences` returns.
@@ -35,13 +35,14 @@ def gains(
         by_seed: what `transfer.seed_differences` returns: a small dot for each training, where there are several.
     """
     with plots.plt.rc_context(plots.STYLE):
-        systems = [system for system in table["system"].unique() if system not in (baseline, FIRST_STAGE)]
+        others = [system for system in table["system"].unique() if system != baseline]
+        systems = [system for system in others if system != FIRST_STAGE] or others
         figure, axes = new_figure(1, len(measures), figsize=(4.3 * len(measures), 4.5), squeeze=False)
         for axis, measure in zip(axes.flat, measures):
             rows = table[table["measure"] == measure]
             home, away = (rows[rows["place"] == place].set_index("system").loc[systems] for place in ("home", "away"))
             bounds = [part[column].abs().max() for part in (home, away) for column in ("low", "high", "difference")]
-            reach = 1.1 * max(0.01, np.nanmax(bounds) if systems else 0)
+            reach = 1.1 * max(0.01, np.nanmax(bounds))
             _quadrants(axis, reach)
             for system in systems:
                 at, up, colour = home.loc[system], away.loc[system], SYSTEM_COLOURS[system]
