@@ -144,7 +144,8 @@ def cost(
     title: str = "What does effectiveness cost?",
 ) -> Figure:
     """RQ2's other half: each system's mean against the arithmetic of ranking a pair, and against the time of its
-    training where that is known. The area of a dot is the number of parameters that rank.
+    training where that is known. The area of a dot is the number of parameters that rank; dots of nearly the same cost
+    stand side by side, so that none hides another.
 
     Args:
         table: `system, mean, low, high` (the mean's 95% interval), `gflops, ranking_parameters, training_seconds`.
@@ -156,16 +157,16 @@ def cost(
         panels.append(("training_seconds", "training, seconds"))
     with plt.rc_context(STYLE):
         figure, axes = new_figure(1, len(panels), figsize=(5.0 * len(panels), 4.2), sharey=True, squeeze=False)
-        area = 260 * table["ranking_parameters"] / table["ranking_parameters"].max()
+        area = (130 * table["ranking_parameters"] / table["ranking_parameters"].max()).astype(float)
         colours = [SYSTEM_COLOURS[system] for system in table["system"]]
         for axis, (column, label) in zip(axes.flat, panels):
-            axis.vlines(table[column], table["low"], table["high"], color=colours, linewidth=1.1, alpha=0.6)
-            axis.scatter(table[column], table["mean"], s=area, color=colours, zorder=3, edgecolor="white", linewidth=0.8)
+            x = _side_by_side(table[column])
+            axis.vlines(x, table["low"], table["high"], color=colours, linewidth=1.2, alpha=0.7)
+            axis.scatter(x, table["mean"], s=area, color=colours, zorder=3, edgecolor="white", linewidth=0.8)
             if first_stage is not None:
                 axis.axhline(first_stage, color=SYSTEM_COLOURS["bm25"], linestyle="--", linewidth=1)
-            known = table[table[column].notna()]
-            span = known[column].max() - known[column].min() or known[column].max()
-            axis.set_xlim(max(0, known[column].min() - 0.25 * span), known[column].max() + 0.45 * span)
+            span = _span(table[column])
+            axis.set_xlim(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.38 * span)
             axis.set(xlabel=label)
         values = [*table["low"], *table["high"], *([] if first_stage is None else [first_stage])]
         margin = 0.08 * (np.nanmax(values) - np.nanmin(values) or 0.1)
@@ -180,24 +181,47 @@ def cost(
     return figure
 
 
+def _span(costs: pd.Series) -> float:
+    return float(costs.max() - costs.min() or costs.max() or 1)
+
+
+def _side_by_side(costs: pd.Series) -> np.ndarray:
+    """Where the dots stand: each at its cost, those within a thirtieth of the span of one another spread around it."""
+    x, step = costs.to_numpy(dtype=float), 0.035 * _span(costs)
+    places = x.copy()
+    order = [i for i in np.argsort(x, kind="stable") if not np.isnan(x[i])]
+    groups = [[i] for i in order[:1]]
+    for i in order[1:]:
+        if x[i] - x[groups[-1][0]] < step:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    for group in groups:
+        places[group] += step * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return places
+
+
 def _labels(axis: Axes, table: pd.DataFrame, column: str) -> None:
-    """Each system's name to the right of its dot; names that would touch move apart, each with a thin line."""
+    """Each system's name to the right of its dot and of those beside it; names that would touch move apart, each with a
+    thin line to its dot."""
     low, high = axis.get_ylim()
     left, right = axis.get_xlim()
-    needed, near = 0.055 * (high - low), 0.22 * (right - left)
-    places = []
-    for row in table.sort_values("mean").itertuples():
-        x, y = getattr(row, column), row.mean
-        for other_x, other_y in places:
-            if abs(other_x - x) < near:
+    needed, near = 0.055 * (high - low), 0.16 * (right - left)
+    x = _side_by_side(table[column])
+    named = []
+    for i in np.argsort(table["mean"].to_numpy(), kind="stable"):
+        mean, y = table["mean"].iloc[i], table["mean"].iloc[i]
+        beside = x[(x >= x[i]) & (x < x[i] + near)].max() + 0.03 * (right - left)
+        for other_x, other_y in named:
+            if abs(other_x - beside) < near:
                 y = max(y, other_y + needed)
-        places.append((x, y))
+        named.append((beside, y))
         axis.annotate(
-            LABELS[row.system], (x, row.mean), (x + 0.06 * (right - left), y), va="center", fontsize=9,
-            color=INK, arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7, "shrinkB": 5},
+            LABELS[table["system"].iloc[i]], (x[i], mean), (beside, y), va="center", fontsize=9, color=INK, zorder=2,
+            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
         )  # fmt: skip
-    if places and max(y for _, y in places) > high:
-        axis.set_ylim(low, max(y for _, y in places) + needed)
+    if named and max(y for _, y in named) > high:
+        axis.set_ylim(low, max(y for _, y in named) + needed)
 
 
 def _diagram(axis: Axes, system: System, bottom: float, height: float) -> None:

@@ -176,7 +176,8 @@ def system_costs(results: Results, systems: Sequence[str], pairs: pd.DataFrame) 
             rows.append({"system": system} | numbers | ranking_cost(checkpoints[0], pairs) | times)
     columns = ["system", "parameters", "ranking_parameters", "encoder_tokens", "decoder_tokens", "gflops",
                "training_seconds", "tokens_per_second"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    # Int64 keeps counts whole numbers beside a system that has none.
+    return pd.DataFrame(rows, columns=columns).astype({"parameters": "Int64", "ranking_parameters": "Int64"})
 
 
 def with_effectiveness(costs: pd.DataFrame, values_by_system: Mapping[str, pd.DataFrame], measure: str) -> pd.DataFrame:

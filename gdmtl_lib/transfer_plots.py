@@ -94,7 +94,8 @@ def pair(
             axis.axhline(mean, color="black", linewidth=1.2)
             axis.axhline(0, color="black", linewidth=0.6)
             signed = f"{mean:+.3f} ±{margin:.3f}".replace("-", "\N{MINUS SIGN}")
-            axis.set(title=f"{split}: mean {signed}", xlabel=f"queries, sorted, % of {len(difference):,}", xlim=(0, 100))
+            axis.set(title=f"{split}: mean {signed}", xlabel=f"queries, sorted, % of {len(difference):,}")
+            axis.set(xlim=(0, 100), xticks=(0, 25, 50, 75))
             text = f"{counts.win:,} win, {counts.tie:,} tie, {counts.loss:,} lose"
             axis.text(0.97, 0.95, text, transform=axis.transAxes, ha="right", va="top", fontsize=9)
         axes[0].set_ylim(-1.02, 1.02)
