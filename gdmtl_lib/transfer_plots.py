@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from scipy import stats
 
 from . import plots
 from .comparison import query_deltas, win_tie_loss
@@ -88,13 +89,13 @@ def pair(
             height = np.repeat(difference, 2)
             for sign, colour in ((1, GAIN), (-1, LOSS)):
                 axis.fill_between(share, np.where(height * sign > 0, height, 0), color=colour, linewidth=0)
-            mean = difference.mean()
-            margin = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+            mean, n = difference.mean(), len(difference)
+            margin = stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
             axis.axhspan(mean - margin, mean + margin, color="black", alpha=0.18, linewidth=0)
             axis.axhline(mean, color="black", linewidth=1.2)
             axis.axhline(0, color="black", linewidth=0.6)
             signed = f"{mean:+.3f} ±{margin:.3f}".replace("-", "\N{MINUS SIGN}")
-            axis.set(title=f"{split}: mean {signed}", xlabel=f"queries, sorted, % of {len(difference):,}")
+            axis.set(title=f"{split}: mean {signed}", xlabel=f"queries, sorted, % of {n:,}")
             axis.set(xlim=(0, 100), xticks=(0, 25, 50, 75))
             text = f"{counts.win:,} win, {counts.tie:,} tie, {counts.loss:,} lose"
             axis.text(0.97, 0.95, text, transform=axis.transAxes, ha="right", va="top", fontsize=9)

@@ -88,12 +88,31 @@ def test_cost_has_a_dot_for_each_system_where_its_cost_is_known():
     left, right = figure.axes
     assert left.get_xlabel() == "ranking a pair, GFLOPs" and left.get_ylabel() == "mean MRR@10"
     dots = left.collections[1]
-    assert np.allclose(dots.get_offsets(), [[1.0, 0.5], [1.0, 0.505], [0.6, 0.4]])
+    # BERT and GDMTL cost the same and stand side by side, 0.035 of the span apart.
+    assert np.allclose(dots.get_offsets(), [[0.993, 0.5], [1.007, 0.505], [0.6, 0.4]])
     assert np.allclose(dots.get_sizes() / dots.get_sizes().max(), [0.25, 0.25, 1.0])
     assert [text.get_text() for text in right.texts] == ["BERT", "GDMTL"]
     assert {text.get_text() for text in left.texts} == {"BERT", "GDMTL", "BART_S", "BM25"}
     heights = sorted(text.get_position()[1] for text in right.texts)
     assert heights[1] - heights[0] > 0.005  # the names of dots that nearly touch stand apart
+
+
+def test_every_pair_has_its_interval_and_the_papers_beside():
+    table = pd.DataFrame(
+        {
+            "measure": ["RR@10", "RR@10", "nDCG@10"], "baseline": "gdmtl_s", "system": ["gdmtl", "gdmtl_c", "gdmtl"],
+            "difference": [0.02, -0.01, 0.5], "low": [0.01, -0.03, 0.4], "high": [0.03, 0.01, 0.6], "mark": ["▲", "", "▲"],
+        }
+    )  # fmt: skip
+    [axis] = architecture_plots.pair_intervals(table, "RR@10").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["GDMTL against GDMTL_S", "GDMTL_C against GDMTL_S"]
+    ours, dots = axis.collections
+    assert [segment[:, 0].tolist() for segment in ours.get_segments()] == [[0.01, 0.03], [-0.03, 0.01]]
+    assert [text.get_text() for text in axis.texts] == ["▲", ""]
+    with_paper = table.assign(**{"low (paper)": [0.0038, np.nan, np.nan], "high (paper)": [0.0171, np.nan, np.nan]})
+    [axis] = architecture_plots.pair_intervals(with_paper, "RR@10").axes
+    assert axis.collections[2].get_segments()[0][:, 0].tolist() == [0.0038, 0.0171]
+    assert axis.get_legend().get_texts()[0].get_text() == "the paper's"
 
 
 def test_cost_without_times_is_one_panel():

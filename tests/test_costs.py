@@ -122,6 +122,17 @@ def test_costs_of_systems(checkpoints, pairs):
     assert list(costs.system_costs(Results(checkpoints), ["bm25"], pairs).columns)[0] == "system"
 
 
+def test_costs_beside_what_is_reached():
+    """Values 0, 0.5 and 1: mean 0.5, standard deviation 0.5, t of two degrees of freedom 4.3027."""
+    values = pd.DataFrame({"query_id": list("abc"), "measure": "RR@10", "value": [0.0, 0.5, 1.0]})
+    other = values.assign(measure="nDCG@10", value=9.0)
+    table = costs.with_effectiveness(pd.DataFrame({"system": ["bert"]}), {"bert": pd.concat([values, other])}, "RR@10")
+    margin = 4.30265 * 0.5 / 3**0.5
+    assert table[["mean", "low", "high"]].to_numpy()[0] == pytest.approx([0.5, 0.5 - margin, 0.5 + margin], abs=1e-5)
+    one = costs.with_effectiveness(pd.DataFrame({"system": ["bert"]}), {"bert": values[:1]}, "RR@10")
+    assert one["mean"][0] == 0.0 and np.isnan(one["low"][0])
+
+
 def test_pairs_are_taken_evenly_and_reranked(checkpoints):
     collection = load_collection("sample")
     query, docs = collection.queries("dev")["query_id"][0], list(collection.doc_ids())[:9]
