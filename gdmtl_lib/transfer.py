@@ -7,6 +7,7 @@ Away, a query may ask what a training query asked: their relevant passage is the
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -41,8 +42,8 @@ def measure_away(
         collection: what is searched. split: which of its queries.
         depth: candidates a query. relevance_level: the split's lowest relevant grade.
         systems: which ones; all that were trained when None.
-        name: what another collection is called; its results go into `transfer/<name>` of the config's folder. None
-            for the collection that the systems were trained on: results then lie beside those of its other splits.
+        name: another collection's, as `load_collection` takes it; its results go into `transfer/<short name>` of the
+            config's folder. None for the collection that the systems were trained on: results then lie beside those of its other splits.
         device, progress: as for `rerank`.
 
     Returns:
@@ -51,7 +52,7 @@ def measure_away(
     Raises:
         ValueError: as `bm25_candidates`, `rerank` and `evaluate`.
     """
-    folder = home.folder if name is None else home.folder / "transfer" / re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    folder = home.folder if name is None else home.folder / "transfer" / short_name(name)
     candidates = measure_first_stage(folder, collection, split, depth, relevance_level)
     for system in LABELS if systems is None else map(system_name, systems):
         for seed in home.seeds(system):
@@ -62,6 +63,15 @@ def measure_away(
                     where, collection, candidates, split, relevance_level, device, progress=progress, output_dir=output
                 )
     return Results(folder)
+
+
+def short_name(collection: str) -> str:
+    """A collection's name for files: of a path only its last part, `wikiqa-WikiQA` for `wikiqa:/data/WikiQA`; an
+    ir_datasets id whole."""
+    kind, colon, rest = collection.rpartition(":")
+    if kind != "irds":
+        rest = Path(rest).name
+    return re.sub(r"[^\w.-]+", "-", kind + colon + rest).strip("-.")
 
 
 def common_systems(

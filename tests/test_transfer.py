@@ -71,10 +71,21 @@ def test_every_trained_system_is_measured_away(trained, make_collection):
 def test_another_collection_has_a_folder_of_its_own(trained, make_collection):
     collection = make_collection("one")
     away = transfer.measure_away(trained, collection, "other", 3, 2, ["gdmtl"], name="squad:/data/one.json", progress=False)
-    assert away.folder == trained.folder / "transfer" / "squad-data-one.json"
+    assert away.folder == trained.folder / "transfer" / "squad-one.json"
     assert away.systems("other") == ["bm25", "gdmtl"] and trained.systems("other") == []
     assert not (trained.folder / "gdmtl" / "seed0" / "run.other.trec.gz").exists()
     assert not (away.folder / "gdmtl" / "seed0" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("collection", "expected"),
+    [
+        ("sample", "sample"), ("/data/a b/", "a-b"), ("wikiqa:/data/WikiQA", "wikiqa-WikiQA"),
+        ("irds:msmarco-passage/trec-dl-2019", "irds-msmarco-passage-trec-dl-2019"),
+    ],
+)  # fmt: skip
+def test_short_names_of_collections(collection, expected):
+    assert transfer.short_name(collection) == expected
 
 
 def test_what_is_there_is_used_again(trained, make_collection, monkeypatch):
