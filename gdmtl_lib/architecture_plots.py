@@ -22,7 +22,7 @@ from .systems import LABELS, System, get_system
 INK, LINE = "#333333", "#666666"
 # The texts, wherever they appear: in inputs, and along the axes of Figure 9.
 TEXT_COLOURS = {"passage": "#cfe0f0", "query": "#cdebd6", "answer": "#f5dcc4", "": "#ececec"}
-_BLOCK, _HEAD = "#f4f1f8", "#ffffff"
+_BLOCK, _HEAD, _ROUND = "#f4f1f8", "#ffffff", "round,pad=0,rounding_size=0.25"
 _ATTENTION_COLOURS = {"bidirectional": "#a079c0", "cross": "#f3c623", "causal": "#0b5aa2"}
 _MEETS, _WITHIN, _FORBIDDEN = "#D55E00", "#c9d6e3", "#ffffff"
 # A task's column of a diagram, in its own units: 10 wide.
@@ -44,7 +44,9 @@ def inputs_of(system: System, task: str) -> dict[str, list[str]]:
     return {"encoder": both, "decoder": ["start", *both[:-1]] if task == "rank" else ["start", "answer"]}
 
 
-def architectures(systems: Sequence[str], title: str = "What do the architectures share, and what is added a task?") -> Figure:
+def architectures(
+    systems: Sequence[str], title: str = "What do the tasks share, and what does each one add?"
+) -> Figure:
     """Figures 3 and 4, for any systems: a line of diagrams for each, a column a task, from the inputs at the bottom
     over encoder and decoder to the heads and their losses. All columns of a system are passes through the same
     backbone; only the heads differ.
@@ -129,8 +131,10 @@ def pair_intervals(
         for place, high, mark in zip(rows.index, rows["high"].fillna(rows["difference"]), rows["mark"]):
             axis.annotate(mark, (high, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_yticks(rows.index, [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in rows.itertuples()])
-        axis.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in mean {PAPER_NAMES.get(measure, measure)}, 95% interval")
+        names = [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in rows.itertuples()]
+        axis.set_yticks(rows.index, names)
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.set_xlabel(f"difference in mean {PAPER_NAMES.get(measure, measure)}, 95% interval")
         axis.tick_params(axis="y", length=0)
         axis.grid(visible=False, axis="y")
         suptitle(figure, title)
@@ -232,12 +236,10 @@ def _diagram(axis: Axes, system: System, bottom: float, height: float) -> None:
     end = len(system.tasks) * (_WIDTH + _GAP) - _GAP
     bands = {"encoder": bottom + 1.55} | ({"decoder": bottom + 5.1} if system.backbone != "encoder" else {})
     for name, y in bands.items():
-        band = FancyBboxPatch((0, y), end, 1.7, boxstyle="round,pad=0,rounding_size=0.25", facecolor=_BLOCK, edgecolor=LINE)
-        axis.add_patch(band)
-        if len(system.tasks) > 1:
-            for i in range(1, len(system.tasks)):
-                x = i * (_WIDTH + _GAP) - _GAP / 2
-                axis.text(x, y + 0.85, "same\nweights", fontsize=7.5, color=LINE, ha="center", va="center", style="italic")
+        axis.add_patch(FancyBboxPatch((0, y), end, 1.7, boxstyle=_ROUND, facecolor=_BLOCK, edgecolor=LINE))
+        for i in range(1, len(system.tasks)):
+            at = i * (_WIDTH + _GAP) - _GAP / 2, y + 0.85
+            axis.text(*at, "same\nweights", fontsize=7.5, color=LINE, ha="center", va="center", style="italic")
     for i, task in enumerate(system.tasks):
         _pass(axis, system, task, i * (_WIDTH + _GAP), bottom, bands)
 
@@ -263,19 +265,20 @@ def _pass(axis: Axes, system: System, task: str, x: float, bottom: float, bands:
     colour = TASK_COLOURS[task]
     if task == "rank":
         at = "state of the first token" if system.backbone == "encoder" else "state of the last token"
-        head, loss = "feed-forward → score", "hinge" if system.rank_loss == "pairwise" else "cross-entropy of relevance"
+        head = "feed-forward → score"
+        loss = "hinge" if system.rank_loss == "pairwise" else "cross-entropy of relevance"
     else:
         target = "query" if task == "query_generation" else "answer"
         at = "states that predict it"
         head, loss = f"language model → next token of the {target}", "cross-entropy"
     _arrow(axis, (middle, y), (middle, y + 0.85))
     axis.text(middle + 0.25, y + 0.42, at, fontsize=7.5, color=LINE, va="center")
-    box = FancyBboxPatch((x + 0.4, y + 0.85), _WIDTH - 0.8, 1.1, boxstyle="round,pad=0,rounding_size=0.25",
-                         facecolor=_HEAD, edgecolor=colour, linewidth=1.6)  # fmt: skip
-    axis.add_patch(box)
+    place = (x + 0.4, y + 0.85), _WIDTH - 0.8, 1.1
+    axis.add_patch(FancyBboxPatch(*place, boxstyle=_ROUND, facecolor=_HEAD, edgecolor=colour, linewidth=1.6))
     axis.text(middle, y + 1.4, head, fontsize=8.5, color=INK, ha="center", va="center")
     _arrow(axis, (middle, y + 1.95), (middle, y + 2.65))
-    axis.text(middle, y + 3.05, f"{TASK_LABELS[task]} loss: {loss}", fontsize=8.5, color=colour, weight="bold", ha="center", va="center")
+    words = f"{TASK_LABELS[task]} loss: {loss}"
+    axis.text(middle, y + 3.05, words, fontsize=8.5, color=colour, weight="bold", ha="center", va="center")
 
 
 def _block(axis: Axes, name: str, words: str, kind: str, x: float, y: float) -> None:
@@ -309,7 +312,8 @@ def _boxes(axis: Axes, tokens: Sequence[str], x: float, width: float, y: float) 
     edges = x + width * np.concatenate([[0], weights.cumsum()]) / weights.sum()
     for token, start, end in zip(tokens, edges, edges[1:]):
         face = TEXT_COLOURS.get(token, TEXT_COLOURS[""])
-        axis.add_patch(Rectangle((start + 0.04, y), end - start - 0.08, 0.75, facecolor=face, edgecolor="#aaaaaa", lw=0.6))
+        place = (start + 0.04, y), end - start - 0.08, 0.75
+        axis.add_patch(Rectangle(*place, facecolor=face, edgecolor="#aaaaaa", linewidth=0.6))
         size = 8 if token in TEXT_COLOURS else 6.2
         axis.text((start + end) / 2, y + 0.36, token, fontsize=size, ha="center", va="center", color=INK)
 
@@ -322,7 +326,8 @@ def _box_weight(token: str) -> float:
 
 def _arrow(axis: Axes, start: tuple, end: tuple, kind: str = "", colour: str = LINE) -> None:
     width = 2.2 if kind == "cross" else 1.0
-    axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=colour, lw=width, shrinkA=0, shrinkB=0))
+    style = dict(arrowstyle="-|>", mutation_scale=9, shrinkA=0, shrinkB=0)
+    axis.add_patch(FancyArrowPatch(start, end, color=colour, linewidth=width, **style))
 
 
 def _grid(axis: Axes, attention: Attention, title: str, room: tuple[int, int]) -> None:
@@ -337,10 +342,10 @@ def _grid(axis: Axes, attention: Attention, title: str, room: tuple[int, int]) -
     axis.hlines(range(rows + 1), 0, columns, color="#dddddd", linewidth=0.6)
     axis.set_xticks(np.arange(columns) + 0.5, attention.columns, rotation=90, fontsize=7)
     axis.set_yticks(np.arange(rows) + 0.5, attention.rows, fontsize=7)
-    for labels, texts in ((axis.get_xticklabels(), attention.column_texts), (axis.get_yticklabels(), attention.row_texts)):
-        for label, text in zip(labels, texts):
-            if text != FRAME:
-                label.set(color=_darker("passage" if text == PASSAGE else "query"), weight="bold")
+    labels = [*axis.get_xticklabels(), *axis.get_yticklabels()]
+    for label, text in zip(labels, [*attention.column_texts, *attention.row_texts]):
+        if text != FRAME:
+            label.set(color=_darker("passage" if text == PASSAGE else "query"), weight="bold")
     axis.xaxis.tick_top()
     axis.tick_params(length=0, pad=2)
     axis.grid(visible=False)

@@ -73,7 +73,8 @@ def ranking_flops(config: Mapping, source: int, target: int = 0) -> int:
     if kind not in ("bert", "bart"):
         raise ValueError(f"config: expected model_type bert or bart, found {kind!r}")
     if s < 1 or (t < 1) == (kind == "bart"):
-        raise ValueError(f"{kind}: expected source tokens {'and target tokens' if kind == 'bart' else 'alone'}, found {s}, {t}")
+        wanted = "and target tokens" if kind == "bart" else "alone"
+        raise ValueError(f"{kind}: expected source tokens {wanted}, found {s}, {t}")
     d = config["hidden_size"] if kind == "bert" else config["d_model"]
     head = 2 * d * d + 2 * d
     if kind == "bert":
@@ -143,7 +144,7 @@ def training_cost(folder: str | os.PathLike) -> dict[str, float]:
 def reranking_speed(
     checkpoint: str | os.PathLike, collection: Collection, pairs: pd.DataFrame, device: str = "auto"
 ) -> float:
-    """Pairs a second that a saved system re-ranks on this machine, after a first few that do not count.
+    """Pairs a second that a saved system re-ranks on this machine in fp32, after a first few that do not count.
 
     pairs: `query_id, doc_id`; some dozens say enough. device: as for `rerank`.
     """

@@ -84,7 +84,7 @@ def marked_effectiveness(values_by_system: dict[str, pd.DataFrame], tests: pd.Da
     marks = tests.pivot(index="system", columns="measure", values="mark").rename(columns=PAPER_NAMES)
     table = effectiveness_table(values_by_system)
     table = table + " " + marks.loc[table.index, table.columns]
-    return table.apply(lambda column: column.str.strip()).rename(index=LABELS)
+    return table.apply(lambda column: column.str.strip()).rename(index=LABELS).rename_axis(columns=None)
 
 
 def reported_effectiveness(reported: pd.DataFrame) -> pd.DataFrame:

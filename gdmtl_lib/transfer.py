@@ -43,7 +43,8 @@ def measure_away(
         depth: candidates a query. relevance_level: the split's lowest relevant grade.
         systems: which ones; all that were trained when None.
         name: another collection's, as `load_collection` takes it; its results go into `transfer/<short name>` of the
-            config's folder. None for the collection that the systems were trained on: results then lie beside those of its other splits.
+            config's folder. None for the collection that the systems were trained on: results then lie beside those
+            of its other splits.
         device, progress: as for `rerank`.
 
     Returns:
@@ -122,8 +123,9 @@ def seed_differences(
         for seed in sorted(both[0] & both[1]):
             gains = {}
             for place, results, split in zip(PLACES, (home, away), splits):
-                means = [results.values(name, split, seed).groupby("measure")["value"].mean() for name in (system, baseline)]
-                gains[place] = means[0] - means[1]
+                values = [results.values(name, split, seed) for name in (system, baseline)]
+                of_system, of_baseline = (frame.groupby("measure")["value"].mean() for frame in values)
+                gains[place] = of_system - of_baseline
             tables.append(pd.DataFrame(gains).reset_index().assign(system=system, seed=seed))
     columns = ["measure", "system", "seed", *PLACES]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

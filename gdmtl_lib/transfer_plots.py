@@ -49,12 +49,17 @@ def gains(
                 at, up, colour = home.loc[system], away.loc[system], SYSTEM_COLOURS[system]
                 axis.plot([at["low"], at["high"]], [up["difference"]] * 2, color=colour, linewidth=1.3, alpha=0.8)
                 axis.plot([at["difference"]] * 2, [up["low"], up["high"]], color=colour, linewidth=1.3, alpha=0.8)
-                axis.scatter(at["difference"], up["difference"], s=42, color=colour, zorder=3, edgecolor="white", lw=0.8)
-                if by_seed is not None and (seeds := by_seed.query("system == @system and measure == @measure")).shape[0] > 1:
-                    axis.scatter(seeds["home"], seeds["away"], s=9, color=colour, alpha=0.7, zorder=2, linewidth=0)
+                dot = dict(color=colour, edgecolor="white", linewidth=0.8, zorder=3)
+                axis.scatter(at["difference"], up["difference"], s=42, **dot)
+                if by_seed is not None:
+                    seeds = by_seed[(by_seed["system"] == system) & (by_seed["measure"] == measure)]
+                    if len(seeds) > 1:
+                        axis.scatter(seeds["home"], seeds["away"], s=9, color=colour, alpha=0.7, zorder=2, linewidth=0)
             axis.set(title=PAPER_NAMES.get(measure, measure), xlabel=f"at home ({splits[0]})")
         axes[0, 0].set_ylabel(f"away ({splits[1]})")
-        handles = [Line2D([], [], marker="o", linewidth=1.3, color=SYSTEM_COLOURS[name], label=LABELS[name]) for name in systems]
+        handles = [
+            Line2D([], [], marker="o", linewidth=1.3, color=SYSTEM_COLOURS[name], label=LABELS[name]) for name in systems
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(7, max(1, len(systems))))
         suptitle(figure, f"{title} Differences to {LABELS[baseline]}, 95% intervals")
     return figure
