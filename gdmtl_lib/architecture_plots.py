@@ -229,7 +229,7 @@ def _labels(axis: Axes, table: pd.DataFrame, column: str) -> None:
 
 
 def _diagram(axis: Axes, system: System, bottom: float, height: float) -> None:
-    joint = r"; joint loss $\sum_t L_t\,/\,2\sigma_t^2 + \log(1 + \sigma_t^2)$" if len(system.tasks) > 1 else ""
+    joint = r"; joint loss $\sum_t\,[\,L_t\,/\,2\sigma_t^2 + \log(1 + \sigma_t^2)\,]$" if len(system.tasks) > 1 else ""
     axis.text(0, bottom + height + 0.35, system.label, fontsize=12, weight="bold", color=INK, va="baseline")
     backbone = "encoder alone" if system.backbone == "encoder" else "encoder and decoder"
     axis.text(4.2, bottom + height + 0.35, f"{backbone}{joint}", fontsize=9.5, color=LINE, va="baseline")
