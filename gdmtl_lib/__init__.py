@@ -26,7 +26,8 @@ _MODULES = {
     "systems", "checkpoints", "collections", "sampling", "first_stage", "inputs", "instances", "masks", "attention",
     "models", "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison",
     "results", "plots", "mask_plots", "attention_plots", "attention_maps", "inspection", "overview", "overview_plots",
-    "paper", "widgets", "mask_widgets", "notebook", "studies", "study_plots", "study_widgets",
+    "paper", "widgets", "mask_widgets", "notebook", "studies", "study_plots", "study_widgets", "transfer",
+    "transfer_plots", "costs", "interactions", "architecture_plots",
 }  # fmt: skip
 __all__ = sorted(_HOME) + sorted(_MODULES)
 

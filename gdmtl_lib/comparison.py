@@ -73,6 +73,33 @@ def compare(
     return _with_marks(table, table["measure"] if family == "measure" else None, alpha, strong_alpha)
 
 
+def compare_pairs(
+    values_by_system: dict[str, pd.DataFrame],
+    measures: Sequence[str],
+    alpha: float = 0.05,
+    strong_alpha: float = 0.01,
+) -> pd.DataFrame:
+    """Test every system against every earlier one: the pairs of Section 6.4.
+
+    Holm-Bonferroni over all pairs of one measure, the family that fits the paper's two p there (see `compare`).
+
+    Args and raises: as `compare`; systems in the order of the dictionary.
+
+    Returns:
+        A row for each measure and pair: `measure`, `baseline`, `system`, then as `compare` from `mean` on.
+    """
+    _check_levels(alpha, strong_alpha)
+    rows = []
+    for measure in measures:
+        values = _aligned(values_by_system, measure)
+        rows += [
+            {"measure": measure, "baseline": a, "system": b, **_difference(values, b, a, alpha)}
+            for a, b in combinations(values_by_system, 2)
+        ]
+    table = pd.DataFrame(rows)
+    return _with_marks(table, table["measure"], alpha, strong_alpha)
+
+
 def by_category(
     values_by_system: dict[str, pd.DataFrame],
     categories: pd.DataFrame,
@@ -251,7 +278,6 @@ def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int 
     from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
 
     return float(roc_auc_score(is_relevant, run["score"].to_numpy(dtype=np.float32)))
-
 
 
 def shared_information_needs(

@@ -7,6 +7,7 @@ from pandas.io.formats.style import Styler
 
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.comparison import by_category, query_deltas, smallest_detectable_difference
+from gdmtl_lib.evaluation import PAPER_NAMES, effectiveness_table
 from gdmtl_lib.systems import LABELS
 
 RELEVANT = "●"  # stands before a relevant passage
@@ -73,6 +74,28 @@ def styled_passages(table: pd.DataFrame) -> Styler:
         .apply(lambda _: colours, axis=None)
         .set_table_styles([{"selector": "th", "props": room}, {"selector": "td", "props": room}])
     )
+
+
+def marked_effectiveness(values_by_system: dict[str, pd.DataFrame], tests: pd.DataFrame) -> pd.DataFrame:
+    """Tables 3, 6, 8 and 10 in the paper's form: a row a system, a column a measure, the mean (RBP's with its residual)
+    and its mark in the cell.
+
+    values_by_system: what `evaluate` returns, by system name. tests: what `comparison.compare` returns for them.
+    """
+    marks = tests.pivot(index="system", columns="measure", values="mark").rename(columns=PAPER_NAMES)
+    table = effectiveness_table(values_by_system)
+    table = table + " " + marks.loc[table.index, table.columns]
+    return table.apply(lambda column: column.str.strip()).rename(index=LABELS).rename_axis(columns=None)
+
+
+def reported_effectiveness(reported: pd.DataFrame) -> pd.DataFrame:
+    """What the paper reports, in the same form. reported: what `paper.effectiveness` returns; at least a row."""
+    residuals = reported["residual"].map(" +{:.3f}".format).where(reported["residual"].notna(), "")
+    marks = reported["mark"].map(lambda mark: f" {mark}" if mark else "")
+    cells = reported["mean"].map("{:.3f}".format) + residuals + marks
+    wide = reported.assign(cell=cells).pivot(index="system", columns="measure", values="cell")
+    wide = wide.loc[reported["system"].unique(), reported["measure"].unique()]
+    return wide.rename(index=LABELS, columns=PAPER_NAMES).rename_axis(columns=None)
 
 
 def win_tie_loss_grid(table: pd.DataFrame) -> Styler:

@@ -36,7 +36,7 @@ def measure_first_stage(
 
 def measure_system(
     folder: str | os.PathLike, collection: Collection, candidates: pd.DataFrame, split: str, relevance_level: int = 1,
-    device: str = "auto", model=None, progress: bool = True,
+    device: str = "auto", model=None, progress: bool = True, output_dir: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
     """Re-rank a split with the trained system of a folder, measure it, and keep both there.
 
@@ -44,11 +44,13 @@ def measure_system(
 
     folder: where `train` left its `checkpoint/`. model: that checkpoint, where it is loaded already.
     device, progress: as for `rerank`. relevance_level: as for `evaluate`.
+    output_dir: where to keep them instead; for the split of another collection, which may have the same name.
 
     Returns the per-query values, those kept if they were made from the same. Raises FileNotFoundError where there is
     no checkpoint, ValueError as `rerank` and `evaluate`.
     """
     folder = Path(folder)
+    output = folder if output_dir is None else Path(output_dir)
     weights = folder / "checkpoint" / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{folder} holds no trained system: expected {weights}; train it with notebook 03")
@@ -63,19 +65,19 @@ def measure_system(
         "relevance_level": relevance_level,
         "precision": precision,
     }
-    if _is_kept(folder, split, made_from):
-        return read_values(folder / f"per_query.{split}.csv")
+    if _is_kept(output, split, made_from):
+        return read_values(output / f"per_query.{split}.csv")
 
     from .models import load_model  # torch, which measuring alone does without
     from .reranking import rerank
 
     model = load_model(weights.parent) if model is None else model
-    path = folder / f"run.{split}.trec.gz"
+    path = output / f"run.{split}.trec.gz"
     run = rerank(
         model, collection, candidates, output=path, precision=precision, device=device, progress=progress
     )
     values = evaluate(run, qrels, relevance_level=relevance_level)
-    _keep(folder, split, run, values, model.system.name, made_from)
+    _keep(output, split, run, values, model.system.name, made_from)
     return values
 
 

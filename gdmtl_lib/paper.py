@@ -1,4 +1,5 @@
-"""What the paper reports, to stand beside what is measured here: Tables 3 to 8 and 10, Figure 5.
+"""What the paper reports, to stand beside what is measured here: Tables 3 to 8 and 10, Figure 5,
+Section 6.4.
 
 Numbers are compared on the same collection alone; `paper_collection` says which of the paper's a collection is.
 Systems by their names here, measures as ir-measures writes them.
@@ -89,6 +90,12 @@ MORE_AT_RANK_ONE = pd.DataFrame(
     [(MS_MARCO, "gdmtl", 71), (MS_MARCO, "gdmtl_plus", 74)], columns=["collection", "system", "change"]
 )
 
+# Section 6.4: 95% intervals of a difference in RR@10, and p after correction.
+INTERVALS = pd.DataFrame(
+    [(MS_MARCO, "gdmtl_s", "gdmtl", 0.0038, 0.0171, 0.0205), (MS_MARCO, "gdmtl_s", "gdmtl_c", 0.0029, 0.0141, 0.0260)],
+    columns=["collection", "baseline", "system", "low", "high", "p_corrected"],
+).assign(measure="RR@10")
+
 # Tables 3, 6, 8 and 10: the six measures, RBP's residuals, and the marks, one a measure: ▲ ▼ for p < 0.01, △ ▽ for
 # p < 0.05, against BERT in Tables 3, 6 and 8 and against BART_S in Table 10. Table 8 is of systems trained on MS MARCO,
 # and prints an MRR@100 below the MRR@10 for two of them, which cannot be.
@@ -119,6 +126,11 @@ EFFECTIVENESS = pd.DataFrame(
     ],
     columns=["table", "collection", "system", "measure", "mean", "residual", "mark"],
 )
+
+
+def systems_of(table: int) -> list[str]:
+    """The systems in one of the tables of `EFFECTIVENESS`, in its order."""
+    return list(EFFECTIVENESS.loc[EFFECTIVENESS["table"] == table, "system"].unique())
 
 
 def effectiveness(qrels: pd.DataFrame, is_transfer: bool = False) -> pd.DataFrame:

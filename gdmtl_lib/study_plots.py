@@ -132,6 +132,6 @@ def _warmed(steps: int) -> str:
     return f"heads first, {steps:,} steps" if steps else "fresh heads"
 
 
-def _place(group: tuple[tuple[int, str], pd.DataFrame]) -> tuple[int, int]:
+def _place(group: tuple[tuple[int, str], pd.DataFrame]) -> tuple[int, bool, str]:
     (steps, task), _ = group
-    return steps, list(TASK_LABELS).index(task)
+    return steps, task != "rank", task

@@ -43,6 +43,8 @@ ANALYSES = {
     "06_win_tie_loss": "every",
     "07_rank_shifts": "every",
     "08_query_categories": "categories",
+    "10_transfer": "another",
+    "11_architectures": "validation",
     "01_attention_masks": "once",
 }
 STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
@@ -164,8 +166,7 @@ def jobs(config: Config) -> list[Job]:
     parameters = {
         "collection": config.collection, "train_split": config.train_split, "splits": list(config.splits),
         "relevance_levels": list(config.splits.values()), "depth": config.depth, "results_dir": config.folder,
-        "systems": compared, "baseline": config.baseline, "system": _compared_with(config.baseline, compared),
-        "split": validation, "relevance_level": config.splits[validation],
+        "baseline": config.baseline, "split": validation, "relevance_level": config.splits[validation],
     } | {
         name: value for split in away
         for name, value in (("transfer_split", split), ("transfer_relevance_level", config.splits[split]))
@@ -173,8 +174,10 @@ def jobs(config: Config) -> list[Job]:
     fingerprint, weights = collection.fingerprint(), cache(_weights)
     defaults = {name: default for name, (_, default) in notebook_parameters(_notebook(config, TRAINING)).items()}
 
-    def analysis(notebook: str, split: str | None, needs: list[Job]) -> Job:
-        given = parameters if split is None else parameters | {"split": split, "relevance_level": config.splits[split]}
+    def analysis(notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] = compared) -> Job:
+        given = parameters | {"systems": systems, "system": _compared_with(config.baseline, systems)}
+        if split is not None:
+            given |= {"split": split, "relevance_level": config.splits[split]}
         given = {name: given[name] for name in notebook_parameters(_notebook(config, notebook)) if name in given}
         name = notebook if split is None else f"{notebook}_{split}"
         key = _hash([_code(config, notebook), given, data, [need.key for need in needs]])
@@ -211,7 +214,8 @@ def jobs(config: Config) -> list[Job]:
         of_study = [train(each, None) for each in trainings(config, study)]
         made += of_study
         if study in STUDIES:
-            made.append(analysis(STUDIES[study], None, [*(job for _, _, job in measured[validation]), *of_study]))
+            needs = [*(job for _, _, job in measured[validation]), *of_study]
+            made.append(analysis(STUDIES[study], None, needs, config.studies[study]["systems"]))
     return made
 
 

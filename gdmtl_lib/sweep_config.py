@@ -14,7 +14,8 @@ TRAINING = "03_train"
 # What a notebook can be given by the sweep; it gets those of them that it declares.
 SET_BY_SWEEP = {
     "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
-    "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume",
+    "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
+    "transfer_split", "transfer_relevance_level",
 }  # fmt: skip
 
 

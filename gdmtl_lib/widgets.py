@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from gdmtl_lib import comparison, plots
+from gdmtl_lib import comparison, plots, transfer_plots
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.evaluation import PAPER_MEASURES, PAPER_NAMES
 from gdmtl_lib.inspection import styled_passages, top_passages
@@ -155,6 +155,19 @@ def explore_rank_shifts(
         return plots.rank_shifts({system: shifts(baseline, system)}, baseline, depth)
 
     return Explorer(draw, {**_pair(results, split, baseline), "depth": _slider("depth", 1, 50, depth)})
+
+
+def explore_transfer(
+    home: Results, away: Results, splits: tuple[str, str], baseline: str, measure: str = "RR@10"
+) -> Explorer:
+    """Table 8 for a pair of systems, query by query: choose them and the measure. splits: of `home` and of `away`."""
+    values = cache(lambda place, system: (home, away)[place].values(system, splits[place]))
+
+    def draw(measure, baseline, system):
+        found = [{name: values(place, name) for name in (baseline, system)} for place in (0, 1)]
+        return transfer_plots.pair(*found, baseline, system, measure, splits)
+
+    return Explorer(draw, {"measure": _choice("measure", _measures(), measure), **_pair(home, splits[0], baseline)})
 
 
 def explore_categories(

@@ -16,6 +16,7 @@ from gdmtl_lib.comparison import (
     area_under_roc,
     by_category,
     compare,
+    compare_pairs,
     holm,
     query_deltas,
     rank_shifts,
@@ -214,6 +215,35 @@ BERT = numbered([0.1, 0.2])
 def test_what_cannot_be_compared_is_refused(systems, arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         compare(systems, **{"baseline": "bert"} | arguments)
+
+
+def test_pairs_are_corrected_within_a_measure():
+    """Every pair is what `compare` says of it alone; Holm over the three pairs of each measure."""
+    generator = np.random.default_rng(4)
+    systems = {}
+    for number, name in enumerate("abc"):
+        frames = [numbered(generator.random(30) + 0.1 * number, measure) for measure in ("RR@10", "nDCG@10")]
+        systems[name] = pd.concat(frames, ignore_index=True)
+    table = compare_pairs(systems, ["RR@10", "nDCG@10"])
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(zip(table["measure"], table["baseline"], table["system"])) == [
+        (measure, *pair) for measure in ("RR@10", "nDCG@10") for pair in pairs
+    ]
+    columns = ["mean", "difference", "low", "high", "p"]
+    for row in table.itertuples():
+        two = {name: systems[name] for name in (row.baseline, row.system)}
+        alone = compare(two, row.baseline, [row.measure]).set_index("system").loc[row.system]
+        assert table.loc[row.Index, columns].tolist() == alone[columns].tolist()
+    for _, rows in table.groupby("measure"):
+        expected = multipletests(rows["p"], method="holm")[1]
+        assert rows["p_corrected"].to_numpy() == pytest.approx(expected, abs=1e-15)
+        assert [bool(mark) for mark in rows["mark"]] == list(expected < 0.05)
+    assert table["mark"].isin(["▲", "△"]).any() and (table["mark"] == "").any()
+
+
+def test_pairs_need_the_same_queries():
+    with pytest.raises(ValueError, match="expected a and b to be measured on the same queries"):
+        compare_pairs({"a": values_frame(q1=0.5), "b": values_frame(q2=0.5)}, ["RR@10"])
 
 
 def test_holm_worked_by_hand():

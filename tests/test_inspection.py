@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gdmtl_lib import comparison, inspection
+from gdmtl_lib import comparison, inspection, paper
 from gdmtl_lib.collections import load_collection
 
 
@@ -81,3 +81,24 @@ def test_detectable_differences_stand_in_the_rows_of_the_table():
     std = (values["gdmtl"]["value"] - values["bert"]["value"])[:8].std()
     [of_a] = found[(table["category"] == "A") & (table["system"] == "gdmtl")]
     assert of_a == pytest.approx(comparison.smallest_detectable_difference(std, 8))
+
+
+def test_effectiveness_in_the_papers_form():
+    rows = [(f"q{i}", name, value, residual) for i in range(2) for name, value, residual in (
+        ("RR@10", 0.5 + 0.1 * i, float("nan")), ("RBP(p=0.5)", 0.25, 0.75))]  # fmt: skip
+    bert = pd.DataFrame(rows, columns=["query_id", "measure", "value", "residual"])
+    gdmtl = bert.assign(value=bert["value"] + 0.1)
+    values = {"gdmtl": gdmtl, "bert": bert}
+    table = inspection.marked_effectiveness(values, comparison.compare(values, "bert"))
+    assert table.index.tolist() == ["GDMTL", "BERT"] and table.columns.tolist() == ["MRR@10", "RBP0.5"]
+    assert table.loc["BERT"].tolist() == ["0.550", "0.250 +0.750"]
+    assert table.loc["GDMTL"].tolist() == ["0.650 ▲", "0.350 +0.750 ▲"]
+
+
+def test_the_papers_numbers_in_the_same_form():
+    reported = paper.EFFECTIVENESS[paper.EFFECTIVENESS["table"] == 8]
+    table = inspection.reported_effectiveness(reported)
+    assert table.index.tolist() == ["BERT", "GDMTL", "GDMTL+", "BM25"]
+    assert table.columns.tolist() == ["MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"]
+    assert table.loc["GDMTL+"].tolist() == ["0.686 △", "0.683 △", "0.498", "0.498", "0.514 +0.202 △", "0.409 +0.301"]
+    assert table.loc["BM25", "MRR@10"] == "0.474 ▼"

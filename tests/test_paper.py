@@ -67,3 +67,19 @@ def test_the_numbers_are_those_of_the_transcription(table, file, key, columns):
     pd.testing.assert_frame_equal(
         ours[[*key, *columns.values()]].sort_values(key, ignore_index=True, kind="stable"), expected, check_dtype=False
     )
+
+
+def test_intervals_are_those_of_the_transcription():
+    path = DATA.parent / "paper" / "other.csv"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    expected = pd.read_csv(path)
+    expected = expected[expected["where"] == "Sec 6.4"]
+    columns = ["baseline", "system", "low", "high", "p_corrected"]
+    pd.testing.assert_frame_equal(paper.INTERVALS[columns], expected[columns].reset_index(drop=True))
+    assert set(paper.INTERVALS["collection"]) == {paper.MS_MARCO} and set(paper.INTERVALS["measure"]) == {"RR@10"}
+
+
+def test_systems_of_a_table_stand_in_its_order():
+    assert paper.systems_of(10) == ["bart_s", "gdmtl_s", "bart_c", "gdmtl_c", "bert", "gdmtl"]
+    assert paper.systems_of(8) == ["bert", "gdmtl", "gdmtl_plus", "bm25"]

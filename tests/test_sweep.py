@@ -144,7 +144,7 @@ def test_every_job_stands_after_what_it_needs_and_first_systems_come_first(value
         "train_bert_seed1", "rerank_bert_seed1_cast", "train_gdmtl_plus_seed1", "rerank_gdmtl_plus_seed1_cast",
         "04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast", "05_score_distributions_dev",
         "05_score_distributions_cast", "06_win_tie_loss_dev", "06_win_tie_loss_cast", "07_rank_shifts_dev",
-        "07_rank_shifts_cast", "08_query_categories_dev", "01_attention_masks",
+        "07_rank_shifts_cast", "08_query_categories_dev", "10_transfer", "11_architectures_dev", "01_attention_masks",
     ]  # fmt: skip
     for place, job in enumerate(jobs):
         assert all(need in jobs[:place] for need in job.needs)
@@ -159,7 +159,8 @@ def changed(values, **change):
 
 
 EVALUATE = {"04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast"}
-ANALYSES = {"08_query_categories_dev", "01_attention_masks"} | {
+ONCE = {"08_query_categories_dev", "10_transfer", "11_architectures_dev", "01_attention_masks"}
+ANALYSES = ONCE | {
     f"{name}_{split}"
     for name in ("04_rerank_and_evaluate", "05_score_distributions", "06_win_tie_loss", "07_rank_shifts")
     for split in ("dev", "cast")
@@ -188,7 +189,7 @@ def test_another_grade_measures_again(values):
 
 
 def test_another_baseline_repeats_the_analyses_alone(values):
-    assert changed(values, baseline="gdmtl_plus") == ANALYSES - {"01_attention_masks"}
+    assert changed(values, baseline="gdmtl_plus") == ANALYSES - {"01_attention_masks", "11_architectures_dev"}
 
 
 STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}
@@ -230,9 +231,29 @@ def test_a_wrong_study_is_refused_in_a_sentence(values, change, message):
     assert str(error.value).startswith(message)
 
 
+def test_a_study_that_has_a_notebook_is_looked_at_with_its_own_systems(values):
+    sizes = STUDY | {"systems": ["bert", "gdmtl"], "seeds": [0]}
+    job = sweep.jobs(read(values | {"studies": {"training_size": sizes}}))[-1]
+    assert job.name == "09_training_size"
+    assert job.run.args[-1]["systems"] == ["bert", "gdmtl"] and job.run.args[-1]["split"] == "dev"
+    assert {need.name for need in job.needs} == {
+        "train_bert_seed0", "train_bert_seed1", "train_gdmtl_plus_seed0", "train_gdmtl_plus_seed1",
+        *(f"train_training_size_{variant}_{system}_seed0" for variant in ("half", "all") for system in ("bert", "gdmtl")),
+    }  # fmt: skip
+
+
+def test_transfer_goes_from_the_first_split_to_the_last_one(values):
+    job = next(job for job in sweep.jobs(read(values)) if job.name == "10_transfer")
+    given = job.run.args[-1]
+    assert (given["split"], given["relevance_level"]) == ("dev", 1)
+    assert (given["transfer_split"], given["transfer_relevance_level"]) == ("cast", 2)
+    assert "10_transfer" not in keys(values | {"splits": {"dev": 1}})
+
+
 def test_a_notebook_about_one_pair_gets_gdmtl_or_the_last_system():
     assert sweep._compared_with("bert", ["bm25", "bert", "gdmtl", "gdmtl_plus"]) == "gdmtl"
     assert sweep._compared_with("gdmtl", ["bm25", "bert", "gdmtl"]) == "bert"
+    assert sweep._compared_with("bert", ["gdmtl"]) == "gdmtl"
 
 
 @pytest.fixture

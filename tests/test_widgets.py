@@ -9,7 +9,9 @@ import pytest
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.results import Results
-from gdmtl_lib.widgets import Explorer, explore_categories, explore_queries, explore_rank_shifts, explore_scores
+from gdmtl_lib.widgets import (
+    Explorer, explore_categories, explore_queries, explore_rank_shifts, explore_scores, explore_transfer,
+)  # fmt: skip
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 1), "gdmtl": (0, 1)}
 
@@ -151,6 +153,15 @@ def test_explore_categories(results, collection):
     assert "categories: expected query_id, category, found" in without.view
 
 
+def test_explore_transfer(results, collection):
+    explorer = explore_transfer(results, results, ("dev", "cast"), "bert")
+    seen = [picture(explorer)]
+    for name, value in (("measure", "nDCG@10"), ("system", "bm25"), ("baseline", "gdmtl")):
+        explorer.controls[name].value = value
+        seen.append(picture(explorer))
+    assert len(set(seen)) == 4
+
+
 def test_explorers_leave_no_figure_behind(results, collection):
     explore_rank_shifts(results, collection, "dev", "bert").controls["depth"].value = 5
     assert plt.get_fignums() == []
@@ -162,6 +173,10 @@ def test_explorers_leave_no_figure_behind(results, collection):
         (lambda *arguments: explore_scores(*arguments), "bins", (10, 20, 30, 50, 60)),
         (lambda *arguments: explore_queries(*arguments, "bert"), "query", (2, 3, 4, 50, 170)),
         (lambda *arguments: explore_rank_shifts(*arguments, "bert"), "depth", (1, 5, 20, 30, 50)),
+        (
+            lambda results, _, split: explore_transfer(results, results, (split, "cast"), "bert"), "measure",
+            ("RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)"),
+        ),
         (
             lambda *arguments: explore_categories(*arguments, "bert"), "measure",
             ("RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)"),
