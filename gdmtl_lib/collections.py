@@ -10,11 +10,12 @@ from typing import NoReturn
 import pandas as pd
 
 from gdmtl_lib.formats import Split, read_folder, read_squad, read_wikiqa
-from gdmtl_lib.irds import IrdsPassages, open_irds
+from gdmtl_lib.irds import open_irds
+from gdmtl_lib.msmarco import PASSAGES, read_msmarco
 
 KINDS = {
     "sample": "the embedded collection",
-    "<folder>": "a folder with passages.tsv, queries.<split>.tsv, ...",
+    "<folder>": "a folder with passages.tsv, queries.<split>.tsv, ..., or with MS MARCO's own collection.tsv",
     "irds:<id>": "a data set of ir_datasets",
     "wikiqa:<folder>": "WikiQA as it is distributed",
     "squad:<file>.json": "a file in SQuAD's format",
@@ -30,7 +31,8 @@ class Collection:
     """Passages and, for each split, queries with their judgments. Ids are strings; frames are pandas.
 
     A query id belongs to one split, so that queries, judgments and answers can be looked up by id alone. (The
-    splits of an ir_datasets data set are samples of one another: there the first that has the query counts.)
+    splits of MS MARCO, and of other data sets of ir_datasets, are samples of one another: there the first that has
+    the query, and the part of it that is asked for, counts.)
     """
 
     def __init__(self, name: str, passages: Mapping[str, str], splits: Mapping[str, Split]):
@@ -80,9 +82,11 @@ class Collection:
 
         What was computed from texts may be reused while it stays the same. Of ir_datasets it is that of the
         data set's id: ir_datasets verifies what it downloads, and nine million texts are not read for a name.
+        Of MS MARCO's own files it is the files'.
         """
-        if isinstance(self._passages, IrdsPassages):
-            return self._passages.fingerprint
+        for part in (self._splits, self._passages):
+            if hasattr(part, "fingerprint"):
+                return part.fingerprint
         texts = [(f"passages {doc_id}", text) for doc_id, text in self.passages()]
         for split in self._splits.values():
             for part in ("queries", "answers"):
@@ -93,7 +97,7 @@ class Collection:
     def passages_fingerprint(self, split: str) -> str:
         """SHA-256 of the passages that a split searches, ids and texts, whatever their order."""
         passages = self.passages(split)
-        if isinstance(self._passages, IrdsPassages):
+        if hasattr(self._passages, "fingerprint"):
             return self._passages.fingerprint
         return _digest(passages)
 
@@ -141,17 +145,19 @@ class Collection:
 
     def _of_queries(self, query_ids: Iterable[str], part: str) -> pd.DataFrame:
         missing = set(query_ids)
+        unknown = set(missing)
         frames = []
         for split in self._splits.values():
             here = missing.intersection(split.queries["query_id"])
-            frame = getattr(split, part)
-            if here and frame is not None:
+            unknown -= here
+            frame = getattr(split, part) if here else None
+            if frame is not None:
                 frames.append(frame[frame["query_id"].isin(here)])
-            missing -= here
+                missing -= here
             if not missing:
                 break
-        if missing:
-            self._refuse_queries(missing)
+        if unknown:
+            self._refuse_queries(unknown)
         return pd.concat(frames or [_NOTHING[part]], ignore_index=True)
 
     def _refuse_queries(self, query_ids: set[str]) -> NoReturn:
@@ -174,14 +180,14 @@ def load_collection(
     """Open a collection.
 
     Args:
-        name: `sample` (the embedded one), a folder, `irds:<ir_datasets id>`, `wikiqa:<folder>` or
-            `squad:<file>.json`.
+        name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
+            `irds:<ir_datasets id>`, `wikiqa:<folder>` or `squad:<file>.json`.
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).
         shares: for `squad:` alone, each split's share of the articles
             (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
 
     Returns:
-        The collection. All but `irds:` is read and checked at once.
+        The collection. All but `irds:` and MS MARCO's files is read and checked at once.
 
     Raises:
         FileNotFoundError: there is no such folder or file, or the kind is unknown.
@@ -208,6 +214,8 @@ def load_collection(
         raise FileNotFoundError(
             f"no collection {name!r}, and no folder of that name; a collection is one of: {known}"
         )
+    if list(folder.glob(f"{PASSAGES}*")) and not list(folder.glob("passages.tsv*")):
+        return Collection(name, *read_msmarco(folder))
     return Collection(name, *read_folder(folder))
 
 
