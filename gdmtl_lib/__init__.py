@@ -23,7 +23,7 @@ _HOME = {
     "SYSTEMS": "systems",
 }
 _MODULES = {
-    "systems", "checkpoints", "collections", "first_stage", "inputs", "instances", "masks", "attention", "models",
+    "systems", "checkpoints", "collections", "folds", "first_stage", "inputs", "instances", "masks", "attention", "models",
     "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison", "results",
     "plots", "mask_plots", "attention_maps", "inspection", "overview", "overview_plots", "paper", "widgets", "mask_widgets", "notebook",
 }  # fmt: skip

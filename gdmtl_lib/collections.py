@@ -2,16 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
 
+from gdmtl_lib.folds import session_folds
 from gdmtl_lib.formats import Split, read_folder, read_squad, read_wikiqa
 from gdmtl_lib.irds import open_irds
-from gdmtl_lib.msmarco import PASSAGES, read_msmarco
+from gdmtl_lib.msmarco import read_msmarco
 
 KINDS = {
     "sample": "the embedded collection",
@@ -19,6 +20,7 @@ KINDS = {
     "irds:<id>": "a data set of ir_datasets",
     "wikiqa:<folder>": "WikiQA as it is distributed",
     "squad:<file>.json": "a file in SQuAD's format",
+    "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
 }
 
 _NOTHING = {
@@ -130,6 +132,26 @@ class Collection:
         """The answers of those of these queries that have one. Raises ValueError for an unknown id."""
         return self._of_queries(query_ids, "answers")
 
+    def by_session(self, split: str, folds: int = 5) -> "Collection":
+        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT).
+
+        Its splits are `train0`, `validate0`, `test0`, `train1`, ...; passages and texts are this collection's, and
+        so are the first stage's candidates for a query.
+
+        Raises ValueError where the split's queries have no sessions, and as `session_folds`.
+        """
+        whole = self._split(split)
+        queries = whole.queries
+        if "session" not in queries:
+            raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
+        rotations = session_folds(dict(zip(queries["query_id"], queries["session"], strict=True)), folds)
+        splits = {
+            f"{part}{number}": _of_split(whole, getattr(rotation, part))
+            for number, rotation in enumerate(rotations)
+            for part in ("train", "validate", "test")
+        }
+        return _Folds(f"folds:{split}:{self.name}", self, splits)
+
     def _split(self, split: str) -> Split:
         if split not in self._splits:
             raise ValueError(
@@ -167,6 +189,24 @@ class Collection:
         )
 
 
+class _Folds(Collection):
+    """Parts of another collection's split, whose texts are that collection's."""
+
+    def __init__(self, name: str, whole: Collection, splits: Mapping[str, Split]):
+        super().__init__(name, whole._passages, splits)
+        self.fingerprint = whole.fingerprint
+
+
+def _of_split(split: Split, query_ids: Sequence[str]) -> Split:
+    """The part of a split that is about some of its queries."""
+    frames = {
+        part: frame[frame["query_id"].isin(query_ids)].reset_index(drop=True)
+        for part in ("queries", "qrels", "answers", "candidates")
+        if (frame := getattr(split, part)) is not None
+    }
+    return Split(**frames, doc_ids=split.doc_ids)
+
+
 def _digest(texts: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for key, text in sorted(texts):
@@ -181,7 +221,8 @@ def load_collection(
 
     Args:
         name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
-            `irds:<ir_datasets id>`, `wikiqa:<folder>` or `squad:<file>.json`.
+            `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, or `folds:<split>:<collection>` for
+            any of these (see `Collection.by_session`).
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).
         shares: for `squad:` alone, each split's share of the articles
             (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
@@ -201,6 +242,11 @@ def load_collection(
         )
     if name == "sample":
         return Collection(name, *read_folder(Path(str(files("gdmtl_lib") / "sample"))))
+    if colon and kind == "folds":
+        split, colon, whole = rest.partition(":")
+        if not whole:
+            raise ValueError(f"expected folds:<split>:<collection>, found {name!r}")
+        return load_collection(whole).by_session(split)
     if colon and kind == "irds":
         return Collection(name, *open_irds(rest))
     if colon and kind == "wikiqa":
@@ -214,7 +260,7 @@ def load_collection(
         raise FileNotFoundError(
             f"no collection {name!r}, and no folder of that name; a collection is one of: {known}"
         )
-    if list(folder.glob(f"{PASSAGES}*")) and not list(folder.glob("passages.tsv*")):
+    if list(folder.glob("collection.*")) and not list(folder.glob("passages.tsv*")):
         return Collection(name, *read_msmarco(folder))
     return Collection(name, *read_folder(folder))
 

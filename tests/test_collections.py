@@ -306,9 +306,9 @@ def test_unknown_name_lists_the_kinds(name):
         lambda: load_collection(name),
         FileNotFoundError,
         f"no collection {name!r}, and no folder of that name; a collection is one of: sample (the embedded "
-        "collection); <folder> (a folder with passages.tsv, queries.<split>.tsv, ...); irds:<id> (a data "
-        "set of ir_datasets); wikiqa:<folder> (WikiQA as it is distributed); squad:<file>.json (a file in "
-        "SQuAD's format)",
+        "collection); <folder> (a folder with passages.tsv, queries.<split>.tsv, ..., or with MS MARCO's own "
+        "collection.tsv); irds:<id> (a data set of ir_datasets); wikiqa:<folder> (WikiQA as it is distributed); squad:<file>.json (a file in "
+        "SQuAD's format); folds:<split>:<collection> (the rotations of a split's sessions, five folds)",
     )
 
 
