@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+# The organisers' manually resolved queries, of all 50 sessions.
+RESOLVED = "evaluation_topics_annotated_resolved_v1.0.tsv"
+RESOLVED_URL = f"https://raw.githubusercontent.com/daltonj/treccastweb/master/2019/data/evaluation/{RESOLVED}"
 MS_MARCO_PREFIX, CAR_PREFIX = "MARCO_", "CAR_"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gdmtl_lib.cast import ms_marco_part, sessions_of
+from gdmtl_lib.cast import RESOLVED, ms_marco_part, sessions_of
 from gdmtl_lib.formats import decode_line, line_with, read_pairs, texts_frame
 from gdmtl_lib.passage_file import PassageFile
 from gdmtl_lib.runs import canonical_order, read_qrels, read_run
@@ -27,7 +27,7 @@ PUBLISHED = {
     "msmarco-passagetest2019-top1000.tsv": ("top1000", "dl-2019"),
     "msmarco-test2020-queries.tsv": ("queries", "dl-2020"),
     "2020qrels-pass.txt": ("qrels", "dl-2020"),
-    "evaluation_topics_annotated_resolved_v1.0.tsv": ("queries", "cast-2019"),
+    RESOLVED: ("queries", "cast-2019"),
     "2019qrels.txt": ("qrels", "cast-2019"),
 }
 _NAME = re.compile(
