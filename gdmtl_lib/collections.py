@@ -162,7 +162,8 @@ class Collection:
     def _part(self, split: str, part: str) -> pd.DataFrame:
         frame = getattr(self._split(split), part)
         if frame is None:
-            raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}")
+            advice = self._splits.advice(split, part) if hasattr(self._splits, "advice") else ""
+            raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}{advice}")
         return frame.copy()
 
     def _of_queries(self, query_ids: Iterable[str], part: str) -> pd.DataFrame:

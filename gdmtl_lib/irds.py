@@ -110,6 +110,13 @@ class IrdsSplits(Mapping[str, Split]):
             self._read[name] = _with_qna(split, dataset_id)
         return self._read[name]
 
+    def advice(self, name: str, part: str) -> str:
+        """How to get a part that a split lacks, where it can be had."""
+        qna = _qna_part(self._dataset_ids[name])
+        if part != "answers" or qna is None:
+            return ""
+        return f": make them, where there is a network, with `ir_datasets export {QNA}/{qna} queries`"
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._dataset_ids)
 
@@ -160,7 +167,7 @@ def _with_qna(split: Split, dataset_id: str) -> Split:
     """
     import ir_datasets
 
-    part = next((part for part in ("train", "dev") if f"{dataset_id}/".startswith(f"{MS_MARCO}/{part}/")), None)
+    part = _qna_part(dataset_id)
     if part is None or not (_home() / QNA / f"{part}.queries.tsv").is_file():
         return split
     wanted = set(split.queries["query_id"])
@@ -174,6 +181,11 @@ def _with_qna(split: Split, dataset_id: str) -> Split:
     if categories:
         queries = queries.assign(category=queries["query_id"].map(categories))
     return Split(queries, split.qrels, texts_frame(answers) if answers else None)
+
+
+def _qna_part(dataset_id: str) -> str | None:
+    """The part of MS MARCO's question answering data that a data set's queries are from."""
+    return next((part for part in ("train", "dev") if f"{dataset_id}/".startswith(f"{MS_MARCO}/{part}/")), None)
 
 
 def _home() -> Path:

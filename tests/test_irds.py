@@ -149,8 +149,12 @@ def test_msmarco_does_without_the_question_answering_data(ms_marco):
     ms_marco.unlink()
     collection = load_collection("irds:msmarco-passage/dev/small")
     assert rows(collection.queries("dev-small")) == [("q3", "river water"), ("q4", "ice")]
-    with pytest.raises(ValueError, match="has no answers for the split 'dev-small'"):
+    with pytest.raises(ValueError) as caught:
         collection.answers("dev-small")
+    assert str(caught.value) == (
+        "collection 'irds:msmarco-passage/dev/small' has no answers for the split 'dev-small': make them, where there is "
+        "a network, with `ir_datasets export msmarco-qna/dev queries`"
+    )
 
 
 # --- CAsT 2019 ----------------------------------------------------------------------------------------------
