@@ -24,8 +24,9 @@ _HOME = {
 }
 _MODULES = {
     "systems", "checkpoints", "collections", "folds", "first_stage", "first_stage_tuning", "enrichment", "inputs",
-    "instances", "masks", "attention", "models", "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison", "results",
-    "plots", "mask_plots", "attention_maps", "inspection", "overview", "overview_plots", "paper", "widgets", "mask_widgets", "notebook",
+    "instances", "masks", "attention", "models", "losses", "settings", "training", "reranking", "generation", "runs",
+    "evaluation", "comparison", "results", "plots", "mask_plots", "attention_maps", "inspection", "overview",
+    "overview_plots", "paper", "widgets", "mask_widgets", "notebook",
 }  # fmt: skip
 __all__ = sorted(_HOME) + sorted(_MODULES)
 
