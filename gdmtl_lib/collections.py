@@ -9,17 +9,20 @@ from typing import NoReturn
 
 import pandas as pd
 
-from gdmtl_lib.formats import Split, read_folder, read_sentences, read_squad, read_wikiqa
-from gdmtl_lib.irds import IrdsPassages, open_irds
+from gdmtl_lib.folds import session_folds
+from gdmtl_lib.formats import Split, part_of, read_folder, read_sentences, read_squad, read_wikiqa
+from gdmtl_lib.irds import open_irds
+from gdmtl_lib.msmarco import read_msmarco
 from gdmtl_lib.sampling import SampledSplits, split_name
 
 KINDS = {
     "sample": "the embedded collection",
-    "<folder>": "a folder with passages.tsv, queries.<split>.tsv, ...",
+    "<folder>": "a folder with passages.tsv, queries.<split>.tsv, ..., or with MS MARCO's own collection.tsv",
     "irds:<id>": "a data set of ir_datasets",
     "wikiqa:<folder>": "WikiQA as it is distributed",
     "squad:<file>.json": "a file in SQuAD's format",
     "sentences:<folder>": "sentences and the questions they answer, src-<split>.txt and tgt-<split>.txt",
+    "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
 }
 
 _NOTHING = {
@@ -32,7 +35,8 @@ class Collection:
     """Passages and, for each split, queries with their judgments. Ids are strings; frames are pandas.
 
     A query id belongs to one split, so that queries, judgments and answers can be looked up by id alone. (The
-    splits of an ir_datasets data set are samples of one another: there the first that has the query counts.)
+    splits of MS MARCO, and of other data sets of ir_datasets, are samples of one another: there the first that has
+    the query, and the part of it that is asked for, counts.)
     """
 
     def __init__(self, name: str, passages: Mapping[str, str], splits: Mapping[str, Split]):
@@ -87,9 +91,11 @@ class Collection:
 
         What was computed from texts may be reused while it stays the same. Of ir_datasets it is that of the
         data set's id: ir_datasets verifies what it downloads, and nine million texts are not read for a name.
+        Of MS MARCO's own files it is the files'.
         """
-        if isinstance(self._passages, IrdsPassages):
-            return self._passages.fingerprint
+        for part in (self._splits, self._passages):
+            if hasattr(part, "fingerprint"):
+                return part.fingerprint
         texts = [(f"passages {doc_id}", text) for doc_id, text in self.passages()]
         for split in self._splits.values():
             for part in ("queries", "answers"):
@@ -100,7 +106,7 @@ class Collection:
     def passages_fingerprint(self, split: str) -> str:
         """SHA-256 of the passages that a split searches, ids and texts, whatever their order."""
         passages = self.passages(split)
-        if isinstance(self._passages, IrdsPassages):
+        if hasattr(self._passages, "fingerprint"):
             return self._passages.fingerprint
         return _digest(passages)
 
@@ -133,6 +139,26 @@ class Collection:
         """The answers of those of these queries that have one. Raises ValueError for an unknown id."""
         return self._of_queries(query_ids, "answers")
 
+    def by_session(self, split: str, folds: int = 5) -> "Collection":
+        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT).
+
+        Its splits are `train0`, `validate0`, `test0`, `train1`, ...; passages and texts are this collection's, and
+        so are the first stage's candidates for a query.
+
+        Raises ValueError where the split's queries have no sessions, and as `session_folds`.
+        """
+        whole = self._split(split)
+        queries = whole.queries
+        if "session" not in queries:
+            raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
+        rotations = session_folds(dict(zip(queries["query_id"], queries["session"], strict=True)), folds)
+        splits = {
+            f"{part}{number}": part_of(whole, getattr(rotation, part))
+            for number, rotation in enumerate(rotations)
+            for part in ("train", "validate", "test")
+        }
+        return _Folds(f"folds:{split}:{self.name}", self, splits)
+
     def _split(self, split: str) -> Split:
         if split not in self._splits:
             raise ValueError(
@@ -143,22 +169,25 @@ class Collection:
     def _part(self, split: str, part: str) -> pd.DataFrame:
         frame = getattr(self._split(split), part)
         if frame is None:
-            raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}")
+            advice = self._splits.advice(split, part) if hasattr(self._splits, "advice") else ""
+            raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}{advice}")
         return frame.copy()
 
     def _of_queries(self, query_ids: Iterable[str], part: str) -> pd.DataFrame:
         missing = set(query_ids)
+        unknown = set(missing)
         frames = []
         for split in self._splits.values():
             here = missing.intersection(split.queries["query_id"])
-            frame = getattr(split, part)
-            if here and frame is not None:
+            unknown -= here
+            frame = getattr(split, part) if here else None
+            if frame is not None:
                 frames.append(frame[frame["query_id"].isin(here)])
-            missing -= here
+                missing -= here
             if not missing:
                 break
-        if missing:
-            self._refuse_queries(missing)
+        if unknown:
+            self._refuse_queries(unknown)
         return pd.concat(frames or [_NOTHING[part]], ignore_index=True)
 
     def _refuse_queries(self, query_ids: set[str]) -> NoReturn:
@@ -166,6 +195,14 @@ class Collection:
             f"collection {self.name!r} has no query {min(query_ids)!r} ({len(query_ids)} unknown) "
             f"in its splits {', '.join(self.splits)}"
         )
+
+
+class _Folds(Collection):
+    """Parts of another collection's split, whose texts are that collection's."""
+
+    def __init__(self, name: str, whole: Collection, splits: Mapping[str, Split]):
+        super().__init__(name, whole._passages, splits)
+        self.fingerprint = whole.fingerprint
 
 
 def _digest(texts: Iterable[tuple[str, str]]) -> str:
@@ -181,15 +218,17 @@ def load_collection(
     """Open a collection.
 
     Args:
-        name: `sample` (the embedded one), a folder, `irds:<ir_datasets id>`, `wikiqa:<folder>`,
-            `squad:<file>.json` or `sentences:<folder>`. Any of them may end in `?<split>=<n>`, several joined by `&`:
-            of such a split a fixed sample of n queries is kept (`irds:msmarco-passage?dev-small=500`).
+        name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
+            `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, `sentences:<folder>`, or
+            `folds:<split>:<collection>` for any of these (see `Collection.by_session`). Any of them may end in
+            `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
+            (`irds:msmarco-passage?dev-small=500`).
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).
         shares: for `squad:` alone, each split's share of the articles
             (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
 
     Returns:
-        The collection. All but `irds:` is read and checked at once.
+        The collection. All but `irds:` and MS MARCO's files is read and checked at once.
 
     Raises:
         FileNotFoundError: there is no such folder or file, or the kind is unknown.
@@ -210,6 +249,11 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
         )
     if name == "sample":
         return Collection(name, *read_folder(Path(str(files("gdmtl_lib") / "sample"))))
+    if colon and kind == "folds":
+        split, colon, whole = rest.partition(":")
+        if not whole:
+            raise ValueError(f"expected folds:<split>:<collection>, found {name!r}")
+        return load_collection(whole).by_session(split)
     if colon and kind == "irds":
         return Collection(name, *open_irds(rest))
     if colon and kind == "wikiqa":
@@ -225,6 +269,8 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
         raise FileNotFoundError(
             f"no collection {name!r}, and no folder of that name; a collection is one of: {known}"
         )
+    if list(folder.glob("collection.*")) and not list(folder.glob("passages.tsv*")):
+        return Collection(name, *read_msmarco(folder))
     return Collection(name, *read_folder(folder))
 
 

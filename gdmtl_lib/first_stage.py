@@ -9,18 +9,25 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from gdmtl_lib.collections import Collection
+from gdmtl_lib.enrichment import enriched_fingerprint, enriched_passages
 from gdmtl_lib.runs import canonical_order
+
+QUERIES_AT_ONCE = 1000
+# A bar appears for what takes longer: notebooks on a small collection stay quiet.
+QUIET_SECONDS = 5.0
+UNFINISHED = ".unfinished-"
 
 
 def bm25_candidates(
@@ -30,6 +37,7 @@ def bm25_candidates(
     k1: float = 0.9,
     b: float = 0.4,
     index_dir: str | os.PathLike[str] | None = None,
+    enriched: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """The best passages of every query of a split by BM25, Lucene's (English stop words, Porter stemmer).
 
@@ -41,42 +49,81 @@ def bm25_candidates(
         k1: how slowly a repeated word saturates, 0 or more.
         b: how much a passage's length counts, from 0 to 1.
         index_dir: the folder that holds indexes; `gdmtl/indexes` in the user's cache folder unless given.
+        enriched: what to index instead of the passages' own texts: DeepCT's weighted passages, as published (see
+            `enriched_passages`). What is read later stays the passages' own text.
 
     Returns:
         Columns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. A query that
         shares no word with any passage has no row; a warning says how many there are.
 
     Raises:
-        ValueError: a parameter is out of range, the collection has no such split, Java cannot be started, or
-            no query finds anything.
+        ValueError: a parameter is out of range, the collection has no such split, Java cannot be started,
+            no query finds anything, or the enriched passages are not the collection's.
     """
-    _check_parameters(depth, k1, b)
+    check_parameters(depth, k1, b)
     queries = collection.queries(split)
-    index = _index(collection, split, _cache_folder() if index_dir is None else Path(index_dir))
-    java = _java()
-    searcher = java("io.anserini.search.SimpleSearcher")(str(index))
-    try:
-        searcher.set_bm25(float(k1), float(b))
-        # Anserini's tie breaker rounds scores and lowers tied ones a little: without it they are Lucene's.
-        # (Cleared, not replaced: pyjnius 1.9 corrupts Java's heap when it assigns an object to a field.)
-        searcher.cascade.rerankers.clear()
-        hits = _search(java, searcher, dict(zip(queries["query_id"], queries["text"], strict=True)), depth)
-    finally:
-        searcher.close()
-    rows = [(query_id, doc_id, score) for query_id, found in hits.items() for doc_id, score in found]
-    empty = [query_id for query_id, found in hits.items() if not found]
+    texts = dict(zip(queries["query_id"], queries["text"], strict=True))
+    with open_index(collection, split, index_dir, enriched) as index:
+        run = index.search(texts, depth, k1, b)
+    found = set(run["query_id"])
+    empty = [query_id for query_id in texts if query_id not in found]
     what = (
-        f"BM25 finds no passage for {len(empty)} of {len(hits)} queries of {split!r} in {collection.name!r}"
+        f"BM25 finds no passage for {len(empty)} of {len(texts)} queries of {split!r} in {collection.name!r}"
     )
-    if not rows:
+    if run.empty:
         raise ValueError(f"{what}: are queries and passages in one language, and in one script?")
     if empty:
         warnings.warn(f"{what}, for example {empty[0]!r}: they have no candidates", stacklevel=2)
-    ordered = canonical_order(pd.DataFrame(rows, columns=["query_id", "doc_id", "score"]))
+    ordered = canonical_order(run)
     return ordered[ordered["rank"] <= depth].reset_index(drop=True)
 
 
-def _check_parameters(depth: int, k1: float, b: float) -> None:
+@contextmanager
+def open_index(
+    collection: Collection,
+    split: str,
+    index_dir: str | os.PathLike[str] | None = None,
+    enriched: str | os.PathLike[str] | None = None,
+) -> Iterator["Index"]:
+    """The index of what a split searches, built if need be, for as many searches as one likes.
+
+    Args, raises: as `bm25_candidates`.
+    """
+    folder = _index(collection, split, _cache_folder() if index_dir is None else Path(index_dir), enriched)
+    searcher = _java()("io.anserini.search.SimpleSearcher")(str(folder))
+    try:
+        yield Index(folder.parent.name, searcher)
+    finally:
+        searcher.close()
+
+
+class Index:
+    """An index that is open. key: hash of what it was built from."""
+
+    def __init__(self, key: str, searcher: Any):
+        self.key, self._searcher = key, searcher
+
+    def search(self, texts: dict[str, str], depth: int, k1: float, b: float) -> pd.DataFrame:
+        """`query_id, doc_id, score`: the best `depth` passages of each query and all that tie with the last, so that
+        the cut is the caller's to make.
+
+        texts: the queries by query_id; many at once are searched by all cores.
+        """
+        self._searcher.set_bm25(float(k1), float(b))
+        # Anserini's tie breaker rounds scores and lowers tied ones a little: without it they are Lucene's.
+        # (Cleared, not replaced: pyjnius 1.9 corrupts Java's heap when it assigns an object to a field.)
+        self._searcher.cascade.rerankers.clear()
+        parts, query_ids = [], iter(texts)
+        with tqdm(total=len(texts), desc="BM25", unit="queries", delay=QUIET_SECONDS) as bar:
+            while chunk := list(islice(query_ids, QUERIES_AT_ONCE)):
+                hits = _search(_java(), self._searcher, {query_id: texts[query_id] for query_id in chunk}, depth)
+                rows = [(query_id, doc_id, score) for query_id, found in hits.items() for doc_id, score in found]
+                parts.append(pd.DataFrame(rows, columns=["query_id", "doc_id", "score"]))
+                bar.update(len(chunk))
+        return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def check_parameters(depth: int, k1: float, b: float) -> None:
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise ValueError(f"expected depth to be an integer of 1 or more, found {depth!r}")
     if not 0 <= k1 < float("inf"):
@@ -116,43 +163,96 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdmtl" / "indexes"
 
 
-def _index(collection: Collection, split: str, folder: Path) -> Path:
+def _index(
+    collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None
+) -> Path:
     """The Lucene index of what a split searches: found in the folder, or built there."""
     # The jar's name holds Anserini's version, and with it the analyzer's.
-    key = hashlib.sha256(f"{collection.passages_fingerprint(split)} {_anserini().name}".encode()).hexdigest()
+    of = f"{collection.passages_fingerprint(split)} {_anserini().name}"
+    if enriched is not None:
+        of += f" {enriched_fingerprint(enriched)}"
+    key = hashlib.sha256(of.encode()).hexdigest()
     home = folder / key
-    if home.exists():
-        if _is_whole(home):
-            return home / "lucene"
-        warnings.warn(f"the index {home} is damaged: it is built anew", stacklevel=3)
-        shutil.rmtree(home)
+    if _found(home):
+        return home / "lucene"
     folder.mkdir(parents=True, exist_ok=True)
-    # Built aside and renamed when it is complete: whoever finds `home` finds all of it.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
-        built = Path(unfinished) / key
-        _build(collection, split, built / "lucene")
-        (built / "files.json").write_text(json.dumps(_checksums(built / "lucene")))
+    with _alone(folder, key):
+        if _found(home):  # by now: another process was building it
+            return home / "lucene"
+        _remove_unfinished(folder, key)
+        # Built aside and renamed when it is complete: whoever finds `home` finds all of it.
+        unfinished = folder / f"{UNFINISHED}{key}"
         try:
-            built.rename(home)
-        except OSError:  # another process was faster, and its index is the same
-            if not home.exists():
-                raise
+            texts = collection.passages(split) if enriched is None else enriched_passages(collection, split, enriched)
+            _build(collection, texts, unfinished / "lucene")
+            (unfinished / "files.json").write_text(json.dumps(_checksums(unfinished / "lucene")))
+            unfinished.rename(home)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return home / "lucene"
 
 
-def _build(collection: Collection, split: str, folder: Path) -> None:
+def _found(home: Path) -> bool:
+    """Whether there is an index, and whole; one that is damaged is removed."""
+    if home.exists() and not _is_whole(home):
+        warnings.warn(f"the index {home} is damaged: it is built anew", stacklevel=5)
+        shutil.rmtree(home)
+    return home.exists()
+
+
+@contextmanager
+def _alone(folder: Path, key: str, wait: bool = True) -> Iterator[bool]:
+    """Whether this process alone works on an index, by a lock that ends with the process. With `wait` it waits until
+    it does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes may build the same index, and one of them fails
+        yield True
+        return
+    path = folder / f".{key}.lock"
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            # Another process may have removed the file between its opening and its locking.
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                try:
+                    yield True
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _remove_unfinished(folder: Path, mine: str) -> None:
+    """Remove what killed builds have left: of this index, and of every one that no process is building."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        key = left.name.removeprefix(UNFINISHED)
+        if key == mine:
+            shutil.rmtree(left)
+            continue
+        with _alone(folder, key, wait=False) as is_left:
+            if is_left:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Path) -> None:
     folder.mkdir(parents=True)
     threads = os.cpu_count() or 1
     indexer = _java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
     try:
-        passages = (pair for pair in collection.passages(split) if pair[1].strip())
-        while batch := list(islice(passages, 10_000)):
-            # JSON in ASCII: JNI's own strings do not carry every character.
-            documents = [json.dumps({"id": doc_id, "contents": text}) for doc_id, text in batch]
-            if (indexed := indexer.addRawDocuments(documents)) != len(batch):
-                raise RuntimeError(
-                    f"Lucene indexed only {indexed} of {len(batch)} passages of {collection.name!r}"
-                )
+        passages = (pair for pair in texts if pair[1].strip())
+        with tqdm(desc=f"indexing {collection.name}", unit="passages", delay=QUIET_SECONDS) as bar:
+            while batch := list(islice(passages, 10_000)):
+                # JSON in ASCII: JNI's own strings do not carry every character.
+                documents = [json.dumps({"id": doc_id, "contents": text}) for doc_id, text in batch]
+                if (indexed := indexer.addRawDocuments(documents)) != len(batch):
+                    raise RuntimeError(
+                        f"Lucene indexed only {indexed} of {len(batch)} passages of {collection.name!r}"
+                    )
+                bar.update(len(batch))
     finally:
         indexer.close()
 

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from typing import Any
 import pandas as pd
 
 from gdmtl_lib.runs import read_qrels, read_run
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class Split:
     answers: pd.DataFrame | None = None
     candidates: pd.DataFrame | None = None
     doc_ids: tuple[str, ...] | None = None
+
+
+def part_of(split: Split, query_ids: Collection[str]) -> Split:
+    """The part of a split that is about some of its queries; it searches the same passages."""
+    frames = {
+        part: frame[frame["query_id"].isin(query_ids)].reset_index(drop=True)
+        for part in ("queries", "qrels", "answers", "candidates")
+        if (frame := getattr(split, part)) is not None
+    }
+    return Split(**frames, doc_ids=split.doc_ids)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
@@ -70,16 +83,16 @@ def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
                 f"splits {', '.join(names)}"
             )
 
-    passages = _read_pairs(files["passages", ""], "doc_id", "text")
+    passages = read_pairs(files["passages", ""], "doc_id", "text")
     splits: dict[str, Split] = {}
     home: dict[str, Path] = {}
     for name in names:
         path = files["queries", name]
-        texts = _read_pairs(path, "query_id", "text")
+        texts = read_pairs(path, "query_id", "text")
         for query_id in texts:
             if query_id in home:
                 raise ValueError(
-                    f"{path}, line {_line_with(path, 0, query_id)}: query id {query_id!r} is in "
+                    f"{path}, line {line_with(path, 0, query_id)}: query id {query_id!r} is in "
                     f"{home[query_id].name} too: a query id belongs to one split"
                 )
         home.update(dict.fromkeys(texts, path))
@@ -89,7 +102,7 @@ def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
                 queries[column] = _read_labels(files[kind, name], column, path, texts)
         answers = None
         if ("answers", name) in files:
-            values = _read_pairs(files["answers", name], "query_id", "text")
+            values = read_pairs(files["answers", name], "query_id", "text")
             _check_known(files["answers", name], 0, values, texts, "query id", path.name)
             answers = texts_frame(values)
         splits[name] = Split(
@@ -300,18 +313,13 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, 1):  # binary, because only "\n" ends a line
-                where = f"{path}, line {number}"
                 if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    line = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}): "
-                        "convert the file to UTF-8"
-                    ) from None
+                    raw = raw.removeprefix(BYTE_ORDER_MARK)
+                line = decode_line(path, number, raw)
                 if "\0" in line or "\r" in line:
-                    raise ValueError(f"{where}: holds a NUL or carriage-return character: remove it")
+                    raise ValueError(
+                        f"{path}, line {number}: holds a NUL or carriage-return character: remove it"
+                    )
                 yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
@@ -321,7 +329,18 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path} is empty")
 
 
-def _read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
+def decode_line(path: Path, number: int, raw: bytes) -> str:
+    """A line's text without its end. Raises ValueError, with file and line, where it is not UTF-8."""
+    try:
+        return raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}): "
+            "convert the file to UTF-8"
+        ) from None
+
+
+def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
     """Read lines of an id and a value, separated by a tab."""
     pairs: dict[str, str] = {}
     for number, line in _read_lines(path):
@@ -340,7 +359,7 @@ def _read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
 
 def _read_labels(path: Path, column: str, queries_path: Path, texts: Mapping[str, str]) -> list[str]:
     """Read a label for every query, in the queries' order."""
-    labels = _read_pairs(path, "query_id", column)
+    labels = read_pairs(path, "query_id", column)
     _check_known(path, 0, labels, texts, "query id", queries_path.name)
     if missing := [query_id for query_id in texts if query_id not in labels]:
         raise ValueError(
@@ -371,7 +390,7 @@ def _check_known(
     for unknown in ids:
         if unknown not in known:
             raise ValueError(
-                f"{path}, line {_line_with(path, column, unknown)}: {kind} {unknown!r} is not in "
+                f"{path}, line {line_with(path, column, unknown)}: {kind} {unknown!r} is not in "
                 f"{home}: add it there, or remove the line"
             )
 
@@ -387,7 +406,7 @@ def _check_entry(where: str, kind: str, key: str, text: str) -> None:
         raise ValueError(f"{where}: the text of {key!r} holds a NUL or half of a surrogate pair: remove it")
 
 
-def _line_with(path: Path, column: int, key: str) -> int:
+def line_with(path: Path, column: int, key: str) -> int:
     return next(number for number, line in _read_lines(path) if line.split()[column] == key)
 
 

@@ -44,26 +44,34 @@ class TrainingInstances:
         validate_run(candidates if "score" in candidates else candidates.assign(score=0.0))
         self.number_of_negatives, self.seed = negatives, seed
         self.order = lru_cache(maxsize=1)(self._order)  # asked for at every step of an epoch
+        codes, ids = pd.factorize(candidates["query_id"])
+        known = set(ids.tolist())
         relevant = qrels[qrels["relevance"] > 0]
-        known = set(candidates["query_id"].unique())
-        query_ids = nested_share([q for q in relevant["query_id"].unique() if q in known], fraction)
+        query_ids = nested_share([q for q in relevant["query_id"].unique().tolist() if q in known], fraction)
         if not query_ids:
             raise ValueError(
                 "no query to train on: none of the candidates' queries has a passage judged relevant; "
                 "are these the candidates of the training split?"
             )
         kept = set(query_ids)
-        grades = {
-            (row.query_id, row.doc_id): row.relevance for row in qrels[qrels["query_id"].isin(kept)].itertuples()
-        }
-        self._pool = {
-            query_id: (docs := group.to_numpy(), np.array([grades.get((query_id, doc), 0) for doc in docs]))
-            for query_id, group in candidates[candidates["query_id"].isin(kept)].groupby("query_id")["doc_id"]
-        }
-        relevant = relevant[relevant["query_id"].isin(kept)].sort_values(["query_id", "doc_id"])
-        self.pairs = [(row.query_id, row.doc_id, row.relevance) for row in relevant.itertuples()]
+        is_kept = np.array([query_id in kept for query_id in ids.tolist()])
+        # The candidates of a query stand together, in their order: the rows from first to end of these two arrays.
+        rows = np.argsort(codes, kind="stable")
+        rows = rows[is_kept[codes[rows]]]
+        counts = np.bincount(codes)[is_kept]
+        ends = np.cumsum(counts)
+        firsts = ends - counts
+        candidates, ids = candidates.iloc[rows], ids[is_kept].tolist()
+        judged = qrels[[query_id in kept for query_id in qrels["query_id"].tolist()]]
+        self._docs = candidates["doc_id"].array
+        self._grades = _grades(candidates, judged)
+        self._rows = dict(zip(ids, zip(firsts.tolist(), ends.tolist()), strict=True))
+        lowest = dict(zip(ids, np.minimum.reduceat(self._grades, firsts).tolist(), strict=True))
+        relevant = judged[judged["relevance"] > 0].sort_values(["query_id", "doc_id"])
+        columns = (relevant[name].tolist() for name in ("query_id", "doc_id", "relevance"))
+        self.pairs = list(zip(*columns, strict=True))
         for query_id, doc_id, grade in self.pairs:
-            if not (self._pool[query_id][1] < grade).any():
+            if lowest[query_id] >= grade:
                 raise ValueError(
                     f"query {query_id!r} has no candidate that is less relevant than {doc_id!r}: "
                     "retrieve deeper, or leave the query out of the candidates"
@@ -80,12 +88,25 @@ class TrainingInstances:
         """One instance, its negatives drawn uniformly from the candidates of lower grade (with replacement only
         where there are too few)."""
         query_id, positive, grade = self.pairs[index]
-        docs, grades = self._pool[query_id]
-        lower = docs[grades < grade]
+        first, end = self._rows[query_id]
+        lower = np.asarray(self._docs[first:end], dtype=object)[self._grades[first:end] < grade]
         drawn = np.random.default_rng(hashed(self.seed, epoch, query_id, positive)).choice(
             lower, self.number_of_negatives, replace=len(lower) < self.number_of_negatives
         )
         return Instance(query_id, positive, tuple(drawn))
+
+
+def _grades(candidates: pd.DataFrame, judged: pd.DataFrame) -> np.ndarray:
+    """The grade of every candidate, 0 where nobody judged it: int64, one a row. By numbers in place of ids, because
+    there may be many millions of them."""
+    rows = len(candidates)
+    queries, _ = pd.factorize(pd.concat([candidates["query_id"], judged["query_id"]], ignore_index=True))
+    docs, known = pd.factorize(pd.concat([candidates["doc_id"], judged["doc_id"]], ignore_index=True))
+    keys = queries * len(known) + docs
+    order = np.argsort(keys[rows:], kind="stable")
+    judged_keys, grades = keys[rows:][order], judged["relevance"].to_numpy(dtype=np.int64)[order]
+    places = np.minimum(np.searchsorted(judged_keys, keys[:rows]), len(judged_keys) - 1)
+    return np.where(judged_keys[places] == keys[:rows], grades[places], 0)
 
 
 def borrowed(candidates: list, seed: int, epoch: int, query_id: str):

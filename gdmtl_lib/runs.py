@@ -25,6 +25,7 @@ from pandas.api.types import is_float_dtype, is_integer_dtype
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
+_ROWS_AT_ONCE = 100_000
 # White space separates the columns of a TREC file; C programs end an id at a NUL.
 _NOT_IN_AN_ID = re.compile(r"[\s\x00]")
 
@@ -141,7 +142,8 @@ def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") ->
     if not tag or _NOT_IN_AN_ID.search(tag):
         raise ValueError(f"tag: expected a name without white space, found {tag!r}")
     run = canonical_order(run)
-    rows = zip(*(run[column].tolist() for column in ("query_id", "doc_id", "rank", "score")), strict=True)
+    columns = ("query_id", "doc_id", "rank", "score")
+    rows = (row for part in _parts(run) for row in zip(*(part[column].tolist() for column in columns), strict=True))
     # Nine significant digits tell any two float32 apart, also when a reader goes through float64.
     write_lines(path, (f"{query} Q0 {doc} {rank} {score:.9g} {tag}\n" for query, doc, rank, score in rows))
 
@@ -190,13 +192,14 @@ def write_qrels(qrels: pd.DataFrame, path: str | os.PathLike) -> None:
 
 def _ordered(run: pd.DataFrame) -> pd.DataFrame:
     queries, _ = pd.factorize(run["query_id"])
-    doc_ids = run["doc_id"].to_numpy(dtype=object)
     scores = run["score"].to_numpy(dtype=np.float32)
     order = np.lexsort((-scores, queries))
     # Only ties need the passages' ids, and sorting millions of strings is what would take long here.
     same = (np.diff(queries[order]) == 0) & (np.diff(scores[order]) == 0)
     tied = np.append(same, False) | np.append(False, same)
-    by_id = np.array(sorted(order[tied], key=doc_ids.__getitem__, reverse=True), dtype=np.int64)
+    tied_rows = order[tied]
+    doc_ids = run["doc_id"].iloc[tied_rows].to_numpy(dtype=object)
+    by_id = tied_rows[np.array(sorted(range(len(doc_ids)), key=doc_ids.__getitem__, reverse=True), dtype=np.int64)]
     order[tied] = by_id[np.lexsort((-scores[by_id], queries[by_id]))]
     ordered = run[["query_id", "doc_id"]].iloc[order].reset_index(drop=True)
     rank = ordered.groupby(queries[order]).cumcount() + 1
@@ -292,7 +295,16 @@ def _read_lines(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, li
 
 def frame_hash(frame: pd.DataFrame) -> str:
     """SHA-256 of a frame's columns and rows, in their order."""
-    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for number, part in enumerate(_parts(frame)):
+        digest.update(part.to_csv(index=False, header=number == 0).encode())
+    return digest.hexdigest()
+
+
+def _parts(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Some rows at a time, at least once: Python's own strings and numbers take many times what a column takes."""
+    for first in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
+        yield frame.iloc[first : first + _ROWS_AT_ONCE]
 
 
 def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:

@@ -3,9 +3,8 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
-from .formats import Split
+from .formats import Split, part_of
 
 
 def hashed(*parts) -> int:
@@ -52,19 +51,16 @@ class SampledSplits(Mapping[str, Split]):
     def __init__(self, splits: Mapping[str, Split], sizes: Mapping[str, int]):
         self._splits, self._sizes = splits, sizes
         self._sampled: dict[str, Split] = {}
+        for name in ("fingerprint", "advice"):  # what large collections say of themselves
+            if hasattr(splits, name):
+                setattr(self, name, getattr(splits, name))
 
     def __getitem__(self, name: str) -> Split:
         if name not in self._sizes:
             return self._splits[name]
         if name not in self._sampled:
             split = self._splits[name]
-            kept = set(nested_sample(split.queries["query_id"], self._sizes[name]))
-            frames = {part: getattr(split, part) for part in ("queries", "qrels", "answers", "candidates")}
-            self._sampled[name] = replace(split, **{
-                part: frame[frame["query_id"].isin(kept)].reset_index(drop=True)
-                for part, frame in frames.items()
-                if frame is not None
-            })  # fmt: skip
+            self._sampled[name] = part_of(split, nested_sample(split.queries["query_id"], self._sizes[name]))
         return self._sampled[name]
 
     def __iter__(self) -> Iterator[str]:

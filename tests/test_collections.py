@@ -306,10 +306,11 @@ def test_unknown_name_lists_the_kinds(name):
         lambda: load_collection(name),
         FileNotFoundError,
         f"no collection {name!r}, and no folder of that name; a collection is one of: sample (the embedded "
-        "collection); <folder> (a folder with passages.tsv, queries.<split>.tsv, ...); irds:<id> (a data "
-        "set of ir_datasets); wikiqa:<folder> (WikiQA as it is distributed); squad:<file>.json (a file in "
-        "SQuAD's format); sentences:<folder> (sentences and the questions they answer, src-<split>.txt and "
-        "tgt-<split>.txt)",
+        "collection); <folder> (a folder with passages.tsv, queries.<split>.tsv, ..., or with MS MARCO's own "
+        "collection.tsv); irds:<id> (a data set of ir_datasets); wikiqa:<folder> (WikiQA as it is distributed); "
+        "squad:<file>.json (a file in SQuAD's format); sentences:<folder> (sentences and the questions they answer, "
+        "src-<split>.txt and tgt-<split>.txt); folds:<split>:<collection> (the rotations of a split's sessions, five "
+        "folds)",
     )
 
 
@@ -614,95 +615,6 @@ def test_real_xquad():
     assert [len(part) for part in articles] == [38, 5, 5]
     assert len(set.union(*articles)) == 48
     assert collection.answers_of(["56beb4343aeaaa14008c925b"])["text"].tolist() == ["308"]
-
-
-# --- ir_datasets --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def irds(tmp_path):
-    """A data set `toy` with passages, `toy/dev` and `toy/dev/small`, and `gone` without files."""
-    import ir_datasets
-    from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
-    from ir_datasets.util import LocalDownload
-
-    write(tmp_path, **{"small.tsv": "q4\tice\n"})
-
-    def local(name: str) -> LocalDownload:
-        return LocalDownload(tmp_path / name)
-
-    docs = TsvDocs(local("passages.tsv"))
-    toy = {
-        "gdmtl-toy": ir_datasets.Dataset(docs),
-        "gdmtl-toy/dev": ir_datasets.Dataset(
-            docs, TsvQueries(local("queries.dev.tsv")), TrecQrels(local("qrels.dev.tsv"), {})
-        ),
-        "gdmtl-toy/dev/small": ir_datasets.Dataset(docs, TsvQueries(local("small.tsv"))),
-        "gdmtl-gone": ir_datasets.Dataset(TsvDocs(local("gone.tsv")), TsvQueries(local("gone.queries.tsv"))),
-        "gdmtl-queries": ir_datasets.Dataset(TsvQueries(local("small.tsv"))),
-    }
-    for name, dataset in toy.items():
-        ir_datasets.registry.register(name, dataset)
-    yield
-    for name in toy:
-        del ir_datasets.registry._registered[name]
-
-
-def test_irds(irds, tmp_path):
-    collection = load_collection("irds:gdmtl-toy")
-    assert collection.splits == ("dev", "dev-small")
-    assert rows(collection.queries("dev")) == [("q3", "river water"), ("q4", "ice")]
-    assert rows(collection.qrels("dev")) == [("q3", "d3", 2)]
-    refuses(
-        lambda: collection.qrels("dev-small"),
-        ValueError,
-        "collection 'irds:gdmtl-toy' has no qrels for the split 'dev-small'",
-    )
-    assert collection.query_texts(["q4", "q3"]) == ["ice", "river water"]
-    assert collection.text(["d2", "d1"]) == ["an old king", "blue glacier ice"]
-    refuses(lambda: collection.text(["d9"]), ValueError, "collection 'irds:gdmtl-toy' has no passage 'd9'")
-    assert list(collection.passages("dev"))[0] == ("d1", "blue glacier ice")
-    small = load_collection("irds:gdmtl-toy/dev/small")
-    assert small.splits == ("dev-small",)
-    assert small.fingerprint() == collection.fingerprint() == collection.passages_fingerprint("dev")
-    assert len(collection.fingerprint()) == 64
-
-
-def test_irds_that_is_not_there(irds, tmp_path):
-    collection = load_collection("irds:gdmtl-gone")
-    assert collection.splits == ("all",)
-    for call, missing in (
-        (lambda: collection.queries("all"), "gone.queries.tsv"),
-        (lambda: next(collection.passages()), "gone.tsv"),
-        (lambda: collection.text(["d1"]), "gone.tsv"),
-    ):
-        refuses(
-            call,
-            FileNotFoundError,
-            f"ir_datasets cannot read 'gdmtl-gone', which is not on this machine or incomplete "
-            f"({tmp_path / missing}): fetch it where there is a network, and copy its folder "
-            "~/.ir_datasets here",
-        )
-
-
-def test_unknown_irds(irds):
-    refuses(
-        lambda: load_collection("irds:nothing"),
-        ValueError,
-        "ir_datasets knows no 'nothing': its ids are listed at https://ir-datasets.com",
-    )
-    refuses(
-        lambda: load_collection("irds:gdmtl-queries"),
-        ValueError,
-        "'gdmtl-queries' of ir_datasets has no passages",
-    )
-
-
-def test_irds_names_of_ms_marco():
-    """The registry alone is asked: nothing is downloaded."""
-    splits = load_collection("irds:msmarco-passage").splits
-    assert {"train", "dev-small", "trec-dl-2019-judged"} <= set(splits)
-    assert load_collection("irds:msmarco-passage/dev/small").splits == ("dev-small",)
 
 
 # --- sentences and their questions ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -158,9 +159,9 @@ def builds(monkeypatch) -> list[Path]:
     folders: list[Path] = []
     build = first_stage._build
 
-    def spy(collection, split, folder):
+    def spy(collection, texts, folder):
         folders.append(folder)
-        build(collection, split, folder)
+        build(collection, texts, folder)
 
     monkeypatch.setattr(first_stage, "_build", spy)
     return folders
@@ -181,7 +182,7 @@ def test_an_index_is_built_once_for_equal_passages(tmp_path, builds):
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def fail(collection, split, folder):
+    def fail(collection, texts, folder):
         folder.mkdir(parents=True)
         (folder / "segments_1").write_text("half")
         raise OSError("No space left on device")
@@ -193,26 +194,74 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_build_leaves_is_not_used(tmp_path, builds):
-    (tmp_path / ".unfinished-abc" / "0123" / "lucene").mkdir(parents=True)
-    assert len(bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path)) == 2
-    assert len(builds) == 1
+def test_what_killed_builds_leave_is_not_used_and_cleared_away(tmp_path, builds):
+    """Of this index, and of another that nobody builds; what another process is building now stays."""
+    (tmp_path / ".unfinished-abc" / "lucene").mkdir(parents=True)
+    (tmp_path / ".unfinished-def" / "lucene").mkdir(parents=True)
+    bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path / "other")
+    [home] = (tmp_path / "other").iterdir()
+    half = tmp_path / f".unfinished-{home.name}" / "lucene"
+    half.mkdir(parents=True)
+    (half / "segments_1").write_text("half")
+    with first_stage._alone(tmp_path, "def"):
+        assert len(bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path)) == 2
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [".def.lock", ".unfinished-def", home.name, "other"]
+        )
+    assert len(builds) == 2
 
 
-def test_the_slower_of_two_processes_uses_the_other_ones_index(tmp_path, monkeypatch):
-    expected = bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path / "other")
-    build = first_stage._build
+def test_a_build_that_was_killed_holds_nothing(tmp_path):
+    """The lock ends with its process, and what it was building is cleared away by the next build of anything."""
+    child = os.fork()
+    if child == 0:
+        with first_stage._alone(tmp_path, "abc"):
+            (tmp_path / ".unfinished-abc").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    first_stage._remove_unfinished(tmp_path, "def")
+    assert list(tmp_path.iterdir()) == []
 
-    def overtaken(collection, split, folder):
-        monkeypatch.setattr(first_stage, "_build", build)
-        bm25_candidates(collection, split, index_dir=tmp_path / "one")
-        build(collection, split, folder)
 
-    monkeypatch.setattr(first_stage, "_build", overtaken)
-    pd.testing.assert_frame_equal(
-        bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path / "one"), expected
-    )
-    assert len(list((tmp_path / "one").iterdir())) == 1
+def test_an_error_of_the_build_is_not_swallowed_by_the_lock(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"), first_stage._alone(tmp_path, "abc"):
+        raise FileNotFoundError("gone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_queries_are_searched_in_batches(index_dir, monkeypatch):
+    queries = {f"q{number}": text for number, text in enumerate(("ice", "king", "river", "ice wind", "moon"))}
+    whole = bm25_candidates(make(queries=queries), "dev", index_dir=index_dir)
+    monkeypatch.setattr(first_stage, "QUERIES_AT_ONCE", 2)
+    pd.testing.assert_frame_equal(bm25_candidates(make(queries=queries), "dev", index_dir=index_dir), whole)
+
+
+def test_the_slower_of_two_processes_waits_for_the_other_ones_index(tmp_path, monkeypatch):
+    building, going_on, folders = threading.Event(), threading.Event(), []
+
+    def build(collection, texts, folder):
+        building.set()
+        assert going_on.wait(10)
+        folder.mkdir(parents=True)
+        (folder / "segments_1").write_text("whole")
+
+    def index():
+        folders.append(first_stage._index(make(), "dev", tmp_path))
+
+    monkeypatch.setattr(first_stage, "_build", build)
+    threads = [threading.Thread(target=index) for _ in range(3)]
+    threads[0].start()
+    assert building.wait(10)
+    monkeypatch.setattr(first_stage, "_build", None)  # whoever builds again fails
+    for thread in threads[1:]:
+        thread.start()
+    going_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(folders) == 3 and len(set(folders)) == 1
+    assert (folders[0] / "segments_1").read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "list"])

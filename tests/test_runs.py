@@ -1,5 +1,6 @@
 import errno
 import gzip
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -358,3 +359,16 @@ def test_cast_qrels_hold_the_papers_relevant_passages():
     qrels = read_qrels(DATA / "cast2019/2019qrels.txt.gz")
     relevant = qrels[qrels["doc_id"].str.startswith("MARCO_") & (qrels["relevance"] >= 2)]
     assert (qrels["query_id"].nunique(), len(relevant), relevant["query_id"].nunique()) == (173, 2983, 159)
+
+
+def test_rows_at_once_change_neither_a_hash_nor_a_file(tmp_path, monkeypatch):
+    """The hash is that of the frame as CSV, whole."""
+    run = run_frame(*((f"q{row % 3}", f"d{row}", float(row % 4)) for row in range(23)))
+    whole = hashlib.sha256(run.to_csv(index=False).encode()).hexdigest()
+    write_run(run, tmp_path / "whole.trec")
+    for rows in (1, 5, 23, 24):
+        monkeypatch.setattr(runs, "_ROWS_AT_ONCE", rows)
+        assert runs.frame_hash(run) == whole
+        assert runs.frame_hash(run[:0]) == hashlib.sha256(b"query_id,doc_id,score\n").hexdigest()
+        write_run(run, tmp_path / "parts.trec")
+        assert (tmp_path / "parts.trec").read_bytes() == (tmp_path / "whole.trec").read_bytes()

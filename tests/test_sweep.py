@@ -3,13 +3,16 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from gdmtl_lib import sweep, sweep_config
+from gdmtl_lib import sweep, sweep_config, systems
 
 PROJECT = Path(__file__).parent.parent
 CONFIGS = PROJECT / "papermill_runs" / "configs"
@@ -76,7 +79,7 @@ def test_results_go_to_papermill_runs_unless_told_otherwise(values):
         ({"overrides": {"mono": {}}}, "config test: overrides for mono, which systems does not list"),
         ({"overrides": {"bert": 3}}, "config test: overrides of bert must be a mapping, found 3"),
         ({"parameters": {"epoch": 1}}, "config test, parameters: unknown parameter 'epoch' (did you mean 'epochs'?): "
-         "03_train has checkpoint, layers, epochs"),
+         "03_train has checkpoint, layers, train_depth, epochs"),
         ({"parameters": {"epochs": "many"}}, "config test: parameters: epochs must be int, found 'many' (str)"),
         ({"parameters": {"epochs": 0}}, "config test, gdmtl_plus: epochs must be at least 1, found 0"),
         ({"overrides": {"bert": {"learning_rate": "nan"}}},
@@ -131,6 +134,77 @@ def test_the_config_for_wikiqa_lacks_nothing_but_its_folder():
     assert (config.systems, config.seeds, config.depth) == (["bert", "gdmtl"], [0, 1, 2], 50)
     with pytest.raises(FileNotFoundError, match="somewhere"):
         sweep.jobs(config)
+
+
+PAPERS = {
+    "epochs": 10, "batch_size": 32, "learning_rate": 2e-5, "min_learning_rate": 1e-6, "warmup_epochs": 1,
+    "loss_weighting": "uncertainty", "generation_head_warmup_steps": 0, "validate_every_epoch": True,
+}  # fmt: skip
+
+
+def test_msmarco_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(tmp_path, monkeypatch):
+    """With a folder of MS MARCO's files in place of ir_datasets, whose splits are called the same."""
+    from test_msmarco import write
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "msmarco").mkdir()
+    folder = write(tmp_path / "msmarco", **{"answers.train.tsv": "10\tLudwig\n"})
+    values = yaml.safe_load((CONFIGS / "msmarco.yaml").read_text())
+    config = sweep_config.read_config(values | {"collection": str(folder)}, "msmarco", PROJECT)
+    assert sorted(config.systems) == sorted(SYSTEMS) and config.depth == 1000
+    checkpoints = {system: given["checkpoint"] for system, given in config.parameters.items()}
+    assert checkpoints == {name: system.checkpoint for name, system in systems.SYSTEMS.items()}
+    for given in config.parameters.values():
+        assert PAPERS.items() <= given.items()
+    names = [job.name for job in sweep.jobs(config)]
+    assert names[:9] == ["02_collection_and_candidates", *(f"train_{system}_seed0" for system in config.systems)]
+    assert names[9] == "04_rerank_and_evaluate_dev-small" and "11_architectures_dev-small" in names
+    (folder / "answers.train.tsv").unlink()
+    with pytest.raises(ValueError, match="has no answers for the split 'train'"):
+        sweep.jobs(config)
+
+
+def test_cast2019_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(tmp_path, monkeypatch):
+    from test_msmarco import write
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    turns = [f"{session}_{turn}" for session in range(31, 36) for turn in (1, 2)]
+    files = {
+        "evaluation_topics_annotated_resolved_v1.0.tsv": "".join(f"{turn}\tWhat is ice?\n" for turn in turns),
+        "2019qrels.txt": "".join(f"{turn} Q0 MARCO_1 2\n" for turn in turns),
+    }
+    (tmp_path / "msmarco").mkdir()
+    folder = write(tmp_path / "msmarco", **files)
+    values = yaml.safe_load((CONFIGS / "cast2019.yaml").read_text())
+    change = {"collection": f"folds:cast-2019:{folder}"}
+    config = sweep_config.read_config(values | change, "cast2019", PROJECT)
+    assert all(PAPERS.items() <= given.items() for given in config.parameters.values())
+    assert config.splits == {"validate0": 2, "test0": 2} and config.depth == 1000
+    assert [job.name for job in sweep.jobs(config)][:7] == [
+        "02_collection_and_candidates",
+        "train_bert_seed0", "rerank_bert_seed0_test0", "train_gdmtl_seed0", "rerank_gdmtl_seed0_test0",
+        "04_rerank_and_evaluate_validate0", "04_rerank_and_evaluate_test0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("msmarco", "fetch it where there is a network, with `ir_datasets export msmarco-passage/train queries`, and copy"),
+        ("cast2019", "fetch them with `curl --create-dirs -o "),
+    ],
+)
+def test_msmarco_and_cast_say_at_once_what_is_missing_and_how_to_fetch_it(name, command, tmp_path, monkeypatch):
+    def no_network(*_):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path))
+    config = sweep_config.read_config(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), name, PROJECT)
+    started = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=re.escape(command)):
+        sweep.jobs(config)
+    assert time.monotonic() - started < 5
 
 
 # ---- jobs

@@ -15,7 +15,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib import joint, training, training_folder
+from gdmtl_lib import joint, training
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.evaluation import evaluate
 from gdmtl_lib.formats import Split

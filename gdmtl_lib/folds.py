@@ -1,0 +1,123 @@
+"""Folds: the epoch chosen by cross-validation (MS MARCO), sessions kept whole (CAsT), as Section 5.2 has it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[str]]:
+    """Queries dealt into folds of equal size, give or take one: a function of the seed and the ids, whatever their
+    order.
+
+    Raises ValueError for fewer than two folds, for fewer queries than folds, and for an id that stands twice.
+    """
+    query_ids = sorted(query_ids)
+    _check(folds, len(query_ids), "queries")
+    if len(set(query_ids)) < len(query_ids):
+        raise ValueError("expected each query once, found one that stands twice: give the ids of a split's queries")
+    from sklearn.model_selection import KFold  # slow to import, and a collection is often opened without
+
+    dealt = KFold(folds, shuffle=True, random_state=seed).split(query_ids)
+    return [[query_ids[place] for place in places] for _, places in dealt]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """One turn of a cross-validation: the ids of the queries to train on, to validate on and to test on."""
+
+    train: tuple[str, ...]
+    validate: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]:
+    """Turns dealt into folds by session, GroupKFold's; in rotation i fold i tests, the next one validates, and the
+    others (three of five) train.
+
+    No session is ever split, and every turn is tested once.
+
+    sessions: the session of each turn, by query_id.
+
+    Raises ValueError for fewer than three folds and for fewer sessions than folds.
+    """
+    if folds < 3:
+        raise ValueError(f"expected 3 folds or more, for training, validation and test, found {folds}")
+    query_ids = sorted(sessions)
+    groups = [sessions[query_id] for query_id in query_ids]
+    _check(folds, len(set(groups)), "sessions")
+    from sklearn.model_selection import GroupKFold
+
+    dealt = [
+        tuple(query_ids[place] for place in places) for _, places in GroupKFold(folds).split(query_ids, groups=groups)
+    ]
+    rotations = []
+    for test in range(folds):
+        validate = (test + 1) % folds
+        rest = (fold for fold in range(folds) if fold not in (test, validate))
+        rotations.append(Rotation(tuple(sorted(sum((dealt[fold] for fold in rest), ()))), dealt[validate], dealt[test]))
+    return rotations
+
+
+def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """The epoch that each fold's queries are measured with: the best on all the other folds, the earlier of equals.
+
+    So a query has no say in the epoch that it is measured with (Section 5.2).
+
+    Args:
+        values: `epoch` int, `query_id` str, `value` float: every query after every epoch.
+        folds: as from `kfold`; together all queries of `values`, each once.
+
+    Returns:
+        A row a query, in the order of the folds: `fold` (from 0), `query_id`, `epoch`, `value`. The mean of its
+        values is the cross-validated effectiveness.
+
+    Raises:
+        ValueError: fewer than two folds, a query that was not measured after an epoch or stands in no fold or in two.
+    """
+    if len(folds) < 2:
+        raise ValueError(f"expected 2 folds or more, found {len(folds)}")
+    if values.duplicated(["epoch", "query_id"]).any():
+        raise ValueError("values: expected one a query and epoch, found two; give those of one measure")
+    by_epoch = values.pivot(index="epoch", columns="query_id", values="value").sort_index()
+    dealt = [query_id for fold in folds for query_id in fold]
+    if sorted(dealt) != sorted(by_epoch.columns):
+        raise ValueError(
+            f"expected the {by_epoch.shape[1]} measured queries in the folds, each once, found {len(dealt)} "
+            f"({len(set(dealt))} of them different): deal the folds from these queries"
+        )
+    if by_epoch.isna().any(axis=None):
+        epoch, query_id = by_epoch.stack(future_stack=True).isna().idxmax()
+        raise ValueError(f"values: query {query_id!r} has none after epoch {epoch}: measure every epoch on all queries")
+    rows = []
+    for number, fold in enumerate(folds):
+        others = by_epoch.drop(columns=list(fold)).mean(axis=1)
+        epoch = others.index[int(np.argmax(others.to_numpy()))]
+        rows += [(number, query_id, epoch, by_epoch.at[epoch, query_id]) for query_id in fold]
+    return pd.DataFrame(rows, columns=["fold", "query_id", "epoch", "value"])
+
+
+def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The runs, or the per-query values, of the rotations' test queries as one: what a split measured whole would give.
+
+    Raises ValueError for a query that stands in two parts.
+    """
+    parts = list(parts)
+    seen: set[str] = set()
+    for number, part in enumerate(parts):
+        here = set(part["query_id"])
+        if again := seen & here:
+            raise ValueError(
+                f"part {number}: query {min(again)!r} ({len(again)} in all) stands in an earlier one too: "
+                "join the test queries of the rotations of one cross-validation"
+            )
+        seen |= here
+    return pd.concat(parts, ignore_index=True)
+
+
+def _check(folds: int, found: int, what: str) -> None:
+    if folds < 2:
+        raise ValueError(f"expected 2 folds or more, found {folds}")
+    if found < folds:
+        raise ValueError(f"expected at least as many {what} as folds, found {found} for {folds} folds")

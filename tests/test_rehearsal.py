@@ -1,0 +1,110 @@
+"""A rehearsal of the paper's setting: MS MARCO's and CAsT's own file formats at a thousandth of their size, through the
+first stage, training, choosing the epoch, transfer and the folds by session. Random weights: nothing is claimed here
+but that every step takes what the one before gives."""
+
+import json
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gdmtl_lib.cast import RESOLVED
+from gdmtl_lib.collections import load_collection
+from gdmtl_lib.comparison import compare
+from gdmtl_lib.evaluation import PAPER_MEASURES, evaluate, summarize
+from gdmtl_lib.first_stage import bm25_candidates
+from gdmtl_lib.first_stage_tuning import tune_bm25
+from gdmtl_lib.folds import cross_validated_epochs, joined, kfold, session_folds
+
+PASSAGES, TRAINING, DEV, SESSIONS = 8_842, 533, 7, 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Passages of made-up words; a query is some words of its relevant passage."""
+    folder = tmp_path_factory.mktemp("rehearsal") / "msmarco"
+    folder.mkdir()
+    draw = random.Random(0)
+    vocabulary = ["".join(draw.choices("aeioubdklmnprst", k=draw.randint(3, 7))) for _ in range(3000)]
+    passages = [" ".join(draw.choices(vocabulary, k=draw.randint(12, 25))) for _ in range(PASSAGES)]
+
+    def about(passage: int) -> str:
+        return " ".join(draw.sample(passages[passage].split(), 3))
+
+    def lines(name: str, rows) -> None:
+        (folder / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+
+    lines("collection.tsv", enumerate(passages))
+    train = {1000 + number: draw.randrange(PASSAGES) for number in range(TRAINING)}
+    dev = {5000 + number: draw.randrange(PASSAGES) for number in range(DEV)}
+    turns = {f"{31 + session}_{turn}": draw.randrange(PASSAGES) for session in range(SESSIONS) for turn in (1, 2, 3)}
+    lines("queries.train.tsv", [(query, about(passage)) for query, passage in train.items()] + [(9, "nobody judged it")])
+    lines("qrels.train.tsv", [(query, 0, passage, 1) for query, passage in train.items()])
+    lines("queries.dev.tsv", [(query, about(passage)) for query, passage in dev.items()] + [(10, "of dev alone")])
+    lines("queries.dev.small.tsv", [(query, about(passage)) for query, passage in dev.items()])
+    lines("qrels.dev.small.tsv", [(query, 0, passage, 1) for query, passage in dev.items()])
+    lines(RESOLVED, [(turn, about(passage)) for turn, passage in turns.items()])
+    graded = [f"{turn} Q0 MARCO_{passage} {2 + place % 3}\n" for place, (turn, passage) in enumerate(turns.items())]
+    (folder / "2019qrels.txt").write_text("".join(graded + [f"{turn} Q0 CAR_0a 4\n" for turn in turns]))
+    weighted = [json.dumps({"id": str(number), "contents": f"{text} {text}"}) for number, text in enumerate(passages)]
+    (folder.parent / "deepct.jsonl").write_text("\n".join(weighted) + "\n")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:a query is longer than")  # the toy tokenizer spells made-up words letter by letter
+def test_rehearsal_of_the_papers_setting(folder, toy_bert_folder, tmp_path, monkeypatch):
+    from gdmtl_lib.models import build_model
+    from gdmtl_lib.reranking import rerank
+    from gdmtl_lib.settings import TrainingSettings
+    from gdmtl_lib.training import train
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    collection = load_collection(folder)
+    assert set(collection.splits) == {"train", "dev", "dev-small", "cast-2019"}
+    assert (len(collection.queries("train")), len(collection.queries("dev-small"))) == (TRAINING, DEV)
+
+    # First stage: DeepCT's passages indexed once, k1 and b tuned on training queries.
+    first = {"index_dir": tmp_path / "indexes", "enriched": folder.parent / "deepct.jsonl"}
+    grid = {"k1s": [0.9, 27], "bs": [0.4, 0.62]}
+    tuned = tune_bm25(collection, "train", tmp_path / "bm25.csv", depth=50, queries=100, **grid, **first)
+    assert tuned["recall"].iloc[0] > 0.9 and tuned["queries"].eq(100).all()
+    best = {"k1": float(tuned["k1"].iloc[0]), "b": float(tuned["b"].iloc[0])}
+    candidates = {
+        split: bm25_candidates(collection, split, depth=depth, **best, **first)
+        for split, depth in (("train", 10), ("dev-small", 50), ("cast-2019", 50))
+    }
+    assert len(list((tmp_path / "indexes").iterdir())) == 1
+
+    # Training on a sample, measured on dev, and an epoch chosen for each of five folds of dev.
+    settings = TrainingSettings(epochs=1, train_fraction=0.06, max_length=32, warmup_epochs=0.5, device="cpu")
+    runs = {}
+    for system in ("bert", "gdmtl"):
+        model = build_model(system, checkpoint=str(toy_bert_folder), layers=1)
+        history = train(model, collection, candidates["train"], settings, tmp_path / system, candidates["dev-small"])
+        assert history["loss"].notna().all()
+        runs[system] = rerank(model, collection, candidates["dev-small"], progress=False, device="cpu")
+    qrels = collection.qrels("dev-small")
+    values = {system: evaluate(run, qrels, PAPER_MEASURES) for system, run in runs.items()}
+    # Two systems in place of two epochs of one.
+    of_measure = [frame[frame["measure"] == "RR@10"] for frame in values.values()]
+    by_epoch = pd.concat(frame.assign(epoch=epoch) for epoch, frame in enumerate(of_measure))
+    chosen = cross_validated_epochs(by_epoch, kfold(qrels["query_id"], 5))
+    assert len(chosen) == DEV and set(chosen["epoch"]) <= {0, 1}
+    table = compare(values, baseline="bert")
+    assert set(table["measure"]) == set(values["bert"]["measure"])
+
+    # Transfer: the same checkpoint on CAsT, no further training; and CAsT's own folds, joined again.
+    graded = collection.qrels("cast-2019")
+    transferred = rerank(model, collection, candidates["cast-2019"], progress=False, device="cpu")
+    whole = evaluate(transferred, graded, PAPER_MEASURES, relevance_level=2)
+    assert len(summarize(whole)) == len(PAPER_MEASURES)
+    folds = load_collection(f"folds:cast-2019:{folder}")
+    sessions = dict(collection.queries("cast-2019")[["query_id", "session"]].to_numpy())
+    parts = []
+    for number, rotation in enumerate(session_folds(sessions)):
+        assert set(folds.queries(f"test{number}")["query_id"]) == set(rotation.test)
+        run = transferred[transferred["query_id"].isin(rotation.test)]
+        parts.append(evaluate(run, folds.qrels(f"test{number}"), PAPER_MEASURES, relevance_level=2))
+    same = joined(parts).sort_values(["measure", "query_id"], ignore_index=True)
+    pd.testing.assert_frame_equal(same, whole.sort_values(["measure", "query_id"], ignore_index=True))
