@@ -10,6 +10,7 @@
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+
+from .locking import held
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -55,6 +58,10 @@ class TrainingFolder:
     @property
     def _state_file(self) -> Path:
         return self.folder / "training_state.safetensors"
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes out while a block runs; RuntimeError, naming it, where another one is in."""
+        return held(self.folder / ".lock", f"{self.folder} is being trained into already")
 
     def open(self, resume: bool) -> bool:
         """Take the folder for this training; True if it already holds this very training, finished.
