@@ -295,6 +295,12 @@ def frame_hash(frame: pd.DataFrame) -> str:
     return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
 
 
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
     # Python also reads "1_000" and other scripts' digits, which no TREC tool does.
     if text.isascii() and "_" not in text:

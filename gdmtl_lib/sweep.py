@@ -26,11 +26,11 @@ from .collections import Collection, load_collection
 from .evaluation import effectiveness_table, read_values
 from .first_stage import bm25_candidates
 from .locking import held, locked
-from .measuring import file_hash, measure_system
+from .measuring import measure_system
 from .notebook import indexes_folder, notebook_parameters
 from .page import write_page
 from .results import Results
-from .runs import frame_hash
+from .runs import file_hash, frame_hash
 from .sweep_config import TRAINING, Config
 from .systems import FIRST_STAGE, LABELS, SYSTEMS
 
