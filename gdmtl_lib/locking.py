@@ -4,6 +4,7 @@ A lock is one of the operating system on an open file (flock), so it ends with t
 ends.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import IO
 def locked(file: IO, wait: bool = False) -> bool:
     """Lock an open file, until it is closed or its process ends. Without waiting, False where another has locked it.
 
-    Where the system has no flock (Windows) nothing is locked.
+    Where the system (Windows) or the file system (some of clusters) has no flock nothing is locked.
     """
     try:
         import fcntl
@@ -24,6 +25,9 @@ def locked(file: IO, wait: bool = False) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
     return True
 
 

@@ -1,5 +1,6 @@
 """Two processes and one output: the second stops at once and says who holds it; a killed holder holds nothing."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -117,7 +118,23 @@ def test_no_two_processes_hold_a_lock_at_once(tmp_path):
     assert (tmp_path / "count").read_text() == "120"
 
 
-def test_where_the_system_has_no_flock_nothing_is_locked(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+@pytest.mark.parametrize("lacks", ["the system", "the file system"])
+def test_where_there_is_no_flock_nothing_is_locked(tmp_path, monkeypatch, lacks):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    if lacks == "the system":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        monkeypatch.setattr("fcntl.flock", flock)
     with locking.held(tmp_path / ".lock", "it is taken"), locking.held(tmp_path / ".lock", "it is taken"):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_another_error_of_the_lock_is_told(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match="Input/output error"), locking.held(tmp_path / ".lock", "it is taken"):
         pass
