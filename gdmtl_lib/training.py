@@ -69,8 +69,6 @@ def train(
     candidates = canonical_order(candidates)
     validation = None if validation is None else canonical_order(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
-    if torch.distributed.is_torchelastic_launched():  # one of several processes: whoever launched them holds the folder
-        return training.run(resume)
     with training.folder.held():
         return training.run(resume) if processes == 1 else training.run_in_processes(processes, resume)
 

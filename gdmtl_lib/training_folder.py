@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,9 +61,23 @@ class TrainingFolder:
     def _state_file(self) -> Path:
         return self.folder / "training_state.safetensors"
 
-    def held(self) -> AbstractContextManager[None]:
-        """Keep other processes out while a block runs; RuntimeError, naming it, where another one is in."""
-        return held(self.folder / ".lock", f"{self.folder} is being trained into already")
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out while a block runs; RuntimeError, naming the process, where another one is in.
+
+        Of several processes that were launched together (torchrun) the first one holds the folder, with a lock of its
+        own: whoever launched them holds it too, and they may outlive it.
+        """
+        taken = f"{self.folder} is being trained into already"
+        together = self.folder / ".processes.lock"
+        if torch.distributed.is_torchelastic_launched():
+            with held(together, taken) if os.environ["RANK"] == "0" else nullcontext():
+                yield
+        else:
+            with held(self.folder / ".lock", taken):
+                with held(together, taken):  # none is left of a launch that was killed
+                    pass
+                yield
 
     def open(self, resume: bool) -> bool:
         """Take the folder for this training; True if it already holds this very training, finished.

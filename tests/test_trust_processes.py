@@ -13,6 +13,7 @@ from test_training import Training
 import gdmtl_lib as gdmtl
 from gdmtl_lib import locking
 from gdmtl_lib.models import build_model
+from gdmtl_lib.training_folder import TrainingFolder
 
 HOLDER = """
 import time
@@ -59,6 +60,26 @@ def test_the_second_training_stops_at_once_and_names_the_first(holder, toy_bert_
     first.wait()
     train(tmp_path / "out")
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_processes_that_outlive_who_launched_them_keep_the_folder(holder, toy_bert_folder, tmp_path):
+    first = holder(tmp_path / "out" / ".processes.lock")
+    for processes in (1, 2):
+        with pytest.raises(RuntimeError) as error:
+            Training(toy_bert_folder)(tmp_path / "out", processes=processes)
+        assert str(error.value) == (
+            f"{tmp_path}/out is being trained into already, by process {first.pid}: let it end, or end it"
+        )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".processes.lock"]
+
+
+@pytest.mark.parametrize(("rank", "locks"), [("0", [".lock", ".processes.lock"]), ("1", [".lock"])])
+def test_the_first_of_launched_processes_holds_a_lock_beside_the_launchers(holder, tmp_path, monkeypatch, rank, locks):
+    holder(tmp_path / "out" / ".lock")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("RANK", rank)
+    with TrainingFolder(tmp_path / "out", {}).held():
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == locks
 
 
 def test_the_second_re_ranking_stops_at_once_and_names_the_first(holder, toy_bert_folder, tmp_path):
