@@ -50,15 +50,15 @@ STATE, WEIGHTS = "training_folder.safetensors.torch, 'save_file'", "models.safet
 
 
 def moments(rng):
-    """Where to kill: first, certainly, in the middle of a state and of a checkpoint, between two renames, and before
-    a step; then anywhere, again."""
+    """Where to kill: first, certainly, in the middle of a state and of a checkpoint, before one is put in its place,
+    and before a step; then the same again, at other files and steps."""
     named = [
         ("writing a state", lambda: f"dies_at({STATE}, {rng.randrange(5)}, half=True)"),
         ("writing a checkpoint", lambda: f"dies_at({WEIGHTS}, 0, half=True)"),
         ("summing up a checkpoint", lambda: "dies_at(models, 'write_sums', 0)"),
         ("between two files", lambda: f"dies_at(training_folder.os, 'replace', {rng.randrange(24)})"),
         ("before a step", lambda: f"dies_at(training._Training, '_step', {rng.randrange(6)})"),
-        ("between two renames", lambda: "dies_at(models.shutil, 'rmtree', 0)"),
+        ("before a checkpoint takes its place", lambda: f"dies_at(models.Path, 'rename', {rng.choice([0, 2])})"),
     ]
     for number in range(KILLS):
         what, make = named[number % len(named)]
