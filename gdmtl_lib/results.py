@@ -5,6 +5,7 @@ the same two files in `bm25/` for the first stage, which knows no seed. Nothing 
 read is what lies there.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import pandas as pd
 from gdmtl_lib.comparison import rank_shifts
 from gdmtl_lib.evaluation import read_values
 from gdmtl_lib.notebook import results_folder
-from gdmtl_lib.runs import read_run
+from gdmtl_lib.runs import file_hash, read_run
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
 
 # What LaTeX's text fonts lack: the paper's marks of significance, and the dot before a relevant passage.
@@ -93,20 +94,21 @@ class Results:
         """A system's run of a split: `query_id, doc_id, score, rank`. Without a seed it is the lowest one's; BM25 has
         one for all seeds.
 
-        Raises FileNotFoundError, naming what there is.
+        Raises FileNotFoundError, naming what there is; ValueError for a file that is not as it was measured.
         """
         homes = self._found(system, f"run.{split}.trec.gz", seed)
-        return read_run(next(iter(homes.values())) / f"run.{split}.trec.gz")
+        return read_run(_as_measured(next(iter(homes.values())) / f"run.{split}.trec.gz", split))
 
     def values(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
         """A system's per-query values of a split: `query_id, measure, value, residual`. Without a seed they are the
         means over all seeds; BM25 has one for all.
 
         Raises FileNotFoundError, naming what there is; ValueError where two seeds were measured on different queries
-        or with different measures.
+        or with different measures, and for a file that is not as it was measured.
         """
         name = f"per_query.{split}.csv"
-        frames = {home / name: read_values(home / name) for home in self._found(system, name, seed).values()}
+        paths = [_as_measured(home / name, split) for home in self._found(system, name, seed).values()]
+        frames = {path: read_values(path) for path in paths}
         (first, expected), *others = frames.items()
         key = ["query_id", "measure"]
         for path, values in others:
@@ -179,6 +181,22 @@ class Results:
                 f"found it in {', '.join(there) or 'no folder'}; train {system} with notebook 03"
             )
         return homes
+
+
+def _as_measured(path: Path, split: str) -> Path:
+    """The path of a run or of values, if `run.<split>.json` beside it (where there is one) still holds its hash."""
+    record = path.with_name(f"run.{split}.json")
+    if record.exists():
+        try:
+            expected = json.loads(record.read_text(encoding="utf-8"))["files"][path.name]
+        except (ValueError, KeyError, TypeError):
+            expected = None
+        if file_hash(path) != expected:
+            raise ValueError(
+                f"{path} is not as it was measured: its SHA-256 is not the one in {record.name}; run notebook 03 again "
+                "for this system, which measures it anew, or delete both"
+            )
+    return path
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:

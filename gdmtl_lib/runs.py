@@ -307,6 +307,12 @@ def _parts(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield frame.iloc[first : first + _ROWS_AT_ONCE]
 
 
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
     # Python also reads "1_000" and other scripts' digits, which no TREC tool does.
     if text.isascii() and "_" not in text:

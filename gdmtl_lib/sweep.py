@@ -18,7 +18,6 @@ from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 
@@ -26,11 +25,12 @@ from . import __version__
 from .collections import Collection, load_collection
 from .evaluation import effectiveness_table, read_values
 from .first_stage import bm25_candidates
-from .measuring import file_hash, measure_system
+from .locking import held, locked
+from .measuring import measure_system
 from .notebook import indexes_folder, notebook_parameters
 from .page import write_page
 from .results import Results
-from .runs import frame_hash
+from .runs import file_hash, frame_hash
 from .sweep_config import TRAINING, Config
 from .systems import FIRST_STAGE, LABELS, SYSTEMS
 
@@ -86,14 +86,7 @@ class Job:
 
         Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
         """
-        self.stamp.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.stamp.with_name(f".{self.name}.lock"), "a+", encoding="utf-8") as lock:
-            if not _locked(lock):
-                lock.seek(0)
-                raise RuntimeError(f"{self.name} is being run already, by process {lock.read()}: let it end, or end it")
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        with held(self.stamp.with_name(f".{self.name}.lock"), f"{self.name} is being run already"):
             for stale in self.stamp.parent.glob(f"{self.name}.*"):
                 stale.unlink()
             made = {os.path.relpath(path, self.folder): _state(path) for path in sorted(self.run())}
@@ -397,23 +390,12 @@ def _gpus(given: Mapping) -> Iterator[None]:
             name = re.sub(r"[^\w-]", "-", group)
             path = Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock"
             lock = stack.enter_context(open(path, "w"))
-            if _locked(lock):
+            if locked(lock):
                 break
         else:  # all are in use, by another sweep
-            _locked(lock, wait=True)
+            locked(lock, wait=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = group
         yield
-
-
-def _locked(file: IO, wait: bool = False) -> bool:
-    """Lock an open file, until it is closed or its process ends. Without waiting, False where another has locked it."""
-    import fcntl  # not on Windows, where the rest of this module is read all the same
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def main(arguments: list[str] | None = None) -> int:

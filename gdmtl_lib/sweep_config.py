@@ -68,6 +68,8 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     missing, of the wrong type or impossible.
     """
     project = Path(project).resolve()
+    if not re.fullmatch(r"\w[\w.-]*", name):  # or its results would lie somewhere else than in `papermill_runs`
+        raise ValueError(f"config {name!r}: expected a name of letters, digits, '-', '_' and '.'; rename the file")
     for key in values:
         if key not in _TYPES:
             raise ValueError(f"config {name}: {unknown_name('key', key, _TYPES, 'a config has')}")

@@ -63,13 +63,15 @@ def train(
 
     Raises ValueError for data that cannot be trained on and for an output_dir that holds another training;
     FloatingPointError, naming the step and its queries, for a loss that is not finite;
-    RuntimeError, naming the settings to lower, when memory runs out.
+    RuntimeError, naming the settings to lower, when memory runs out, and naming the process, when another one is
+    training into output_dir.
     """
     # In one order, so that processes which read the candidates from a file draw the same negatives.
     candidates = canonical_order(candidates)
     validation = None if validation is None else canonical_order(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
-    return training.run(resume) if processes == 1 else training.run_in_processes(processes, resume)
+    with training.folder.held():
+        return training.run(resume) if processes == 1 else training.run_in_processes(processes, resume)
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:

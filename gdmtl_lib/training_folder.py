@@ -7,9 +7,12 @@
     checkpoint/                 the weights to keep
 """
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +21,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+
+from .locking import held
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -55,6 +60,24 @@ class TrainingFolder:
     @property
     def _state_file(self) -> Path:
         return self.folder / "training_state.safetensors"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out while a block runs; RuntimeError, naming the process, where another one is in.
+
+        Of several processes that were launched together (torchrun) the first one holds the folder, with a lock of its
+        own: whoever launched them holds it too, and they may outlive it.
+        """
+        taken = f"{self.folder} is being trained into already"
+        together = self.folder / ".processes.lock"
+        if torch.distributed.is_torchelastic_launched():
+            with held(together, taken) if os.environ["RANK"] == "0" else nullcontext():
+                yield
+        else:
+            with held(self.folder / ".lock", taken):
+                with held(together, taken):  # none is left of a launch that was killed
+                    pass
+                yield
 
     def open(self, resume: bool) -> bool:
         """Take the folder for this training; True if it already holds this very training, finished.
@@ -103,9 +126,10 @@ class TrainingFolder:
                 if moment in optimizer.state.get(parameter, {}):
                     tensors[f"{moment}/{name}"] = torch.as_tensor(optimizer.state[parameter][moment]).contiguous()
         scalars = {name: value for name, value in asdict(progress).items() if name not in TABLES}
+        metadata = {"progress": json.dumps(scalars), "sha256": _digest(tensors, progress)}
         fresh = self._state_file.with_suffix(f".tmp{os.getpid()}")
         try:
-            safetensors.torch.save_file(tensors, str(fresh), metadata={"progress": json.dumps(scalars)})
+            safetensors.torch.save_file(tensors, str(fresh), metadata=metadata)
             os.replace(fresh, self._state_file)
         finally:
             fresh.unlink(missing_ok=True)
@@ -116,19 +140,23 @@ class TrainingFolder:
             return Progress()
         try:
             with safetensors.safe_open(self._state_file, framework="pt") as file:
-                progress = Progress(**json.loads(file.metadata()["progress"]))
-                for name, parameter in model.named_parameters():
-                    parameter.data.copy_(file.get_tensor(f"parameter/{name}"))
-                    if f"step/{name}" in file.keys():
-                        moments = {moment: file.get_tensor(f"{moment}/{name}") for moment in MOMENTS}
-                        optimizer.state[parameter] = {
-                            "step": moments.pop("step"), **{m: t.to(parameter.device) for m, t in moments.items()}
-                        }
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            progress = Progress(**json.loads(metadata["progress"]))
             for table in TABLES:
                 rows = self._read_table(table)
                 setattr(progress, table, [row for row in rows if row["step"] < progress.step])
             if [row["step"] for row in progress.history] != list(range(progress.step)):
                 raise ValueError(f"history.csv does not hold the {progress.step} steps that were made")
+            for name, parameter in model.named_parameters():
+                parameter.data.copy_(tensors[f"parameter/{name}"])
+                if f"step/{name}" in tensors:
+                    moments = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
+                    optimizer.state[parameter] = {
+                        "step": moments.pop("step"), **{m: t.to(parameter.device) for m, t in moments.items()}
+                    }
+            if _digest(tensors, progress) != metadata["sha256"]:
+                raise ValueError("its content, or that of the tables beside it, is not what was saved")
         except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._state_file} is damaged ({error}): delete it to start this training anew"
@@ -156,6 +184,16 @@ class TrainingFolder:
     def _read_table(self, table: str) -> list[dict]:
         file = self.folder / f"{table}.csv"
         return pd.read_csv(file).to_dict("records") if file.exists() else []
+
+
+def _digest(tensors: dict[str, torch.Tensor], progress: Progress) -> str:
+    """SHA-256 of all that a state holds: a bit that flips on the disk would otherwise be trained on."""
+    rows = {table: pd.DataFrame(getattr(progress, table)).to_csv(index=False) for table in TABLES}
+    digest = hashlib.sha256(json.dumps(asdict(progress) | rows).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _write(file: Path, text: str) -> None:

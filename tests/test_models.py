@@ -338,6 +338,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, toy_bert_folder, toys):
     toys["gdmtl"].save_pretrained(tmp_path / "saved")
     weights = tmp_path / "saved" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="model.safetensors is not as it was saved"):
+        load_model(tmp_path / "saved")
+    (tmp_path / "saved" / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="model.safetensors does not hold this model"):
         load_model(tmp_path / "saved")
     (tmp_path / "saved" / "config.json").write_text("{")
