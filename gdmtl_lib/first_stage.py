@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.enrichment import enriched_fingerprint, enriched_passages
+from gdmtl_lib.locking import alone
 from gdmtl_lib.runs import canonical_order
 
 QUERIES_AT_ONCE = 1000
@@ -176,7 +177,7 @@ def _index(
     if _found(home):
         return home / "lucene"
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, key):
+    with alone(folder / f".{key}.lock", wait=True):
         if _found(home):  # by now: another process was building it
             return home / "lucene"
         _remove_unfinished(folder, key)
@@ -200,32 +201,6 @@ def _found(home: Path) -> bool:
     return home.exists()
 
 
-@contextmanager
-def _alone(folder: Path, key: str, wait: bool = True) -> Iterator[bool]:
-    """Whether this process alone works on an index, by a lock that ends with the process. With `wait` it waits until
-    it does."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may build the same index, and one of them fails
-        yield True
-        return
-    path = folder / f".{key}.lock"
-    while True:
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            # Another process may have removed the file between its opening and its locking.
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                try:
-                    yield True
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-
-
 def _remove_unfinished(folder: Path, mine: str) -> None:
     """Remove what killed builds have left: of this index, and of every one that no process is building."""
     for left in folder.glob(f"{UNFINISHED}*"):
@@ -233,7 +208,7 @@ def _remove_unfinished(folder: Path, mine: str) -> None:
         if key == mine:
             shutil.rmtree(left)
             continue
-        with _alone(folder, key, wait=False) as is_left:
+        with alone(folder / f".{key}.lock") as is_left:
             if is_left:
                 shutil.rmtree(left, ignore_errors=True)
 

@@ -32,11 +32,33 @@ def locked(file: IO, wait: bool = False) -> bool:
 
 
 @contextmanager
-def held(lock: str | os.PathLike, what: str) -> Iterator[None]:
-    """Hold a lock file as long as the block runs; at its end the file is removed, and so is a new folder left empty.
+def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone runs the block. With `wait` it waits until it does.
 
-    lock: the file, which says the process that holds it; made, and its folder, where missing. What a killed process
-        has left of it locks nothing.
+    lock: the file that is locked meanwhile; it says the process that holds it, and is removed at the end. What a
+        killed process has left of it locks nothing.
+    """
+    while True:
+        with open(lock, "a+", encoding="utf-8") as file:
+            if not locked(file, wait):
+                yield False
+                return
+            if not _is_same(file, lock):
+                continue  # whoever held it has removed it between our opening and our locking
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            try:
+                yield True
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
+def held(lock: str | os.PathLike, what: str) -> Iterator[None]:
+    """Hold a lock file as long as the block runs; a new folder of its own that is left empty is removed with it.
+
     what: the beginning of the sentence, as `the run is being written already`.
 
     Raises RuntimeError, naming the process, where another one (or another call of this one) holds it.
@@ -44,23 +66,21 @@ def held(lock: str | os.PathLike, what: str) -> Iterator[None]:
     lock = Path(lock)
     is_new = not lock.parent.exists()
     lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(lock, "a+", encoding="utf-8") as file:
-            if not locked(file):
-                file.seek(0)
-                raise RuntimeError(f"{what}, by process {file.read() or 'unknown'}: let it end, or end it")
-            if not _is_same(file, lock):
-                continue  # whoever held it has removed it between our opening and our locking
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-                if is_new and not any(lock.parent.iterdir()):
-                    lock.parent.rmdir()
-            return
+    try:
+        with alone(lock) as is_mine:
+            if not is_mine:
+                raise RuntimeError(f"{what}, by process {_holder(lock)}: let it end, or end it")
+            yield
+    finally:
+        if is_new and lock.parent.is_dir() and not any(lock.parent.iterdir()):
+            lock.parent.rmdir()
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8") or "unknown"
+    except FileNotFoundError:  # it has ended in this very moment
+        return "unknown"
 
 
 def _is_same(file: IO, path: Path) -> bool:
