@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -68,27 +69,26 @@ def heads_on_a_pair(
     weights: Mapping[str, np.ndarray], heads: Sequence[tuple[int, int]], tokens: Sequence[str], rows: Sequence[int],
     title: str = "The heads that changed most",
 ) -> Figure:
-    """What some tokens attend to in chosen heads: a line a head, a panel a system, all on one colour scale.
+    """What some tokens attend to in chosen heads: for each head a strip a system, all on one colour scale, a square
+    root so that small weights show.
 
     weights: float [l, h, s, s] of one sequence, by system. heads: (layer, head), from 1. tokens: of the sequence.
     rows: which tokens' attention is drawn; a row looks, a column is looked at.
     """
     with plt.rc_context(STYLE):
-        height = (0.35 + 0.2 * len(rows)) * len(heads) + 1.6
-        figure, axes = new_figure(
-            len(heads), len(weights), figsize=(max(5.2, 0.15 * len(tokens) + 1.2) * len(weights), height),
-            sharex=True, sharey=True, squeeze=False,
-        )  # fmt: skip
-        for line, (layer, head) in zip(axes, heads):
-            for axis, (system, each) in zip(line, weights.items()):
-                image = axis.imshow(each[layer - 1, head - 1][list(rows)], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-                axis.set_title(f"{LABELS[system]}, layer {layer}, head {head}", fontsize=10)
-                axis.set_yticks(range(len(rows)), [tokens[row] for row in rows], fontsize=7.5)
-                axis.grid(visible=False)
-                axis.tick_params(length=0)
-        for axis in axes[-1]:
-            axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6.5)
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.01, format=PercentFormatter(1, decimals=0))
+        strips = [(layer, head, system) for layer, head in heads for system in weights]
+        size = (max(6.0, 0.115 * len(tokens) + 1.6), (0.3 + 0.125 * len(rows)) * len(strips) + 1.2)
+        figure, axes = new_figure(len(strips), 1, figsize=size, sharex=True, squeeze=False)
+        for axis, (layer, head, system) in zip(axes[:, 0], strips):
+            each = weights[system][layer - 1, head - 1][list(rows)]
+            image = axis.imshow(each, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+            axis.set_title(f"layer {layer}, head {head}: {LABELS[system]}", fontsize=9, color=SYSTEM_COLOURS[system])
+            axis.set_yticks(range(len(rows)), [tokens[row] for row in rows], fontsize=7)
+            axis.grid(visible=False)
+            axis.tick_params(length=0)
+        axes[-1, 0].set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
+        ticks = dict(ticks=[0, 0.05, 0.2, 0.5, 1], format=PercentFormatter(1, decimals=0))
+        bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01, label="attention", **ticks)
         bar.outline.set_visible(False)
         suptitle(figure, title)
     return figure

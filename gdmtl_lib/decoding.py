@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+STILL_WORTH = 0.75  # of the rows going on: dropping the others copies all that is kept
 METHODS = ("greedy", "beam", "sample")
 # Which settings belong to which methods: one given in vain is a mistake.
 _BELONGS = {"n": ("beam", "sample"), "beams": ("beam",), "top_k": ("sample",), "top_p": ("sample",),
@@ -96,7 +97,8 @@ class Decoding:
 def token_by_token(
     steps: Steps, choose: Callable[[Tensor, Tensor, int], Tensor], count: int, copies: int, limit: int, end: int
 ) -> list[list[int]]:
-    """Write `copies` texts for each of `count` rows, one token at a time; a text that has ended is computed no more.
+    """Write `copies` texts for each of `count` rows, one token at a time; texts that have ended are dropped
+    when they are a quarter of those computed.
 
     choose: given logits, float [b, v], the texts they are of, int64 [b], and the position, the tokens, int64 [b].
     """
@@ -106,17 +108,19 @@ def token_by_token(
         steps.select(rows // copies)
         logits = logits[rows // copies]
     written: list[list[int]] = [[] for _ in rows]
+    goes_on = torch.ones_like(rows, dtype=torch.bool)
     for position in range(limit):
         tokens = choose(logits, rows, position)
-        goes_on = tokens != end
+        goes_on &= tokens != end
         for row, token in zip(rows[goes_on].tolist(), tokens[goes_on].tolist()):
             written[row].append(token)
         if position + 1 == limit or not goes_on.any():
             break
-        if not goes_on.all():
-            steps.select(goes_on.nonzero()[:, 0])
-        rows = rows[goes_on]
-        logits = steps.step(tokens[goes_on])
+        if goes_on.sum() <= STILL_WORTH * len(rows):
+            chosen = goes_on.nonzero()[:, 0]
+            steps.select(chosen)
+            rows, tokens, goes_on = rows[chosen], tokens[chosen], goes_on[chosen]
+        logits = steps.step(tokens)
     return written
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 from .inputs import Sequence, pack
 
@@ -72,7 +72,7 @@ class Continuation:
         self._written = 0
         if self._encodes:
             self._source = torch.cat([source.states for source in sources])
-            self._cache = DynamicCache()
+            self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
             pairs = (
                 pad_sequence([getattr(source, part).transpose(0, 1) for source in sources], batch_first=True)
                 for part in ("keys", "values")
@@ -133,8 +133,30 @@ class Continuation:
         return chosen
 
 
-def _rows_of(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    chosen = DynamicCache()
+def _rows_of(cache: Cache, rows: Tensor) -> Cache:
+    chosen = Cache(layer_class_to_replicate=cache.layer_class_to_replicate)
     for number, layer in enumerate(cache.layers):
         chosen.update(layer.keys[rows], layer.values[rows], number)
     return chosen
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer of a cache with room for tokens to come: they are written in place. transformers' own joins what there is
+    with each new token, and would copy the whole source for every token that is written."""
+
+    ROOM = 64
+    _buffers: list[Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            return self.keys, self.values
+        start, count = self.keys.shape[-2], key_states.shape[-2]
+        if self._buffers is None or start + count > self._buffers[0].shape[-2]:
+            room = key_states.new_empty(*key_states.shape[:2], max(count, self.ROOM), key_states.shape[-1])
+            self._buffers = [torch.cat([states, room], dim=-2) for states in (self.keys, self.values)]
+        for buffer, states in zip(self._buffers, (key_states, value_states)):
+            buffer[:, :, start : start + count] = states
+        self.keys, self.values = (buffer[:, :, : start + count] for buffer in self._buffers)
+        return self.keys, self.values

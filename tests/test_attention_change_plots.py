@@ -40,7 +40,7 @@ def test_the_rows_of_the_heads_asked_for_are_drawn():
     weights = {"bert": np.arange(36).reshape(2, 2, 3, 3) / 36, "gdmtl": np.ones((2, 2, 3, 3)) / 3}
     figure = plots.heads_on_a_pair(weights, [(2, 1), (1, 2)], ["[CLS]", "ice", "blue"], [1, 2])
     first = figure.axes[0]
-    assert first.get_title(loc="left") == "BERT, layer 2, head 1"
+    assert first.get_title(loc="left") == "layer 2, head 1: BERT"
     assert first.images[0].get_array().tolist() == weights["bert"][1, 0][[1, 2]].tolist()
     assert [label.get_text() for label in first.get_yticklabels()] == ["ice", "blue"]
     assert len([axis for axis in figure.axes if axis.images]) == 4

@@ -86,3 +86,14 @@ def test_copies_are_written_apart():
     """Two texts of one row: the first's numbers are small and take the likeliest token, the second's the last."""
     numbers = torch.tensor([[[0.0, 0.0], [0.99, 0.99]]])
     assert Decoding("sample", n=2).write(Table(GARDEN_PATH), numbers, END) == [[[1, 1], [2, 1]]]
+
+
+def test_texts_that_have_ended_are_dropped_by_the_quarter():
+    """Of five rows the first ends at once and is computed once more; with the second the rows are three."""
+    model, sizes = Table({(row, *rest): probabilities for row in (5, 6, 7) for rest, probabilities in GARDEN_PATH.items()}, 5), []
+    model.texts = [(8,), (9,), (5,), (6,), (7,)]
+    model.table |= {(9,): (0.0, 1.0, 0.0)}  # 1, and then the end
+    step = model.step
+    model.step = lambda tokens: sizes.append(len(tokens)) or step(tokens)
+    written = Decoding().write(model, torch.zeros(5, 1, 5), END)
+    assert written == [[[]], [[1]], *[[[1, 1]]] * 3] and sizes == [5, 3]
