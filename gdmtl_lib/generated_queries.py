@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,6 +12,26 @@ from .comparison import compare
 from .evaluation import evaluate
 from .first_stage import bm25_candidates
 from .formats import Split
+from .results import Results
+from .systems import LABELS, SYSTEMS, system_name
+
+
+def checkpoints(results: Results, systems: Sequence[str] | None, needed: str) -> dict[str, Path]:
+    """Where the generating systems' checkpoints lie, each of its lowest seed, by name.
+
+    systems: which ones; all that were trained when None. needed: one more, which has to be there.
+    Raises ValueError for a system that does not write queries, FileNotFoundError for one that is not trained.
+    """
+    able = [name for name, system in SYSTEMS.items() if system.generative_tasks]
+    wanted = [name for name in able if results.seeds(name)] if systems is None else list(systems)
+    found = {}
+    for name in dict.fromkeys(map(system_name, [*wanted, needed])):
+        if name not in able:
+            raise ValueError(f"systems: {LABELS[name]} does not write queries, as these do: {', '.join(able)}")
+        if not results.seeds(name):
+            raise FileNotFoundError(f"{LABELS[name]} has no checkpoint in {results.folder}; train {name} with notebook 03")
+        found[name] = results.folder / name / f"seed{results.seeds(name)[0]}" / "checkpoint"
+    return found
 
 
 def distinct(texts: Iterable[str], n: int) -> float:

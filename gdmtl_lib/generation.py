@@ -11,11 +11,14 @@ from torch import Tensor
 
 from .decoding import Decoding
 from .inputs import InputBuilder, Sequence
-from .reranking import BATCH_TOKENS, by_budget
+from .reranking import by_budget
 from .sampling import hashed
 from .source_states import Continuation, encode_sources
 from .systems import SYSTEMS
 
+# Tokens whose states are kept for the texts that are written together: a token at a time of few texts would read all
+# weights for little work.
+KEPT_TOKENS = {"cpu": 16384, "mps": 16384, "cuda": 131072}
 GENERATIVE_TASKS = ("query_generation", "answer_generation")
 
 
@@ -64,7 +67,7 @@ def generate(
     sources = [_source(builder, task, passage, query) for passage, query in tokens]
     device = next(model.parameters()).device
     written: list[list[str]] = [[] for _ in passages]
-    for batch in _batches(sources, limit, decoding.width, batch_size, BATCH_TOKENS[device.type]):
+    for batch in _batches(sources, limit, decoding.width, batch_size, KEPT_TOKENS[device.type]):
         numbers = torch.stack([_uniforms((seed or 0, passages[i], queries[i]), n or 1, limit) for i in batch])
         steps = _Steps(model, task, [sources[i] for i in batch])
         for i, texts in zip(batch, decoding.write(steps, numbers.to(device), builder.end)):

@@ -4,6 +4,7 @@ import pytest
 from gdmtl_lib import generated_queries as generated
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.formats import Split
+from gdmtl_lib.results import Results
 
 
 def split_of(queries, qrels, doc_ids=None):
@@ -71,3 +72,16 @@ def test_bm25_finds_by_a_word_that_only_a_written_query_has(collection, tmp_path
     assert dict(zip(table["count"], table["mean"])) == {0: 0.5, 1: 0.5, 2: 1} and set(table["measure"]) == {"R@1"}
     with pytest.raises(ValueError, match="counts: expected 0 among them, to compare with, found 1, 2"):
         generated.recall_by_count(collection, "dev", written, [1, 2], qrels)
+
+
+def test_checkpoints_are_those_of_the_lowest_seeds(tmp_path):
+    for folder in ("gdmtl/seed2/checkpoint", "gdmtl/seed1/checkpoint", "gdmtl_s/seed0/checkpoint", "bert/seed0/checkpoint"):
+        (tmp_path / folder).mkdir(parents=True)
+    results = Results(tmp_path)
+    both = {"gdmtl": tmp_path / "gdmtl/seed1/checkpoint", "gdmtl_s": tmp_path / "gdmtl_s/seed0/checkpoint"}
+    assert generated.checkpoints(results, None, "gdmtl") == both
+    assert list(generated.checkpoints(results, ["gdmtl_s"], "gdmtl")) == ["gdmtl_s", "gdmtl"]
+    with pytest.raises(FileNotFoundError, match=r"^GDMTL\+ has no checkpoint in .*; train gdmtl_plus with notebook 03$"):
+        generated.checkpoints(results, None, "gdmtl+")
+    with pytest.raises(ValueError, match="^systems: BERT does not write queries, as these do: gdmtl, gdmtl_plus, gdmtl_s"):
+        generated.checkpoints(results, ["bert"], "gdmtl")

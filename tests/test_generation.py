@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib import generation, reranking
+from gdmtl_lib import generation
 from gdmtl_lib.flops import count_flops
 from gdmtl_lib.generation import compare_with_queries
 from gdmtl_lib.inputs import Sequence, pad
@@ -68,7 +68,7 @@ def slowly(model, passage, query, max_tokens):
 @pytest.mark.parametrize("name", [*GENERATING, "gdmtl_s on BART"])
 @pytest.mark.parametrize("budget", [50, 2048])
 def test_queries_are_written_as_by_a_slow_loop(toys, name, budget, monkeypatch):
-    monkeypatch.setitem(reranking.BATCH_TOKENS, "cpu", budget)
+    monkeypatch.setitem(generation.KEPT_TOKENS, "cpu", budget)
     written = gdmtl.generate(toys[name], PASSAGES, max_tokens=9)
     assert written == [slowly(toys[name], passage, None, 9) for passage in PASSAGES]
     assert len(set(written)) > 1 and all(written)
