@@ -26,6 +26,7 @@ _MODULES = {
     "systems", "checkpoints", "collections", "sampling", "first_stage", "inputs", "instances", "masks", "attention", "models",
     "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison", "results",
     "plots", "mask_plots", "attention_maps", "inspection", "overview", "overview_plots", "paper", "widgets", "mask_widgets", "notebook",
+    "decoding", "likelihood", "generated_queries",
 }  # fmt: skip
 __all__ = sorted(_HOME) + sorted(_MODULES)
 

@@ -161,7 +161,6 @@ def test_every_strategy_writes_what_recomputing_writes(toys, name, queries, stra
     assert [len(texts) for texts in written] == [settings["n"]] * 4 if settings else all(written)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
 @pytest.mark.parametrize("name", ["gdmtl", "gdmtl_s"])
 def test_minilm_writes_what_recomputing_writes(name, strategy, monkeypatch):
