@@ -41,10 +41,10 @@ def cost_and_effectiveness(
             axis.plot(row["gflop"], row["mean"], "o", color=colour, markersize=7, label=label, zorder=3)
             if way.startswith("cascade"):
                 axis.annotate(way.rpartition(" ")[2], (row["gflop"], row["mean"]), (5, -11), textcoords="offset points",
-                              fontsize=8.5, color=colour)  # fmt: skip
+                              fontsize=8.5, color=colour, bbox=dict(facecolor="white", edgecolor="none", pad=0.4))  # fmt: skip
         axis.set(xlabel="GFLOP a query", ylabel=PAPER_NAMES.get(measure, measure), xlim=(0, None))
         axis.plot([], [], "o", color="#555555", markerfacecolor="white", label="states stored")
-        figure.legend(loc="outside lower center", ncols=5)
+        figure.legend(loc="outside lower center", ncols=5, columnspacing=1.2, handletextpad=0.2, fontsize=9)
         suptitle(figure, title)
     return figure
 

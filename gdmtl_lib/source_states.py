@@ -149,8 +149,8 @@ class _RoomyLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             return self.keys, self.values
         start, count = self.keys.shape[-2], key_states.shape[-2]
         if self._buffers is None or start + count > self._buffers[0].shape[-2]:
