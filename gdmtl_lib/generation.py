@@ -1,66 +1,139 @@
-"""Greedy generation with a system's language-model heads: a passage in, a query (or an answer) out."""
+"""Generation with a system's language-model heads: a passage in, a query (or an answer) out.
 
-from collections.abc import Iterable
+The passage's states are computed once, and each token against them.
+"""
+
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from .inputs import pack
-from .reranking import BATCH_TOKENS, by_budget
+from .decoding import Decoding
+from .inputs import InputBuilder, Sequence
+from .reranking import by_budget
+from .sampling import hashed
+from .source_states import Continuation, encode_sources
 from .systems import SYSTEMS
+
+# Tokens whose states are kept for the texts that are written together: a token at a time of few texts would read all
+# weights for little work.
+KEPT_TOKENS = {"cpu": 16384, "mps": 16384, "cuda": 131072}
+GENERATIVE_TASKS = ("query_generation", "answer_generation")
 
 
 @torch.inference_mode()
 def generate(
-    model, passages: Iterable[str], queries: Iterable[str] | None = None, max_tokens: int = 32
-) -> list[str]:
-    """Write the query each passage would answer or, given the queries too, the answer; the likeliest token each time.
+    model,
+    passages: Iterable[str],
+    queries: Iterable[str] | None = None,
+    max_tokens: int = 32,
+    *,
+    task: str | None = None,
+    method: str = "greedy",
+    n: int | None = None,
+    beams: int | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> list[str] | list[list[str]]:
+    """Write the query each passage would answer or, given the queries too, the answer.
 
     model: of a system that generates. passages: texts. queries: one a passage, for answers (Table 1: GDMTL+ only).
-    max_tokens: the longest text to write. Returns one text a passage.
-    Raises ValueError for a system that does not learn the task, and for a number of queries that does not fit.
+    max_tokens: the longest text to write, at most what the system learned to. task: `query_generation` or
+    `answer_generation`; by default what the arguments say. method, beams, top_k, top_p, temperature, seed: how a
+    token is chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together; by
+    default as many as fit the budget of tokens. What a passage gets depends on neither that nor on other passages.
+
+    Returns one text a passage or, where `n` is given, a list of n texts a passage.
+    Raises ValueError for a system that does not learn the task, a number of queries that does not fit, and settings
+    out of range or of another method.
     """
-    task = "query_generation" if queries is None else "answer_generation"
-    if task not in model.system.tasks:
-        able = ", ".join(name for name, system in SYSTEMS.items() if task in system.tasks)
-        raise ValueError(f"{model.system.name} does not learn {task}, as these do: {able}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, found {max_tokens}")
+    decoding = Decoding(method, n, beams, top_k, top_p, temperature, seed)
+    task = _checked_task(model, task, queries is not None)
+    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}")
     passages = list(passages)
     queries = [""] * len(passages) if queries is None else list(queries)
     if len(queries) != len(passages):
         raise ValueError(f"expected one query a passage: found {len(passages)} passages and {len(queries)} queries")
     model.eval()
-    limit = min(max_tokens, model.config.gdmtl["inputs"]["target_length"] - 1)
     builder = model.input_builder()
+    limit = min(max_tokens, builder.target_length - 1)
+    tokens = zip(builder.passage_tokens(passages), builder.tokens(queries))
+    sources = [_source(builder, task, passage, query) for passage, query in tokens]
     device = next(model.parameters()).device
-    sources = list(zip(builder.passage_tokens(passages), builder.tokens(queries)))
-    written: list[list[int]] = [[] for _ in passages]
-    going = list(range(len(passages)))
-    for _ in range(limit):
-        sequences = [_sequence(builder, task, *sources[i], written[i]) for i in going]
-        lengths = [len(s.input_ids) + len(s.decoder_ids) for s in sequences]
-        unfinished = []
-        for batch in by_budget(range(len(going)), lengths, BATCH_TOKENS[device.type]):
-            packed = pack([sequences[i] for i in batch]).to(device)
-            # Only the last position of each sequence predicts the token to come.
-            last = packed.lengths[task].cumsum(0) - 1
-            packed.predict_at[task] = packed.predict_at[task][last]
-            chosen = model(packed).logits[task].argmax(-1).tolist()
-            for i, token in zip(batch, chosen):
-                if token != builder.end:
-                    written[going[i]].append(token)
-                    unfinished.append(going[i])
-        going = unfinished
-        if not going:
-            break
-    return [model.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in written]
+    written: list[list[str]] = [[] for _ in passages]
+    for batch in _batches(sources, limit, decoding.width, batch_size, KEPT_TOKENS[device.type]):
+        numbers = torch.stack([_uniforms((seed or 0, passages[i], queries[i]), n or 1, limit) for i in batch])
+        steps = _Steps(model, task, [sources[i] for i in batch])
+        for i, texts in zip(batch, decoding.write(steps, numbers.to(device), builder.end)):
+            decoded = [model.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+            written[i] = decoded + [""] * ((n or 1) - len(decoded))
+    return written if n is not None else [texts[0] for texts in written]
 
 
-def _sequence(builder, task, passage, query, written):
+class _Steps:
+    """A model's logits, token by token, each token computed once: what a strategy of `decoding` asks for."""
+
+    def __init__(self, model, task: str, sources: list[Sequence]):
+        self._continuation = Continuation(model, encode_sources(model, sources))
+        self._head, self._embeddings = model.generation_heads[task], model.get_input_embeddings().weight
+
+    def start(self) -> Tensor:
+        return self._head(self._continuation.start(), self._embeddings)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self._head(self._continuation.advance(tokens[:, None])[:, 0], self._embeddings)
+
+    def select(self, rows: Tensor) -> None:
+        self._continuation = self._continuation.select(rows)
+
+
+def check_learns(model, task: str) -> None:
+    """Refuse with ValueError a model whose system does not learn a generative task, naming those that do."""
+    if task not in model.system.generative_tasks:
+        able = ", ".join(name for name, system in SYSTEMS.items() if task in system.tasks)
+        raise ValueError(f"{model.system.name} does not learn {task}, as these do: {able}")
+
+
+def _checked_task(model, task: str | None, has_queries: bool) -> str:
+    task = task or GENERATIVE_TASKS[has_queries]
+    if task not in GENERATIVE_TASKS:
+        raise ValueError(f"unknown task {task!r}: expected one of {', '.join(GENERATIVE_TASKS)}")
+    if has_queries != (task == "answer_generation"):
+        raise ValueError(
+            "task 'answer_generation' needs `queries`, one a passage" if not has_queries else
+            f"task {task!r} takes no queries: leave them out, or ask for 'answer_generation'"
+        )  # fmt: skip
+    check_learns(model, task)
+    return task
+
+
+def _source(builder: InputBuilder, task: str, passage: list[int], query: list[int]) -> Sequence:
     if task == "query_generation":
-        return builder.query_generation(passage, written)
-    return builder.answer_generation(passage, query, written)
+        return builder.query_generation(passage, [])
+    return builder.answer_generation(passage, query, [])
+
+
+def _batches(
+    sources: list[Sequence], limit: int, width: int, batch_size: int | None, budget: int
+) -> Iterator[list[int]]:
+    """Numbers of the passages to compute together, those of like length beside each other."""
+    lengths = [width * (source.source_length + limit) for source in sources]
+    order = sorted(range(len(sources)), key=lambda i: -lengths[i])
+    if batch_size is None:
+        yield from by_budget(order, lengths, budget)
+    else:
+        yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+
+
+def _uniforms(parts: tuple, n: int, limit: int) -> Tensor:
+    """Numbers from 0 to 1, float [n, limit], that are a function of the parts alone."""
+    return torch.rand(n, limit, generator=torch.Generator().manual_seed(hashed(*parts)))
 
 
 def compare_with_queries(model, passages: Iterable[str], queries: Iterable[str]) -> pd.DataFrame:

@@ -174,14 +174,19 @@ class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
                 encoder_attention_mask=batch.cross_mask,
             )
             return output.last_hidden_state.flatten(0, 1)
-        # BART's own forward numbers the positions of a row from 0; packed rows bring theirs, so walk its layers.
-        source = self._embed(encoder, batch.input_ids, batch.position_ids)
-        for layer in encoder.layers:
-            source = layer(source, batch.spans)
+        source = self.encode(batch)
         states = self._embed(decoder, batch.decoder_ids, batch.decoder_position_ids)
         for layer in decoder.layers:
             states = layer(states, batch.decoder_spans, source, encoder_attention_mask=batch.cross_spans)
         return states[0]
+
+    def encode(self, batch: PackedBatch) -> Tensor:
+        """The encoder's last states of the packed tokens, float [1, t, d]."""
+        # BART's own forward numbers the positions of a row from 0; packed rows bring theirs, so walk its layers.
+        states = self._embed(self.model.encoder, batch.input_ids, batch.position_ids)
+        for layer in self.model.encoder.layers:
+            states = layer(states, batch.spans)
+        return states
 
     @staticmethod
     def _embed(side, input_ids: Tensor, position_ids: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ def rerank(
     precision: str = "fp32",
     device: str = "auto",
     progress: bool = True,
+    score: str = "rank",
+    weight: float | None = None,
 ) -> pd.DataFrame:
     """Score every candidate with the model and order each query's candidates by it.
 
@@ -46,10 +48,18 @@ def rerank(
     batch_tokens: tokens of one pass; only speed and memory depend on it.
     precision: `fp32`; `bf16` or `fp16` for the backbone's products (the scores are always computed in fp32); `auto`:
         bf16 where the hardware is fast at it. device: as in TrainingSettings.
+    score: `rank`, the ranking head's; `likelihood`, log P(query | passage); `joint`, both, the likelihood with `weight`
+        (see `likelihood`). Only `rank` resumes.
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
-    duplicates, no row) and for unknown ids; RuntimeError, naming it, where another process is writing this output.
+    duplicates, no row), for unknown ids and for an unknown score; RuntimeError, naming it, where another process is
+    writing this output.
     """
+    if score != "rank" or weight is not None:
+        from .likelihood import rerank_by  # which computes with what stands here
+
+        return rerank_by(score, weight, model, collection, candidates, output, batch_tokens=batch_tokens,
+                         precision=precision, device=device, progress=progress)  # fmt: skip
     candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
     validate_run(candidates)
     output = None if output is None else Path(output)

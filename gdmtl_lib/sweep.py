@@ -36,7 +36,8 @@ from .systems import FIRST_STAGE, LABELS, SYSTEMS
 
 OVERVIEW = "02_collection_and_candidates"
 # The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
-# `categories`, all at `once`, from the validation split to `another`; or at which of its studies.
+# `categories`, all at `once`, from the validation split to `another`; the systems that are `generating` beside the
+# baseline on the validation split.
 ANALYSES = {
     "04_rerank_and_evaluate": "every",
     "05_score_distributions": "every",
@@ -46,7 +47,11 @@ ANALYSES = {
     "10_transfer": "another",
     "11_architectures": "validation",
     "01_attention_masks": "once",
+    "12_query_likelihood": "generating",
+    "13_generated_queries": "generating",
+    "14_what_changes_inside": "generating",
 }
+# Those that look at a study of the config.
 STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
 PAGE = "page"
 LARGE = 16 * 2**20  # bytes; of larger files a stamp keeps the size alone
@@ -155,6 +160,10 @@ def jobs(config: Config) -> list[Job]:
         collection.answers(config.train_split)  # refuses where there are none
     folder, validation = Path(config.folder), next(iter(config.splits))
     compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
+    generating = [
+        name for name in config.systems
+        if SYSTEMS[name].generative_tasks and config.baseline not in (name, FIRST_STAGE)
+    ]  # fmt: skip
     away = [split for split in config.splits if split != validation][-1:]
     parameters = {
         "collection": config.collection, "train_split": config.train_split, "splits": list(config.splits),
@@ -199,10 +208,12 @@ def jobs(config: Config) -> list[Job]:
         looked_at = {
             "every": list(config.splits), "validation": [validation], "once": [None], "another": [None] * len(away),
             "categories": [split for split in config.splits if "category" in collection.queries(split)],
+            "generating": [validation] if generating else [],
         }  # fmt: skip
+        systems = generating if which == "generating" else compared
         for split in looked_at[which]:
             needed = measured if which == "another" else {split or validation: measured[split or validation]}
-            made.append(analysis(notebook, split, [job for found in needed.values() for _, _, job in found]))
+            made.append(analysis(notebook, split, [job for found in needed.values() for _, _, job in found], systems))
     for study in config.studies:
         of_study = [train(each, None) for each in trainings(config, study)]
         made += of_study

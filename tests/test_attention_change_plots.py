@@ -1,0 +1,46 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from gdmtl_lib import attention_change_plots as plots
+
+
+@pytest.fixture
+def tables():
+    rng = np.random.default_rng(0)
+    layers, heads = (axis.flatten() + 1 for axis in np.indices((3, 4)))
+
+    def table():
+        shares = rng.dirichlet(np.ones(4), 12)
+        columns = dict(zip(("passage", "query", "[CLS]", "[SEP]"), shares.T))
+        return pd.DataFrame({"layer": layers, "head": heads, **columns, "entropy": rng.random(12)})
+
+    return {"bert": table(), "gdmtl": table()}
+
+
+def test_a_line_is_the_mean_of_a_layers_heads(tables):
+    figure = plots.query_attention(tables, "dev: a title")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "to passage", "to query", "to [CLS]", "to [SEP]", "entropy",
+    ]  # fmt: skip
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[3].lines}
+    for label, system in (("BERT", "bert"), ("GDMTL", "gdmtl")):
+        assert lines[label] == pytest.approx(tables[system].groupby("layer")["[SEP]"].mean().to_numpy())
+
+
+def test_a_cell_is_a_head():
+    table = pd.DataFrame({"layer": [2, 1, 1, 2], "head": [2, 1, 2, 1], "moved": [0.4, 0.3, 0.2, 0.1]})
+    figure = plots.head_changes(table)
+    [image] = figure.axes[0].images
+    assert image.get_array().tolist() == [[0.3, 0.2], [0.1, 0.4]]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["30", "20", "10", "40"]
+
+
+def test_the_rows_of_the_heads_asked_for_are_drawn():
+    weights = {"bert": np.arange(36).reshape(2, 2, 3, 3) / 36, "gdmtl": np.ones((2, 2, 3, 3)) / 3}
+    figure = plots.heads_on_a_pair(weights, [(2, 1), (1, 2)], ["[CLS]", "ice", "blue"], [1, 2])
+    first = figure.axes[0]
+    assert first.get_title(loc="left") == "layer 2, head 1: BERT"
+    assert first.images[0].get_array().tolist() == weights["bert"][1, 0][[1, 2]].tolist()
+    assert [label.get_text() for label in first.get_yticklabels()] == ["ice", "blue"]
+    assert len([axis for axis in figure.axes if axis.images]) == 4
