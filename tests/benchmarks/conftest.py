@@ -1,0 +1,32 @@
+"""What the benchmarks share: no notices in between, the texts and a model, and the table of what is known at the end."""
+
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import harness
+import pandas as pd
+import pytest
+import texts
+
+
+def pytest_terminal_summary(terminalreporter):
+    if harness.RESULTS.exists():
+        terminalreporter.section(str(harness.RESULTS))
+        terminalreporter.write_line(pd.read_csv(harness.RESULTS).to_string(index=False))
+
+
+@pytest.fixture(scope="session")
+def model():
+    """`gdmtl` on MiniLM with a fresh ranking head: what it ranks by changes nothing about speed."""
+    from gdmtl_lib.models import build_model
+
+    return build_model("gdmtl")
+
+
+@pytest.fixture(scope="session", params=["three sentences", "MS MARCO's lengths"])
+def profile(request, model):
+    """A name, queries and passages."""
+    if request.param == "three sentences":
+        return request.param, *texts.three_sentences()
+    return request.param, *texts.like_ms_marco(model.input_builder(), number=500)
