@@ -1,5 +1,6 @@
 """Re-ranking on a CPU: against sentence-transformers and transformers, against the machine's limit, and in bf16."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -114,9 +115,10 @@ def test_encoder_decoder(system, profile):
     name, queries, passages = profile
     model = build_model(system)
     collection, candidates = collection_of(queries, passages, DEPTH)
-    backbone = BartModel(model.config.__class__(**model.config.to_dict() | {"_attn_implementation": "sdpa"}))
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "sdpa"  # transformers' own default
+    backbone = BartModel(config).eval()
     backbone.load_state_dict(model.model.state_dict())
-    backbone.eval().set_attn_implementation("sdpa")
 
     @torch.inference_mode()
     def padded():
