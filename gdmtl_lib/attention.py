@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 
 PACKED = "gdmtl_packed"
 STACK_SPANS = True
-"""Whether spans of one shape are multiplied together, without gradients on a CPU; False: each by itself, the reference."""
+"""Whether spans of one shape are multiplied at once, on a CPU without gradients; False: one by one, the reference."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def _stacked_attention(query: Tensor, key: Tensor, value: Tensor, spans: list[Sp
         weights = torch.matmul(q * scaling, k.transpose(-1, -2))
         if causal:
             weights.masked_fill_(~_bottom_right_causal(group[0], query.device), -torch.inf)
-        outputs.append(torch.matmul(weights.softmax(-1, dtype=torch.float32).to(v.dtype), v).transpose(1, 2).flatten(0, 1))
+        weights = weights.softmax(-1, dtype=torch.float32).to(v.dtype)
+        outputs.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
 
 

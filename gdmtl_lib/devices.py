@@ -6,6 +6,9 @@ from functools import cache
 
 import torch
 
+FAST_PRODUCTS = True
+"""Whether `fast_products` may choose what multiplies matrices; False: torch's own choice, the reference."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,7 +50,8 @@ def fast_products(device: torch.device) -> Iterator[None]:
     fast there, forward and backward. torch hands it fp32 products only by the setting that allows it to round them to
     bf16, so it is used where none is rounded: see `_onednn_is_exact`. Elsewhere nothing is changed.
     """
-    if device.type != "cpu" or not (_cpu_name().startswith("AMD") and _onednn_is_exact()):
+    wanted = FAST_PRODUCTS and device.type == "cpu" and _cpu_name().startswith("AMD")
+    if not (wanted and _onednn_is_exact()):
         yield
         return
     settings = torch.backends.mkldnn.matmul

@@ -57,6 +57,13 @@ def test_elsewhere_nothing_is_changed(monkeypatch, name, exact, device):
         assert SETTINGS.fp32_precision == before
 
 
+def test_it_can_be_switched_off(on_amd, monkeypatch):
+    monkeypatch.setattr(devices, "FAST_PRODUCTS", False)
+    before = SETTINGS.fp32_precision
+    with fast_products(CPU):
+        assert SETTINGS.fp32_precision == before
+
+
 def test_asking_the_processor_leaves_no_trace():
     before = SETTINGS.fp32_precision
     assert devices._onednn_is_exact.__wrapped__() in (True, False)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: no notices in between, the texts and a model, and the table of what is known at the end."""
+"""What the benchmarks share: texts and a model, no notices in between, and a table at the end."""
 
 import os
 
