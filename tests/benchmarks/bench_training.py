@@ -1,6 +1,6 @@
 """The joint training step on a CPU, in fp32, against what the authors' code does; time and memory.
 
-`python bench_training.py packed|reference` prints the memory that one step of 32 instances takes, in MB.
+`python bench_training.py packed|reference <profile>` prints the memory that one step of 32 instances takes, in MB.
 """
 
 import resource
@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import record, take_turns
-from texts import three_sentences
+from texts import PROFILES, texts_like
 
 from gdmtl_lib.devices import fast_products
 from gdmtl_lib.inputs import pack, pad
@@ -110,21 +110,22 @@ def test_joint_step(profile):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is not there")
-def test_memory_of_the_joint_step():
+@pytest.mark.parametrize("profile_name", PROFILES)
+def test_memory_of_the_joint_step(profile_name):
     """Each in a process of its own: the peak during a step, less what the process held before it."""
     command = [sys.executable, str(Path(__file__))]
     packed, reference = (
-        float(subprocess.run([*command, how], check=True, capture_output=True, text=True).stdout)
+        float(subprocess.run([*command, how, profile_name], check=True, capture_output=True, text=True).stdout)
         for how in ("packed", "reference")
     )
     record(
-        "joint step three sentences, peak memory against the reference, MB",
+        f"joint step {profile_name}, peak memory against the reference, MB",
         packed, reference, packed / reference, "at most 0.5",
     )  # fmt: skip
 
 
-def memory_of(how: str) -> float:
-    step = Step("gdmtl", *three_sentences())
+def memory_of(how: str, profile_name: str) -> float:
+    step = Step("gdmtl", *texts_like(profile_name, build_model("gdmtl").input_builder()))
     step.joint.train()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     getattr(step, how)()
@@ -133,4 +134,4 @@ def memory_of(how: str) -> float:
 
 
 if __name__ == "__main__":
-    print(memory_of(sys.argv[1]))
+    print(memory_of(*sys.argv[1:]))

@@ -24,9 +24,7 @@ def model():
     return build_model("gdmtl")
 
 
-@pytest.fixture(scope="session", params=["three sentences", "MS MARCO's lengths"])
+@pytest.fixture(scope="session", params=texts.PROFILES)
 def profile(request, model):
     """A name, queries and passages."""
-    if request.param == "three sentences":
-        return request.param, *texts.three_sentences()
-    return request.param, *texts.like_ms_marco(model.input_builder(), number=500)
+    return request.param, *texts.texts_like(request.param, model.input_builder())

@@ -17,6 +17,12 @@ from gdmtl_lib.formats import Split
 
 DATA = Path(os.environ.get("GDMTL_BENCH_DATA", "no folder"))
 QUERIES = 16
+PROFILES = ("three sentences", "MS MARCO's lengths")
+
+
+def texts_like(profile: str, builder) -> tuple[list[str], list[str]]:
+    """Queries and passages of a profile."""
+    return three_sentences() if profile == PROFILES[0] else like_ms_marco(builder, number=500)
 
 
 def three_sentences() -> tuple[list[str], list[str]]:
