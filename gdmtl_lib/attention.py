@@ -13,6 +13,7 @@ h heads, t packed tokens, d head dimension.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 PACKED = "gdmtl_packed"
+STACK_SPANS = True
+"""Whether spans of one shape are multiplied at once, on a CPU without gradients; False: one by one, the reference."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def packed_attention(
             )
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
+    if STACK_SPANS and query.device.type == "cpu" and not torch.is_grad_enabled() and not dropout:
+        return _stacked_attention(query, key, value, spans, scaling), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
     keys, values = _columns(key, spans), _columns(value, spans)
     outputs = [
@@ -72,6 +77,33 @@ def packed_attention(
         for row, key, value, span in zip(rows, keys, values, spans)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _stacked_attention(query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scaling: float | None) -> Tensor:
+    """The same, for neighbouring spans of one shape at once: sequences sorted by length have many of them.
+
+    A CPU's fused kernel does the small products of a span in smaller pieces still; a few large batches of products
+    take half its time. Arguments and result as in `packed_attention`.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    outputs = []
+    for (rows, columns, causal), group in groupby(spans, key=_shape):
+        group = list(group)
+        n = len(group)
+        first, last = group[0].start, group[-1].end
+        q = query[0, :, first:last].unflatten(1, (n, rows)).transpose(0, 1)  # [n, h, r, d]
+        k = torch.stack([key[0, :, span.key_start : span.key_end] for span in group])
+        v = torch.stack([value[0, :, span.key_start : span.key_end] for span in group])
+        weights = torch.matmul(q * scaling, k.transpose(-1, -2))
+        if causal:
+            weights.masked_fill_(~_bottom_right_causal(group[0], query.device), -torch.inf)
+        weights = weights.softmax(-1, dtype=torch.float32).to(v.dtype)
+        outputs.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None]
+
+
+def _shape(span: Span) -> tuple[int, int, bool]:
+    return span.end - span.start, span.key_end - span.key_start, span.causal
 
 
 def _columns(states: Tensor, spans: list[Span]) -> list[Tensor]:

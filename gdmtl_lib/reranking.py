@@ -1,12 +1,14 @@
 """Re-ranking: candidates in, run out (Section 5.2: the generative heads rest).
 
-Passages and queries are tokenized once a chunk; pairs are sorted by length and packed up to a budget of tokens, so
+Passages and queries are tokenized once a run; pairs are sorted by length and packed up to a budget of tokens, so
 nothing is padded. A pair's score depends on nothing but the pair.
 """
 
+import copy
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,12 +18,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .devices import DTYPES, pick_device, pick_precision
+from .devices import DTYPES, fast_products, pick_device, pick_precision
 from .inputs import pack
 from .locking import held
 from .runs import canonical_order, frame_hash, validate_run, write_run
 
 CHUNK_PAIRS = 4096
+CACHED_TOKENS = 1 << 25  # at 4 bytes each
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 
 
@@ -46,8 +49,8 @@ def rerank(
     output: also write the run there as a TREC file, and resume a call that was interrupted from the file beside it
         (`<output>.partial`), if model and candidates are the same.
     batch_tokens: tokens of one pass; only speed and memory depend on it.
-    precision: `fp32`; `bf16` or `fp16` for the backbone's products (the scores are always computed in fp32); `auto`:
-        bf16 where the hardware is fast at it. device: as in TrainingSettings.
+    precision: `fp32`; `bf16` or `fp16` for the backbone (the heads always compute in fp32); `auto`: bf16 where the
+        hardware is fast at it. device: as in TrainingSettings.
     score: `rank`, the ranking head's; `likelihood`, log P(query | passage); `joint`, both, the likelihood with `weight`
         (see `likelihood`). Only `rank` resumes.
 
@@ -89,6 +92,8 @@ def _rerank(model, collection, candidates, output, batch_tokens, precision, devi
     was_on = next(model.parameters()).device
     model.eval().to(torch_device)
     try:
+        scorer = in_precision(model, precision)
+        tokens = _Tokens(model.input_builder())
         for number, chunk in enumerate(_chunks(candidates)):
             if number in done:
                 scores = np.array(done[number], dtype=np.float32)
@@ -99,7 +104,7 @@ def _rerank(model, collection, candidates, output, batch_tokens, precision, devi
                 doc_ids = chunk["doc_id"].unique()
                 text_of = dict(zip(doc_ids, collection.text(doc_ids)))
                 pairs = [(query_of[q], text_of[d]) for q, d in zip(chunk["query_id"], chunk["doc_id"])]
-                scores = score_pairs(model, pairs, budget, precision, bar.update)
+                scores = score_pairs(scorer, pairs, budget, bar.update, tokens)
                 if partial:
                     partial.append(number, scores)
             parts.append(chunk[["query_id", "doc_id"]].assign(score=scores))
@@ -117,34 +122,66 @@ def rerank_texts(model, query: str, passages: Iterable[str]) -> np.ndarray:
     """Scores of some passages for a query, float32, in the order given; the higher, the more relevant."""
     pairs = [(query, passage) for passage in passages]
     device = next(model.parameters()).device
-    return score_pairs(model.eval(), pairs, BATCH_TOKENS[device.type], "fp32")
+    return score_pairs(model.eval(), pairs, BATCH_TOKENS[device.type])
+
+
+def in_precision(model, precision: str):
+    """The model itself for `fp32`; else a copy with the backbone's weights in bf16 or fp16 and its heads in fp32:
+    scores are compared with one another, and in bf16 many would tie that do not."""
+    if precision == "fp32":
+        return model
+    rounded = copy.deepcopy(model)
+    rounded.base_model.to(DTYPES[precision])
+    if hasattr(rounded.base_model, "pooler"):  # BERT's belongs to its ranking head
+        pooler = rounded.base_model.pooler = copy.deepcopy(model.base_model.pooler)
+        pooler.register_forward_pre_hook(lambda _, states: states[0].float())
+    return rounded
 
 
 @torch.inference_mode()
-def score_pairs(model, pairs: list[tuple[str, str]], batch_tokens: int, precision: str, on_progress=None) -> np.ndarray:
+def score_pairs(
+    model, pairs: list[tuple[str, str]], batch_tokens: int, on_progress=None, tokens: "_Tokens | None" = None
+) -> np.ndarray:
     """Scores of (query, passage) pairs, float32, in the order given.
 
-    batch_tokens: tokens of one packed pass. precision: `fp32`, `bf16`, `fp16`. on_progress: called with the number
-    of pairs after every pass.
+    batch_tokens: tokens of one packed pass. on_progress: called with the number of pairs after every pass.
+    tokens: of the texts that earlier calls have met.
     """
-    builder = model.input_builder()
-    queries = list(dict.fromkeys(query for query, _ in pairs))
-    passages = list(dict.fromkeys(passage for _, passage in pairs))
-    query_tokens = dict(zip(queries, builder.tokens(queries)))
-    passage_tokens = dict(zip(passages, builder.passage_tokens(passages)))
-    sequences = [builder.rank(passage_tokens[passage], query_tokens[query]) for query, passage in pairs]
+    tokens = tokens or _Tokens(model.input_builder())
+    query_tokens, passage_tokens = tokens.of([query for query, _ in pairs], [passage for _, passage in pairs])
+    sequences = [tokens.builder.rank(passage_tokens[passage], query_tokens[query]) for query, passage in pairs]
     lengths = np.array([len(s.input_ids) + len(s.decoder_ids) for s in sequences])
     by_length = np.argsort(-lengths, kind="stable")
     device = next(model.parameters()).device
     scores = np.empty(len(pairs), dtype=np.float32)
-    autocast = torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
-    for batch in by_budget(by_length, lengths, batch_tokens):
-        with autocast:
+    with fast_products(device):
+        for batch in by_budget(by_length, lengths, batch_tokens):
             output = model(pack([sequences[i] for i in batch]).to(device))
-        scores[batch] = output.scores.float().cpu().numpy()
-        if on_progress:
-            on_progress(len(batch))
+            scores[batch] = output.scores.float().cpu().numpy()
+            if on_progress:
+                on_progress(len(batch))
     return scores
+
+
+class _Tokens:
+    """The token ids of texts, each tokenized when it is first met; the passages that were met first are forgotten when
+    more than CACHED_TOKENS are kept."""
+
+    def __init__(self, builder):
+        self.builder = builder
+        self._passages, self._size = {}, 0
+
+    def of(self, queries: Iterable[str], passages: Iterable[str]) -> tuple[dict, dict]:
+        """Token ids by text: of the queries, a run's being together, and of the passages."""
+        queries, passages = list(dict.fromkeys(queries)), list(dict.fromkeys(passages))
+        new = [passage for passage in passages if passage not in self._passages]
+        for passage, ids in zip(new, self.builder.passage_tokens(new)):
+            self._passages[passage] = array("i", ids[: self.builder.max_length])  # no input holds more
+            self._size += len(self._passages[passage])
+        found = {passage: self._passages[passage].tolist() for passage in passages}
+        while self._size > CACHED_TOKENS:
+            self._size -= len(self._passages.pop(next(iter(self._passages))))
+        return dict(zip(queries, self.builder.tokens(queries))), found
 
 
 def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[Sequence[int]]:

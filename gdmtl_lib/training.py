@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from tqdm.auto import tqdm
 
-from .devices import pick_device, pick_precision
+from .devices import fast_products, pick_device, pick_precision
 from .evaluation import evaluate
 from .inputs import PackedBatch, pack
 from .instances import TrainingInstances, borrowed
@@ -220,7 +220,7 @@ class _Training:
         sums = torch.zeros_like(counts)
         for number, (weight, batch) in enumerate(zip(weights, batches)):
             is_last = number == len(batches) - 1
-            with nullcontext() if is_last else accelerator.no_sync(joint):
+            with nullcontext() if is_last else accelerator.no_sync(joint), fast_products(accelerator.device):
                 loss, part_sums = joint(
                     batch.to(accelerator.device), counts, weight, accelerator.num_processes, 1 / len(batches)
                 )

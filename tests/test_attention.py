@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from gdmtl_lib import attention
 from gdmtl_lib.attention import PACKED, Span, packed_attention
 from gdmtl_lib.masks import mixed_attention_mask
 from gdmtl_lib.models import build_model
@@ -77,6 +78,34 @@ def test_cross_attention_spans_have_more_columns_than_rows_or_fewer():
     spans = [Span(0, 3, 0, 5, causal=False), Span(3, 4, 5, 7, causal=False)]
     output, _ = packed_attention(MODULE, query, key, value, spans=spans)
     torch.testing.assert_close(output, slow_attention(query, key, value, mask, 8**-0.5), rtol=1e-5, atol=1e-6)
+
+
+def stacked_and_one_by_one(qkv, spans, monkeypatch, **options):
+    with torch.inference_mode():
+        stacked = packed_attention(MODULE, *qkv, spans=spans, **options)[0]
+        monkeypatch.setattr(attention, "STACK_SPANS", False)
+        return stacked, packed_attention(MODULE, *qkv, spans=spans, **options)[0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_stacked_spans_give_what_one_by_one_gives(seed, dtype, tolerance, monkeypatch):
+    spans, _, qkv = random_batch(seed)
+    pair = stacked_and_one_by_one(qkv.to(dtype), spans, monkeypatch, scaling=0.4)
+    torch.testing.assert_close(*pair, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_spans_of_one_shape_are_stacked_also_where_their_columns_lie_apart(causal, monkeypatch):
+    """Rows 3 and 3, then 2; the columns overlap, and the second span's stand before the first's."""
+    query = torch.randn(1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    key, value = torch.randn(2, 1, 2, 9, 4, generator=torch.Generator().manual_seed(1))
+    spans = [Span(0, 3, 4, 9, causal), Span(3, 6, 1, 6, causal), Span(6, 8, 0, 4, causal)]
+    products, original = [], torch.matmul
+    monkeypatch.setattr(torch, "matmul", lambda left, right: [products.append(len(left)), original(left, right)][1])
+    pair = stacked_and_one_by_one((query, key, value), spans, monkeypatch)
+    assert products == [2, 2, 1, 1]
+    torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-6)
 
 
 def test_spans_may_stand_in_the_place_of_the_mask():

@@ -15,7 +15,7 @@ from gdmtl_lib import reranking
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.devices import pick_precision
 from gdmtl_lib.formats import Split
-from gdmtl_lib.inputs import pad
+from gdmtl_lib.inputs import PREFIXES, InputBuilder, pad
 from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.runs import canonical_order, read_run
 from gdmtl_lib.systems import SYSTEMS
@@ -164,7 +164,28 @@ def test_texts_are_scored_like_a_collections(toys):
         assert scores.dtype == np.float32
         assert_same_scores(group.assign(score=scores), run[run["query_id"] == query_id])
     assert gdmtl.rerank_texts(toys["gdmtl"], "ice", []).tolist() == []
-    assert gdmtl.rerank_texts(toys["gdmtl"], "ice", iter(["ice", "ice"])).std() == 0
+    assert gdmtl.rerank_texts(toys["gdmtl"], "ice", iter(["ice", "ice"])).std() < 1e-6
+
+
+# --- tokenized once -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cached", "once"), [(10**6, True), (40, False)])
+def test_every_text_is_tokenized_once_a_run(toys, monkeypatch, cached, once):
+    """Over all chunks, as long as the tokens fit in; the scores are the same in any case."""
+    collection, asked = collection_of(), []
+    candidates = candidates_of(collection)
+    expected = rerank(toys["gdmtl"], collection, candidates)
+    original = InputBuilder._encode
+    monkeypatch.setattr(InputBuilder, "_encode", lambda self, texts: [asked.extend(texts), original(self, texts)][1])
+    monkeypatch.setattr(reranking, "CHUNK_PAIRS", 9)
+    monkeypatch.setattr(reranking, "CACHED_TOKENS", cached)
+    assert_same_scores(rerank(toys["gdmtl"], collection, candidates), expected)
+    texts = set(collection.text(candidates["doc_id"])) | set(collection.queries("dev")["text"])
+    # Passages stand after a space, a task's prefix is tokenized when a builder is made.
+    asked = [text.strip() for text in asked if text not in PREFIXES.values()]
+    assert set(asked) == texts
+    assert (len(asked) == len(texts)) == once
 
 
 # --- rounding -----------------------------------------------------------------------------------------------
@@ -184,6 +205,17 @@ def test_bf16_ties_nothing_that_fp32_tells_apart(toys, name):
     assert len(torch.tensor(exact[distinct].to_numpy()).bfloat16().unique()) < 0.9 * len(distinct)
     assert not rounded.equals(exact)
     assert exact.corr(rounded, method="spearman") > 0.99
+
+
+@pytest.mark.parametrize("name", ["gdmtl", "bart_s"])
+def test_a_rounded_copy_leaves_the_model_alone(toys, name):
+    """Its backbone is in bf16; the head that computes the score, and the model itself, stay in fp32."""
+    rounded = reranking.in_precision(toys[name], "bf16")
+    assert {parameter.dtype for parameter in toys[name].parameters()} == {torch.float32}
+    in_fp32 = {key for key, parameter in rounded.named_parameters() if parameter.dtype == torch.float32}
+    heads = ("classifier.", "bert.pooler.", "classification_head.", "generation_heads.")
+    assert in_fp32 == {key for key, _ in toys[name].named_parameters() if key.startswith(heads)} != set()
+    assert reranking.in_precision(toys[name], "fp32") is toys[name]
 
 
 def test_auto_precision_asks_the_processor(monkeypatch):
