@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from .evaluation import PAPER_NAMES
-from .inputs import PREFIXES
 from .interactions import ATTENTIONS, FRAME, PASSAGE, Attention
 from .plots import STYLE, SYSTEM_COLOURS, TASK_COLOURS, TASK_LABELS, new_figure, suptitle
-from .systems import LABELS, System, get_system
+from .systems import LABELS, System, get_system, prefixes
 
 INK, LINE = "#333333", "#666666"
 # The texts, wherever they appear: in inputs, and along the axes of Figure 9.
@@ -34,7 +33,7 @@ def inputs_of(system: System, task: str) -> dict[str, list[str]]:
     read, stands last. No decoder: an encoder alone."""
     first, end = ("[CLS]", "[SEP]") if system.backbone == "encoder" else ("<s>", "</s>")
     between = [end] if system.backbone == "encoder" else [end, end]
-    source = [first, PREFIXES[task], "passage"]
+    source = [first, prefixes()[task], "passage"]
     if system.backbone == "encoder":
         tail = {"rank": ["query", end], "query_generation": ["query"], "answer_generation": ["query", end, "answer"]}
         return {"encoder": [*source, *between, *tail[task]]}

@@ -17,7 +17,7 @@ from torch import Tensor
 from .attention import Span
 from .masks import causal_mask, cross_attention_mask, mixed_attention_mask
 from .settings import GENERATION_MASKS
-from .systems import GENERATIVE_TASKS, RANK_PREFIX, System
+from .systems import GENERATIVE_TASKS, System, prefixes
 
 
 @dataclass
@@ -76,8 +76,7 @@ class InputBuilder:
         pair = tokenizer("a", "a", return_special_tokens_mask=True)
         special = [token for token, mask in zip(pair["input_ids"], pair["special_tokens_mask"]) if mask]
         self.first, *self.between, self.end = special
-        prefixes = {"rank": RANK_PREFIX} | {name: task.prefix for name, task in GENERATIVE_TASKS.items()}
-        self.prefix_ids = {task: self._encode([prefix])[0] for task, prefix in prefixes.items()}
+        self.prefix_ids = {task: self._encode([prefix])[0] for task, prefix in prefixes().items()}
         # A query may take half; in the other half the passage must get a token.
         least = 2 * (max(map(len, self.prefix_ids.values())) + len(self.between) + 2) + 1
         if max_length < least:

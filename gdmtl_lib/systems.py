@@ -29,6 +29,11 @@ GENERATIVE_TASKS = {
 }
 
 
+def prefixes() -> dict[str, str]:
+    """What stands at the start of every task's input, by task."""
+    return {"rank": RANK_PREFIX} | {name: task.prefix for name, task in GENERATIVE_TASKS.items()}
+
+
 @dataclass(frozen=True)
 class System:
     """One neural system of the paper.
