@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,13 @@ def checkpoints(results: Results, systems: Sequence[str] | None, needed: str) ->
             raise FileNotFoundError(f"{LABELS[name]} has no checkpoint in {results.folder}; train {name} with notebook 03")
         found[name] = results.folder / name / f"seed{results.seeds(name)[0]}" / "checkpoint"
     return found
+
+
+def searched_passages(collection: Collection, split: str, most: int) -> dict[str, str]:
+    """The texts of the passages that a split searches, by doc_id; none where there are more than `most`: a system writes
+    some hundred queries a second on a GPU and a few on a CPU."""
+    found = dict(islice(collection.passages(split), most + 1))
+    return found if len(found) <= most else {}
 
 
 def distinct(texts: Iterable[str], n: int) -> float:

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from gdmtl_lib import generated_queries as generated
-from gdmtl_lib.collections import Collection
+from gdmtl_lib.collections import Collection, load_collection
 from gdmtl_lib.formats import Split
 from gdmtl_lib.results import Results
 
@@ -85,3 +85,10 @@ def test_checkpoints_are_those_of_the_lowest_seeds(tmp_path):
         generated.checkpoints(results, None, "gdmtl+")
     with pytest.raises(ValueError, match="^systems: BERT does not write queries, as these do: gdmtl, gdmtl_plus, gdmtl_s"):
         generated.checkpoints(results, ["bert"], "gdmtl")
+
+
+def test_nothing_is_written_for_more_passages_than_are_wanted():
+    collection = load_collection("sample")
+    every = dict(collection.passages("dev"))
+    assert generated.searched_passages(collection, "dev", len(every)) == every
+    assert generated.searched_passages(collection, "dev", len(every) - 1) == {}
