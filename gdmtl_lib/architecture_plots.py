@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from .evaluation import PAPER_NAMES
@@ -169,14 +170,15 @@ def cost(
             if first_stage is not None:
                 axis.axhline(first_stage, color=SYSTEM_COLOURS["bm25"], linestyle="--", linewidth=1)
             span = _span(table[column])
-            axis.set_xlim(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.38 * span)
+            axis.set_xlim(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.12 * span)
             axis.set(xlabel=label)
         values = [*table["low"], *table["high"], *([] if first_stage is None else [first_stage])]
         margin = 0.08 * (np.nanmax(values) - np.nanmin(values) or 0.1)
         axes[0, 0].set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)
         axes[0, 0].set_ylabel(f"mean {PAPER_NAMES.get(measure, measure)}")
-        for axis, (column, _) in zip(axes.flat, panels):
-            _labels(axis, table[table[column].notna()], column)
+        dots = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in colours]
+        names = [LABELS[system] for system in table["system"]]
+        figure.legend(dots, names, loc="outside lower center", ncols=min(len(names), 9), handletextpad=0.1)
         if first_stage is not None:
             axes[0, 0].annotate("BM25", (0.01, first_stage), (0, 3), xycoords=("axes fraction", "data"),
                                 textcoords="offset points", fontsize=8.5, color=SYSTEM_COLOURS["bm25"])  # fmt: skip
@@ -202,29 +204,6 @@ def _side_by_side(costs: pd.Series) -> np.ndarray:
     for group in groups:
         places[group] += step * (np.arange(len(group)) - (len(group) - 1) / 2)
     return places
-
-
-def _labels(axis: Axes, table: pd.DataFrame, column: str) -> None:
-    """Each system's name to the right of its dot and of those beside it; names that would touch move apart, each with a
-    thin line to its dot."""
-    low, high = axis.get_ylim()
-    left, right = axis.get_xlim()
-    needed, near = 0.055 * (high - low), 0.16 * (right - left)
-    x = _side_by_side(table[column])
-    named = []
-    for i in np.argsort(table["mean"].to_numpy(), kind="stable"):
-        mean, y = table["mean"].iloc[i], table["mean"].iloc[i]
-        beside = x[(x >= x[i]) & (x < x[i] + near)].max() + 0.03 * (right - left)
-        for other_x, other_y in named:
-            if abs(other_x - beside) < near:
-                y = max(y, other_y + needed)
-        named.append((beside, y))
-        axis.annotate(
-            LABELS[table["system"].iloc[i]], (x[i], mean), (beside, y), va="center", fontsize=9, color=INK, zorder=2,
-            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
-        )  # fmt: skip
-    if named and max(y for _, y in named) > high:
-        axis.set_ylim(low, max(y for _, y in named) + needed)
 
 
 def _diagram(axis: Axes, system: System, bottom: float, height: float) -> None:
