@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from gdmtl_lib.formats import BYTE_ORDER_MARK, decode_line
@@ -94,7 +95,7 @@ class PassageFile(Mapping[str, str]):
 
     @cached_property
     def _index(self) -> np.ndarray:
-        return np.load(self._index_path, mmap_mode="r")
+        return open_memmap(self._index_path, mode="r")  # which never unpickles
 
     @cached_property
     def _index_path(self) -> Path:
@@ -103,7 +104,7 @@ class PassageFile(Mapping[str, str]):
         name = f"{_digest(str(self.path))}-{_digest(f'{state.st_size} {state.st_mtime_ns}')}"
         for found in self.cache_dir.glob(f"{name}-*.npy"):
             try:
-                np.load(found, mmap_mode="r")
+                open_memmap(found, mode="r")
                 return found
             except (ValueError, OSError, EOFError):  # damaged
                 found.unlink(missing_ok=True)
