@@ -115,7 +115,10 @@ def _figure(folder: Path, path: Path) -> str:
 
 
 def _notebooks(folder: Path, config: dict) -> str:
-    paths = [*sorted((folder / "notebooks").glob("*.ipynb")), *_homes(folder, config, "*.ipynb")]
+    paths = [
+        *sorted((folder / "notebooks").glob("*.ipynb")), *_homes(folder, config, "*.ipynb"),
+        *sorted((folder / "studies").glob("*/*/*/seed*/*.ipynb")),
+    ]  # fmt: skip
     items = "\n".join(
         f'<li><a href="{_link(folder, path)}">{html.escape(str(path.relative_to(folder)))}</a></li>' for path in paths
     )

@@ -319,6 +319,8 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
 def test_java_is_silent_leaves_the_environment_and_lets_python_be_interrupted(tmp_path):
     """Notebooks show what Lucene logs, and stopping a cell is an interrupt, which must not end the kernel."""
     code = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 before = dict(__import__("os").environ)
 {SEARCH}
 assert dict(os.environ) == before

@@ -237,7 +237,8 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from test_training import Training, training_folder
+from gdmtl_lib import training_folder
+from test_training import Training
 original = training_folder.os.replace
 calls = []
 def replace(source, target):
