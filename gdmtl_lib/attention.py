@@ -20,9 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from .lean_attention import lean_attention
+
 PACKED = "gdmtl_packed"
 STACK_SPANS = True
 """Whether spans of one shape are multiplied at once, on a CPU without gradients; False: one by one, the reference."""
+LEAN_DROPOUT = True
+"""Whether weights are dropped by `lean_attention` on a CPU, which needs half the memory; False: by torch's own."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ def packed_attention(
         return _stacked_attention(query, key, value, spans, scaling), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
     keys, values = _columns(key, spans), _columns(value, spans)
+    masks = (_bottom_right_causal(span, query.device) if span.causal else None for span in spans)
+    attend = F.scaled_dot_product_attention
+    if LEAN_DROPOUT and dropout and query.device.type == "cpu":
+        attend = lean_attention
     outputs = [
-        F.scaled_dot_product_attention(
-            row, key, value, _bottom_right_causal(span, query.device) if span.causal else None, dropout, scale=scaling
-        )
-        for row, key, value, span in zip(rows, keys, values, spans)
+        attend(row, key, value, mask, dropout, scale=scaling)
+        for row, key, value, mask in zip(rows, keys, values, masks)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 

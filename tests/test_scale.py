@@ -14,10 +14,10 @@ import pytest
 SHARE = 1 if os.environ.get("GDMTL_STRESS") else 50
 MEGABYTE = 2**20
 
-PEAK = """
-import resource
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+PEAK = f"""
+import sys
+sys.path.append({str(Path(__file__).parent / "benchmarks")!r})
+from harness import peak_memory as peak
 """
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from harness import machine_name, record
+from harness import machine_name, peak_memory, record
 
 PROJECT = Path(__file__).parents[2]
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
@@ -61,8 +61,6 @@ def test_notebook(tmp_path):
 
 
 def evaluate() -> None:
-    import resource
-
     import numpy as np
     import pandas as pd
 
@@ -81,8 +79,7 @@ def evaluate() -> None:
     ranks = run.groupby("query_id", sort=False)["score"].rank(ascending=False)[relevant.index].to_numpy()
     expected = np.where(ranks <= 10, 1 / ranks, 0)
     assert np.abs(values.loc[values["measure"] == "RR@10", "value"].to_numpy() - expected).max() < 1e-6
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    print(seconds, peak_memory() / 2**30)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `python bench_training.py packed|reference <profile>` prints the memory that one step of 32 instances takes, in MB.
 """
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import record, take_turns
+from harness import peak_memory, record, take_turns
 from texts import PROFILES, texts_like
 
 from gdmtl_lib.devices import fast_products
@@ -127,10 +126,9 @@ def test_memory_of_the_joint_step(profile_name):
 def memory_of(how: str, profile_name: str) -> float:
     step = Step("gdmtl", *texts_like(profile_name, build_model("gdmtl").input_builder()))
     step.joint.train()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     getattr(step, how)()
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return (peak_memory() - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ machine that gets slower or faster meanwhile does so for all of them; what is co
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,6 +57,20 @@ def record(
     if row not in rows:
         rows.append(row)
     write_lines(results, [pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, float_format="%.4g")])
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory at once.
+
+    Linux's own count for this program: the portable one (`ru_maxrss`) starts from what the process that started it held.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 
 def machine_name(device: str = "cpu") -> str:
