@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
 
 STRESS = bool(os.environ.get("GDMTL_STRESS"))
@@ -46,22 +46,21 @@ model = gdmtl.build_model("gdmtl")
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1])
-print("seconds,resident")
-started = time.monotonic()
-while (now := time.monotonic() - started) < float(sys.argv[1]):
+started, rounds = time.monotonic(), 0
+while rounds < 20 or time.monotonic() - started < float(sys.argv[1]):
     gdmtl.rerank(model, collection, candidates, output=sys.argv[3], progress=False, device="cpu")
-    print(f"{now},{resident()}", flush=True)
+    print(resident(), flush=True)
+    rounds += 1
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say how much is resident")
 def test_a_soak_of_reranking_leaves_memory_flat(tmp_path):
-    """MiniLM on the embedded collection, again and again: within 2% from the second fifth of the time on."""
-    with open(tmp_path / "memory.csv", "w") as printed:
+    """MiniLM on the embedded collection, again and again: after the first fifth of the time its peaks stay within 2%."""
+    with open(tmp_path / "memory.txt", "w") as printed:
         command = [sys.executable, "-c", SOAK, str(SECONDS), str(tmp_path / "indexes"), str(tmp_path / "run.trec.gz")]
         done = subprocess.run(command, cwd=PROJECT, stdout=printed, stderr=subprocess.PIPE, text=True, timeout=SECONDS + 300)
     assert done.returncode == 0, done.stderr
-    memory = pd.read_csv(tmp_path / "memory.csv")
-    flat = memory.loc[memory["seconds"] > SECONDS / 5, "resident"]
-    assert len(flat) >= 4
-    assert flat.max() <= 1.02 * flat.iloc[0], f"pages in memory: {flat.tolist()[:: max(1, len(flat) // 20)]}"
+    pages = [int(line) for line in (tmp_path / "memory.txt").read_text().split()]
+    _, first, *later = (max(part) for part in np.array_split(pages, 5))
+    assert max(later) <= 1.02 * first, f"most pages in memory, of five parts of the time: {[first, *later]}"
