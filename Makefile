@@ -1,6 +1,6 @@
 # Works on a fresh machine with Python 3.11 or newer: .venv is made and filled when it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help test figures lab bench stress clean
+.PHONY: help test figures lab bench stress audit clean
 
 CONFIG ?= sample
 CORES ?= all
@@ -21,6 +21,7 @@ help:
 	@echo "make lab       open JupyterLab on this machine"
 	@echo "make bench     measure speed and memory"
 	@echo "make stress    run the long tests at their full counts"
+	@echo "make audit     ask for known weaknesses of the pinned packages (needs a network)"
 	@echo "make clean     remove .venv and caches; results in papermill_runs stay"
 	@echo "ARGS=... is handed on to pytest, snakemake or JupyterLab. PYTHON=... makes .venv with that Python."
 
@@ -52,7 +53,13 @@ bench: $(INSTALLED)
 	$(PY) -m pytest tests/benchmarks -o python_files='bench_*.py' -s $(ARGS)
 
 stress: $(INSTALLED)
-	GDMTL_STRESS=1 $(PY) -m pytest -m slow $(ARGS)
+	GDMTL_STRESS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m slow $(ARGS)
+
+# Strict: a package that nothing could be found out about is a failure, not a success.
+audit: $(INSTALLED)
+	@test -x .venv/audit/bin/pip-audit || { $(PY) -m venv .venv/audit && \
+	    .venv/audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1; }
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .snakemake
