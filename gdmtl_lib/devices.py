@@ -50,8 +50,7 @@ def fast_products(device: torch.device) -> Iterator[None]:
     fast there, forward and backward. torch hands it fp32 products only by the setting that allows it to round them to
     bf16, so it is used where none is rounded: see `_onednn_is_exact`. Elsewhere nothing is changed.
     """
-    wanted = FAST_PRODUCTS and device.type == "cpu" and _cpu_name().startswith("AMD")
-    if not (wanted and _onednn_is_exact()):
+    if not multiplies_with_onednn(device):
         yield
         return
     settings = torch.backends.mkldnn.matmul
@@ -61,6 +60,11 @@ def fast_products(device: torch.device) -> Iterator[None]:
         yield
     finally:
         settings.fp32_precision = before
+
+
+def multiplies_with_onednn(device: torch.device) -> bool:
+    """Whether `fast_products` hands products on this device to oneDNN."""
+    return FAST_PRODUCTS and device.type == "cpu" and _cpu_name().startswith("AMD") and _onednn_is_exact()
 
 
 def _cpu_name() -> str:

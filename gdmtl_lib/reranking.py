@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .devices import DTYPES, fast_products, pick_device, pick_precision
+from .fused import fused_layers
 from .inputs import pack
 from .locking import held
 from .runs import canonical_order, frame_hash, validate_run, write_run
@@ -154,7 +155,7 @@ def score_pairs(
     by_length = np.argsort(-lengths, kind="stable")
     device = next(model.parameters()).device
     scores = np.empty(len(pairs), dtype=np.float32)
-    with fast_products(device):
+    with fast_products(device), fused_layers(model):
         for batch in by_budget(by_length, lengths, batch_tokens):
             output = model(pack([sequences[i] for i in batch]).to(device))
             scores[batch] = output.scores.float().cpu().numpy()
