@@ -28,6 +28,7 @@ def test_defaults_are_the_papers():
         "train_fraction": 1.0,
         "gradient_accumulation": 1,
         "max_gradient_norm": 1.0,
+        "gradient_cosines_every": 0,
         "precision": "auto",
         "device": "auto",
         "seed": 0,
