@@ -118,3 +118,10 @@ def disagreements(
         part = part.sort_values([wrong, "query_id"], ascending=[False, True], na_position="first", kind="stable")
         found.append(part.assign(turn=range(len(part))))
     return pd.concat(found).sort_values("turn", kind="stable", ignore_index=True).drop(columns="turn")
+
+
+def as_table(found: Attribution) -> pd.DataFrame:
+    """`place` (from 1), `token`, `part` (passage or query) and `value`, a row a token."""
+    parts = np.where(found.segments == 0, "passage", "query")
+    places = range(1, len(found.tokens) + 1)
+    return pd.DataFrame({"place": places, "token": found.tokens, "part": parts, "value": found.values})
