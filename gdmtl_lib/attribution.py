@@ -68,7 +68,7 @@ class EmbeddedPair:
 
 
 def integrated_gradients(
-    model, passage: str, query: str, steps: int = 64, method: str = "gausslegendre", batch_size: int = 16
+    model, passage: str, query: str, steps: int = 32, method: str = "gausslegendre", batch_size: int = 16
 ) -> Attribution:
     """The ranking score of a pair divided among its tokens; dropout is off.
 

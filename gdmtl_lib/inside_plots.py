@@ -9,13 +9,14 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .attribution import Attribution
 from .plots import STYLE, SYSTEM_COLOURS, TASK_LABELS, new_figure, suptitle
 from .systems import LABELS
 
 DIVERGING = "RdBu"  # red below 0, blue above
-LINE = 44  # characters of a line of tokens
+LINE = 70  # characters of a line of tokens
 _ABSENT = "#d9d9d9"
 
 
@@ -80,9 +81,10 @@ def attributions(found: Mapping[str, Attribution], title: str = "Which tokens do
             axis.grid(visible=False)
             axis.spines[:].set_visible(False)
             axis.set_title(LABELS[system], color=SYSTEM_COLOURS[system], fontsize=10)
-            gained = f"score {each.score:+.2f}, masked {each.baseline:+.2f}; the tokens miss the difference by {each.error:+.3f}"
+            gained = f"score {each.score:+.3f}, masked {each.baseline:+.3f}; the tokens miss the difference by {each.error:+.3f}"
             axis.annotate(gained, (0, 0), (0, -4), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8)
-            bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, orientation="horizontal", shrink=0.6, aspect=36)
+            bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, orientation="horizontal", shrink=0.6, aspect=36,
+                                  ticks=MaxNLocator(5))
             bar.ax.tick_params(labelsize=8, length=2)
             bar.set_label("added to the score", fontsize=8)
             bar.outline.set_visible(False)
@@ -96,7 +98,7 @@ def _lines(each: Attribution) -> list[tuple[int, float, str]]:
     placed, line, column = [], 0, 0.0
     for number, token in enumerate(each.tokens):
         text, goes_on = token.removeprefix("##"), token.startswith("##")
-        column -= 0.6 if goes_on and column else 0
+        column -= 0.9 if goes_on and column else 0
         new_segment = number > 0 and each.segments[number] != each.segments[number - 1]
         if column and (column + len(text) > LINE - 1 or new_segment):
             line, column = line + 1, 0.0
