@@ -2,7 +2,8 @@
 
 The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
 word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. The baseline
-is the same sequence with every token but [CLS] and [SEP] replaced by [MASK]: as long, and saying nothing. Another
+is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by [MASK]: as long, and saying
+nothing. Another
 baseline divides another difference, so the numbers say something beside this one only.
 
 s sequence, d hidden.
@@ -53,6 +54,7 @@ class EmbeddedPair:
         ids = torch.tensor([self.sequence.input_ids], device=device)
         tokenizer = model.tokenizer
         kept = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)
+        kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
         words = model.get_input_embeddings().weight.detach()
         self.embeddings = words[ids]
         self.baseline = words[torch.where(kept, ids, tokenizer.mask_token_id)]

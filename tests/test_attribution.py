@@ -32,7 +32,8 @@ def test_the_baseline_is_masks_between_the_special_tokens(model):
     pair, words = EmbeddedPair(model, *PAIR), model.get_input_embeddings().weight
     masked = torch.tensor([torch.equal(vector, words[model.tokenizer.mask_token_id]) for vector in pair.baseline[0]])
     tokens = model.tokenizer.convert_ids_to_tokens(pair.sequence.input_ids)
-    assert masked.tolist() == [token not in ("[CLS]", "[SEP]") for token in tokens]
+    assert tokens[:3] == ["[CLS]", "rank", ":"] and tokens.count("[SEP]") == 2
+    assert masked.tolist() == [at > 2 and token != "[SEP]" for at, token in enumerate(tokens)]
     assert torch.equal(pair.baseline[0][~masked], pair.embeddings[0][~masked])
 
 
@@ -42,7 +43,7 @@ def test_the_values_add_up_to_the_difference_of_the_scores(model):
     assert found.error == pytest.approx(found.values.sum() - found.score + found.baseline, abs=1e-5)
     assert abs(found.error) < 1e-3 * max(1, abs(found.score - found.baseline))
     assert abs(integrated_gradients(model, *PAIR, steps=2).error) > abs(found.error)
-    special = [token in ("[CLS]", "[SEP]") for token in found.tokens]
+    special = [token in ("[CLS]", "[SEP]", "rank", ":") for token in found.tokens]
     assert np.all(found.values[special] == 0)  # they do not move
     assert found.segments.tolist() == EmbeddedPair(model, *PAIR).sequence.segment_ids
 
