@@ -18,10 +18,14 @@ def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
         figure = generative_plots.cost_and_effectiveness(rows, measure, title)
         if not k:
             return figure
-        [row], [base] = table[table["way"] == k].to_dict("records"), table[table["way"] == "ranking head"].to_dict("records")
-        return [figure, f"{k}: {measure} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} (difference from "
-                f"{row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
-                f"{row['stored'] / base['gflop']:.0%} with stored states"]  # fmt: skip
+        ways = table.set_index("way")
+        row, base = ways.loc[k], ways.loc["ranking head"]
+        said = (
+            f"{k}: {measure} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} (difference from "
+            f"{row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
+            f"{row['stored'] / base['gflop']:.0%} with stored states"
+        )
+        return [figure, said]
 
     return Explorer(draw, {"k": ipywidgets.Dropdown(options=options, value="", description="best k")})
 

@@ -81,10 +81,12 @@ def attributions(found: Mapping[str, Attribution], title: str = "Which tokens do
             axis.grid(visible=False)
             axis.spines[:].set_visible(False)
             axis.set_title(LABELS[system], color=SYSTEM_COLOURS[system], fontsize=10)
-            gained = f"score {each.score:+.3f}, masked {each.baseline:+.3f}; the tokens miss the difference by {each.error:+.3f}"
-            axis.annotate(gained, (0, 0), (0, -4), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8)
-            bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, orientation="horizontal", shrink=0.6, aspect=36,
-                                  ticks=MaxNLocator(5))
+            gained = f"score {each.score:+.3f}, masked {each.baseline:+.3f}"
+            gained += f"; the tokens miss the difference by {each.error:+.3f}"
+            below = dict(xycoords="axes fraction", textcoords="offset points", va="top")
+            axis.annotate(gained, (0, 0), (0, -4), fontsize=8, **below)
+            scale = dict(orientation="horizontal", shrink=0.6, aspect=36, ticks=MaxNLocator(5))
+            bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, **scale)
             bar.ax.tick_params(labelsize=8, length=2)
             bar.set_label("added to the score", fontsize=8)
             bar.outline.set_visible(False)

@@ -25,7 +25,8 @@ def explore_heads(
     def weights(pair):
         sequence = attention_maps.build_sequence(first, "rank", *pairs[pair - 1])
         found = {
-            name: attention_maps.attention_weights(model, sequence)["encoder"].numpy() for name, model in networks.items()
+            name: attention_maps.attention_weights(model, sequence)["encoder"].numpy()
+            for name, model in networks.items()
         }
         rows = [row for row, kind in enumerate(attention_changes.destinations(first, sequence)) if kind == 1]
         return found, first.tokenizer.convert_ids_to_tokens(sequence.input_ids), rows
