@@ -30,6 +30,8 @@ class TrainingSettings:
     gradient_accumulation: parts in which a batch is computed, to save memory; at most batch_size. The result is
         the same.
     max_gradient_norm: longer gradients are shortened to it.
+    gradient_cosines_every: measure before every n-th step how the tasks' gradients lie to each other (gradients.csv);
+        0: never. It changes nothing of the training.
     precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
     device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
     seed: of the order of instances, the negatives and dropout.
@@ -54,6 +56,7 @@ class TrainingSettings:
     train_fraction: float = 1.0
     gradient_accumulation: int = 1
     max_gradient_norm: float = 1.0
+    gradient_cosines_every: int = 0
     precision: str = "auto"
     device: str = "auto"
     seed: int = 0
@@ -63,7 +66,10 @@ class TrainingSettings:
             object.__setattr__(self, field.name, self._checked_type(field.name, field.type))
         for name in ("epochs", "batch_size", "negatives", "gradient_accumulation"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate"):
+        for name in (
+            "generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate",
+            "gradient_cosines_every",
+        ):  # fmt: skip
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm"):
             self._check(name, getattr(self, name) > 0, "more than 0")

@@ -351,7 +351,7 @@ def _decides_training(settings: Mapping, validation: str, weights: str | None) -
         left_out = set()
     else:
         left_out, validation = {"validation_split", "relevance_level"}, ""
-    left_out |= {"output_dir", "resume", "device", "processes", "collection"}
+    left_out |= {"output_dir", "resume", "device", "processes", "collection", "gradient_cosines_every"}
     kept = {name: value for name, value in settings.items() if name not in left_out}
     return [kept, validation, weights]
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .devices import fast_products, pick_device, pick_precision
 from .evaluation import evaluate
+from .gradients import gradient_cosines
 from .inputs import PackedBatch, pack
 from .instances import TrainingInstances, borrowed
 from .joint import JointLoss
@@ -72,6 +73,22 @@ def train(
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
     with training.folder.held():
         return training.run(resume) if processes == 1 else training.run_in_processes(processes, resume)
+
+
+def gradients_now(
+    model, collection, candidates: pd.DataFrame, settings: TrainingSettings, batches: int = 4
+) -> pd.DataFrame:
+    """The cosines of `gradients.gradient_cosines` for a model as it is, on the first batches of the first epoch that
+    `train` would make of the same arguments: `batch` and the columns there."""
+    training = _Training(model, collection, canonical_order(candidates), settings, "", None, 1)
+    joint, order = JointLoss(model, settings), training.instances.order(0)
+    parts = [order[first : first + settings.batch_size] for first in range(0, len(order), settings.batch_size)]
+    device = next(model.parameters()).device
+    return pd.DataFrame([
+        {"batch": number} | row
+        for number, part in enumerate(parts[:batches])
+        for row in gradient_cosines(joint, training._batch(0, part, training.tasks).to(device))
+    ])  # fmt: skip
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
@@ -146,6 +163,7 @@ class _Training:
             joint.train()
             started = time.perf_counter()
             try:
+                progress.gradients += self._gradients(progress.step)
                 row, tokens = self._step(joint, progress.step)
             except torch.OutOfMemoryError as error:
                 settings = self.settings
@@ -241,6 +259,21 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return row, sum(batch.input_ids.numel() for batch in batches)
+
+    def _gradients(self, step: int) -> list[dict]:
+        """Before every n-th step, how the tasks' gradients lie to each other: on the step's own instances, on the first
+        part of them where the batch is computed in parts."""
+        every, accelerator = self.settings.gradient_cosines_every, self.accelerator
+        if not every or step % every or not self.model.system.generative_tasks or not accelerator.is_main_process:
+            return []
+        epoch, position = divmod(step, self.steps_per_epoch)
+        chosen = self.instances.order(epoch)[position * self.settings.batch_size :][: self.settings.batch_size]
+        part = np.array_split(chosen, accelerator.num_processes * self.settings.gradient_accumulation)[0]
+        batch = self._batch(epoch, part, self.tasks).to(accelerator.device)
+        # Without its scaler, gradients of fp16 would vanish.
+        precise = nullcontext() if accelerator.scaler else accelerator.autocast()
+        with precise, fast_products(accelerator.device):
+            return [{"epoch": epoch, "step": step} | row for row in gradient_cosines(self.joint, batch)]
 
     def _batch(self, epoch: int, indices, tasks) -> PackedBatch:
         """The packed sequences of some instances: per instance its relevant passage, its negatives, its generation."""
@@ -342,8 +375,10 @@ class _Training:
         self.model.eval()
 
     def _description(self) -> dict:
-        """Everything that decides the outcome. The device does not: it changes rounding only."""
-        settings = {name: value for name, value in self.settings.as_dict().items() if name != "device"}
+        """Everything that decides the outcome. The device does not: it changes rounding only. Nor does what is looked
+        at on the way."""
+        left_out = ("device", "gradient_cosines_every")
+        settings = {name: value for name, value in self.settings.as_dict().items() if name not in left_out}
         validation = None
         if self.validation is not None:
             validation = {

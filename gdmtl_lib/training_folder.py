@@ -3,6 +3,7 @@
     settings.json               what is trained: the settings and the hashes of everything it depends on
     history.csv, timing.csv     a row an optimiser step; the first a function of the seed, the second of the machine
     validation.csv              a row an epoch
+    gradients.csv               where asked for: how the tasks' gradients lie to each other, at every n-th step
     training_state.safetensors  weights and optimiser while the training runs; gone when it is finished
     checkpoint/                 the weights to keep
 """
@@ -38,9 +39,10 @@ class Progress:
     history: list[dict] = field(default_factory=list)
     validation: list[dict] = field(default_factory=list)
     timing: list[dict] = field(default_factory=list)
+    gradients: list[dict] = field(default_factory=list)
 
 
-TABLES = ("history", "validation", "timing")
+TABLES = ("history", "validation", "timing", "gradients")
 
 
 class TrainingFolder:

@@ -226,6 +226,11 @@ def _slider(label: str, low: float, high: float, value: float) -> ipywidgets.Wid
     return kind(value=value, min=low, max=max(high, value), step=step, description=label, continuous_update=False)
 
 
+def number_slider(label: str, most: int, value: int = 1) -> ipywidgets.IntSlider:
+    """One of so many things, counted from 1."""
+    return _slider(label, 1, max(1, most), value)
+
+
 def _html(drawn: Drawn) -> str:
     if isinstance(drawn, Figure):
         png = io.BytesIO()

@@ -28,6 +28,7 @@ def test_defaults_are_the_papers():
         "train_fraction": 1.0,
         "gradient_accumulation": 1,
         "max_gradient_norm": 1.0,
+        "gradient_cosines_every": 0,
         "precision": "auto",
         "device": "auto",
         "seed": 0,
@@ -68,7 +69,7 @@ def test_equal_settings_are_written_alike():
 
 INTEGERS = [
     "epochs", "batch_size", "negatives", "max_length", "target_length", "generation_head_warmup_steps",
-    "gradient_accumulation", "seed",
+    "gradient_accumulation", "seed", "gradient_cosines_every",
 ]  # fmt: skip
 NUMBERS = [
     "learning_rate", "min_learning_rate", "warmup_epochs", "weight_decay", "sigma_learning_rate", "margin",
@@ -93,7 +94,7 @@ def test_every_setting_is_tried_below():
         for value in (None, True, NAN, INFINITE, {"rank": 1})
     ]
     + [(name, 0, "at least 1") for name in ("epochs", "batch_size", "negatives", "gradient_accumulation")]
-    + [(name, -1, "0 or more") for name in ("generation_head_warmup_steps", "seed")]
+    + [(name, -1, "0 or more") for name in ("generation_head_warmup_steps", "seed", "gradient_cosines_every")]
     + [(name, -0.1, "0 or more") for name in ("warmup_epochs", "weight_decay", "min_learning_rate")]
     + [
         (name, value, "more than 0")

@@ -101,7 +101,7 @@ def assert_same_training(found, expected):
     assert weights[0].keys() == weights[1].keys()
     for name in weights[0]:
         assert torch.equal(weights[0][name], weights[1][name]), name
-    for table in ("history.csv", "validation.csv"):
+    for table in ("history.csv", "validation.csv", "gradients.csv"):
         there = [(folder / table).read_bytes() if (folder / table).exists() else None for folder in (found, expected)]
         assert there[0] == there[1], table
     finished = [json.loads((folder / "settings.json").read_text())["finished"] for folder in (found, expected)]
