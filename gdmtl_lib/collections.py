@@ -23,7 +23,7 @@ KINDS = {
     "wikiqa:<folder>": "WikiQA as it is distributed",
     "squad:<file>.json": "a file in SQuAD's format",
     "sentences:<folder>": "sentences and the questions they answer, src-<split>.txt and tgt-<split>.txt",
-    "folds:<split>:<collection>": "the rotations of a split's sessions, five folds; folds7:... for seven",
+    "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
 }
 
 _NOTHING = {
@@ -240,7 +240,8 @@ def load_collection(
     Args:
         name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
             `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, `sentences:<folder>`, or
-            `folds:<split>:<collection>` for any of these (see `Collection.by_session`). Any of them may end in
+            `folds:<split>:<collection>` for any of these (five folds, `folds7:` for seven; see
+            `Collection.by_session`). Any of them may end in
             `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
             (`irds:msmarco-passage?dev-small=500`).
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).

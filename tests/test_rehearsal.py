@@ -171,3 +171,31 @@ def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monke
     assert "train_bert_seed0" not in again
     other = snakemake("msmarco", tmp_path, "-n", "--until", *wanted, **change | {"first_stage": {"k1": 2.0}})
     assert "train_bert_seed0" in other
+
+
+@pytest.mark.parametrize("config", sorted(path.stem for path in (PROJECT / "papermill_runs" / "configs").glob("*.yaml")))
+def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path, monkeypatch):
+    """`snakemake -n`, with small files of the right formats and a toy where a config needs what is not in the project."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    change = {}
+    if config in ("msmarco", "cast2019"):
+        change = {"collection": str(folder), "systems": ["bert", "gdmtl"], "parameters": toy}
+        if config == "cast2019":
+            change["collection"] = f"folds:cast-2019:{folder}"
+    if config == "wikiqa":
+        header = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
+        for number, split in enumerate(("train", "dev")):
+            line = f"Q{number}\twhat is ice\tD{number}\tIce\tD{number}-0\tIce is water.\t1\n"
+            (tmp_path / f"WikiQA-{split}.tsv").write_text(header + line)
+        change["collection"] = f"wikiqa:{tmp_path}"
+    if config == "squad_sentences":
+        for split in ("dev", "test"):
+            (tmp_path / f"src-{split}.txt").write_text(f"ice is water in {split} .\n")
+            (tmp_path / f"tgt-{split}.txt").write_text(f"what is ice in {split} ?\n")
+        change["collection"] = f"sentences:{tmp_path}"
+    listed = snakemake(config, tmp_path / "results", "-n", **change)
+    jobs = {"02_collection_and_candidates", "train_bert_seed0", "04_rerank_and_evaluate"}
+    if config == "cast2019":
+        jobs = jobs - {"train_bert_seed0"} | {"train_bert_seed0_fold4", "rerank_gdmtl_seed0_fold0", "join_gdmtl_seed0"}
+    assert all(job in listed for job in jobs), listed
+    assert not list((tmp_path / "results").glob("*/*/seed*"))  # nothing was run
