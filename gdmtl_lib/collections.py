@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -157,7 +158,7 @@ class Collection:
             for number, rotation in enumerate(rotations)
             for part in ("train", "validate", "test")
         }
-        return _Folds(f"folds:{split}:{self.name}", self, splits)
+        return _Folds(rotations_name(self.name, split, folds), self, splits)
 
     def _split(self, split: str) -> Split:
         if split not in self._splits:
@@ -205,6 +206,25 @@ class _Folds(Collection):
         self.fingerprint = whole.fingerprint
 
 
+def rotations_name(collection: str, split: str, folds: int = 5) -> str:
+    """What `load_collection` calls the rotations of a collection's split; five folds need no number."""
+    return f"folds{'' if folds == 5 else folds}:{split}:{collection}"
+
+
+def rotations_of(name: str) -> tuple[str, str, int] | None:
+    """The collection, the split and the number of folds in such a name; None for the name of anything else.
+
+    Raises ValueError for one that lacks the split or the collection.
+    """
+    match = re.match(r"folds(\d*):", name)
+    if match is None:
+        return None
+    split, _, whole = name[match.end() :].partition(":")
+    if not whole:
+        raise ValueError(f"expected folds:<split>:<collection>, found {name!r}")
+    return whole, split, int(match[1] or 5)
+
+
 def _digest(texts: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for key, text in sorted(texts):
@@ -220,7 +240,8 @@ def load_collection(
     Args:
         name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
             `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, `sentences:<folder>`, or
-            `folds:<split>:<collection>` for any of these (see `Collection.by_session`). Any of them may end in
+            `folds:<split>:<collection>` for any of these (five folds, `folds7:` for seven; see
+            `Collection.by_session`). Any of them may end in
             `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
             (`irds:msmarco-passage?dev-small=500`).
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).
@@ -249,11 +270,9 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
         )
     if name == "sample":
         return Collection(name, *read_folder(Path(str(files("gdmtl_lib") / "sample"))))
-    if colon and kind == "folds":
-        split, colon, whole = rest.partition(":")
-        if not whole:
-            raise ValueError(f"expected folds:<split>:<collection>, found {name!r}")
-        return load_collection(whole).by_session(split)
+    if rotations := rotations_of(name):
+        whole, split, folds = rotations
+        return load_collection(whole).by_session(split, folds)
     if colon and kind == "irds":
         return Collection(name, *open_irds(rest))
     if colon and kind == "wikiqa":

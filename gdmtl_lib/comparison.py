@@ -291,14 +291,17 @@ def shared_information_needs(
         levels: the lowest grade that counts as relevant in training and in test judgments.
 
     Returns:
-        `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`.
+        `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query shares
+        nothing with itself.
 
     Raises:
         ValueError: as `validate_qrels`, or judgments without a relevant passage.
     """
     train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
     test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})
-    return test.merge(train, "inner", "doc_id")[["test_query_id", "train_query_id", "doc_id"]]
+    shared = test.merge(train, "inner", "doc_id")
+    others = shared["test_query_id"] != shared["train_query_id"]
+    return shared.loc[others, ["test_query_id", "train_query_id", "doc_id"]].reset_index(drop=True)
 
 
 def smallest_detectable_difference(

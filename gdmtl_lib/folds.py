@@ -1,5 +1,6 @@
 """Folds: the epoch chosen by cross-validation (MS MARCO), sessions kept whole (CAsT), as Section 5.2 has it."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,40 @@ def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]])
         epoch = others.index[int(np.argmax(others.to_numpy()))]
         rows += [(number, query_id, epoch, by_epoch.at[epoch, query_id]) for query_id in fold]
     return pd.DataFrame(rows, columns=["fold", "query_id", "epoch", "value"])
+
+
+def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """What cross-validation says of a training that was validated after every epoch (Section 5.2, MS MARCO).
+
+    Only the choice of the epoch is cross-validated: each fold of the validation queries is measured after the epoch
+    that is best on the other folds. The weights that a training keeps, and all that is made with them, are those after
+    the epoch that is best on all validation queries, for other epochs' weights are not kept.
+
+    Args:
+        table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer.
+        seed: of the folds.
+
+    Returns:
+        By `fold` (from 0, and `all`): `queries`, `epoch` (from 0; for all the one that is kept), `cross-validated`, the
+        mean after the fold's own epoch, and `kept`, the mean after the epoch that is kept. By how much the last is
+        larger is what choosing and measuring on the same queries flatters.
+
+    Raises:
+        ValueError: there are fewer than two queries, and as `cross_validated_epochs`.
+    """
+    values = pd.read_csv(table, dtype={"query_id": str}, keep_default_na=False)
+    queries = values["query_id"].unique()
+    chosen = cross_validated_epochs(values, kfold(queries, min(folds, len(queries)), seed))
+    means = values.groupby("epoch")["value"].mean().round(12)  # equal ones have to be found equal
+    kept = int(means.idxmax())
+    after_kept = values[values["epoch"] == kept].set_index("query_id")["value"]
+    chosen["kept"] = after_kept.loc[chosen["query_id"]].to_numpy()
+    rows = {
+        fold: [len(part), int(part["epoch"].iloc[0]), part["value"].mean(), part["kept"].mean()]
+        for fold, part in [*chosen.groupby("fold"), ("all", chosen.assign(epoch=kept))]
+    }
+    columns = ["queries", "epoch", "cross-validated", "kept"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("fold")
 
 
 def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ hashes of the checkpoint, the candidates, the texts and the judgments, and of th
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,20 +14,22 @@ import pandas as pd
 from .collections import Collection
 from .evaluation import PAPER_NAMES, evaluate, read_values, write_values
 from .first_stage import bm25_candidates
+from .folds import joined
 from .notebook import indexes_folder
-from .results import Results
-from .runs import file_hash, frame_hash, write_lines, write_run
+from .results import Results, as_measured
+from .runs import canonical_order, file_hash, frame_hash, read_run, write_lines, write_run
 from .systems import FIRST_STAGE
 
 
 def measure_first_stage(
-    results_dir: str | os.PathLike, collection: Collection, split: str, depth: int, relevance_level: int = 1
+    results_dir: str | os.PathLike, collection: Collection, split: str, depth: int, relevance_level: int = 1,
+    **first_stage,
 ) -> pd.DataFrame:
     """BM25's candidates for a split, to be re-ranked; they and their values are kept in `<results_dir>/bm25/`.
 
-    Args, returns and raises: as `bm25_candidates` and `evaluate`.
+    Args, returns and raises: as `bm25_candidates`, whose k1, b and enriched are `first_stage`, and `evaluate`.
     """
-    candidates = bm25_candidates(collection, split, depth=depth, index_dir=indexes_folder())
+    candidates = bm25_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
     values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
     _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
     return candidates
@@ -77,6 +79,25 @@ def measure_system(
     )
     values = evaluate(run, qrels, relevance_level=relevance_level)
     _keep(output, split, run, values, model.system.name, made_from)
+    return values
+
+
+def join_folds(
+    parts: Iterable[tuple[str | os.PathLike, str]], output_dir: str | os.PathLike, split: str, system: str
+) -> pd.DataFrame:
+    """A cross-validation's runs and values as those of one split: every query with the model that never saw its
+    session. They are kept in a folder, as `measure_system` keeps those of one model.
+
+    parts: for each rotation, the folder of its model and the split that it was tested on, both measured.
+    split: the name of the whole. system: the name in the run's last column.
+
+    Returns the per-query values. Raises ValueError for a query that was tested twice, and for a file that is not as
+    it was measured.
+    """
+    paths = [[as_measured(path, tested) for path in _paths(Path(folder), tested)] for folder, tested in parts]
+    run = canonical_order(joined(read_run(run) for run, _ in paths))
+    values = joined(read_values(values) for _, values in paths)
+    _keep(Path(output_dir), split, run, values, system, {"parts": [file_hash(run) for run, _ in paths]})
     return values
 
 

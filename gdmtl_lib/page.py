@@ -72,12 +72,14 @@ def write_page(folder: str | os.PathLike) -> Path:
 def _facts(config: dict) -> str:
     facts = {
         "collection": config["collection"],
-        "trained on": config["train_split"],
+        "trained on": config["train_split"] + (f", in {config['folds']} rotations by session" if config.get("folds") else ""),
         "measured on": ", ".join(f"{split} (relevant from grade {level})" for split, level in config["splits"].items()),
         "systems": ", ".join(LABELS[system] for system in [FIRST_STAGE, *config["systems"]]),
         "seeds": ", ".join(map(str, config["seeds"])),
         "candidates a query": config["depth"],
     }
+    if first_stage := config.get("first_stage"):
+        facts["BM25"] = ", ".join(f"{name} {value}" for name, value in first_stage.items())
     rows = (f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
     return f"<dl>{''.join(rows)}</dl>"
 
@@ -130,12 +132,13 @@ def _trainings(folder: Path, config: dict) -> list[Path]:
 
 
 def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
-    """Files of the config's trainings, system by system."""
+    """Files of the config's trainings, system by system; of folds, rotation by rotation."""
     return [
         path
         for system in config["systems"]
         for seed in config["seeds"]
-        for path in sorted((folder / system / f"seed{seed}").glob(pattern))
+        for place in ("", "folds/*/")
+        for path in sorted(folder.glob(f"{place}{system}/seed{seed}/{pattern}"))
     ]
 
 
@@ -153,6 +156,8 @@ def _title(path: Path, folder: Path | None = None) -> str:
     system, seed = path.parts[-3], path.parts[-2]
     if folder is not None and system in LABELS:
         title = f"{LABELS[system]}, {seed.replace('seed', 'seed ')}"
+        if path.parts[-5] == "folds":
+            title += f", rotation {path.parts[-4]}"
     return html.escape(title)
 
 

@@ -97,7 +97,7 @@ class Results:
         Raises FileNotFoundError, naming what there is; ValueError for a file that is not as it was measured.
         """
         homes = self._found(system, f"run.{split}.trec.gz", seed)
-        return read_run(_as_measured(next(iter(homes.values())) / f"run.{split}.trec.gz", split))
+        return read_run(as_measured(next(iter(homes.values())) / f"run.{split}.trec.gz", split))
 
     def values(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
         """A system's per-query values of a split: `query_id, measure, value, residual`. Without a seed they are the
@@ -107,7 +107,7 @@ class Results:
         or with different measures, and for a file that is not as it was measured.
         """
         name = f"per_query.{split}.csv"
-        paths = [_as_measured(home / name, split) for home in self._found(system, name, seed).values()]
+        paths = [as_measured(home / name, split) for home in self._found(system, name, seed).values()]
         frames = {path: read_values(path) for path in paths}
         (first, expected), *others = frames.items()
         key = ["query_id", "measure"]
@@ -183,7 +183,7 @@ class Results:
         return homes
 
 
-def _as_measured(path: Path, split: str) -> Path:
+def as_measured(path: Path, split: str) -> Path:
     """The path of a run or of values, if `run.<split>.json` beside it (where there is one) still holds its hash."""
     record = path.with_name(f"run.{split}.json")
     if record.exists():

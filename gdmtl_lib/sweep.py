@@ -1,21 +1,18 @@
 """The sweep: one config, and the notebooks executed for every system, seed and split of it.
 
 A config becomes a list of jobs, in the order they should be run; `papermill_runs/Snakefile` hands them to Snakemake.
-A job's stamp, `.jobs/<name>.<key>` in the results folder, is named by a hash of everything the job is made from. So
-what has changed is a stamp that is not there, modification times mean nothing, and no job is repeated without reason.
+What a job is made from is in its key (see `job`), so that no job is repeated without reason.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, chdir, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
@@ -25,14 +22,19 @@ from . import __version__
 from .collections import Collection, load_collection
 from .evaluation import effectiveness_table, read_values
 from .first_stage import bm25_candidates
-from .locking import held, locked
-from .measuring import measure_system
+from .gpus import own_gpus, visible_gpus
+from .job import Job
+from .measuring import join_folds, measure_system
 from .notebook import indexes_folder, notebook_parameters
 from .page import write_page
 from .results import Results
 from .runs import file_hash, frame_hash
 from .sweep_config import TRAINING, Config
+from .sweep_first_stage import first_stage_inputs, first_stage_of, tune
+from .sweep_trainings import Training, part, trainings, with_rotations
 from .systems import FIRST_STAGE, LABELS, SYSTEMS
+
+__all__ = ["Job", "Training", "jobs", "main", "prepare", "trainings", "visible_gpus"]
 
 OVERVIEW = "02_collection_and_candidates"
 # The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
@@ -51,110 +53,26 @@ ANALYSES = {
     "13_generated_queries": "generating",
     "14_what_changes_inside": "generating",
 }
+# With folds there is no single checkpoint of a system to look into, and no second split.
+OF_FOLDS = ("every", "categories")
 # Those that look at a study of the config.
 STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
 PAGE = "page"
-LARGE = 16 * 2**20  # bytes; of larger files a stamp keeps the size alone
-
-
-@dataclass(frozen=True)
-class Job:
-    """One step of a sweep.
-
-    name: unique in the sweep. key: hash of everything it is made from, its needs' keys among it.
-    run: does it, and returns the files that were made. gpus: how many GPUs it takes; without any it takes the
-    whole machine.
-    """
-
-    name: str
-    key: str
-    folder: Path
-    run: Callable[[], list[Path]]
-    needs: tuple["Job", ...] = ()
-    gpus: int = 0
-
-    @property
-    def stamp(self) -> Path:
-        """There is this file when the job is done; it lists what the job made."""
-        return self.folder / ".jobs" / f"{self.name}.{self.key[:16]}"
-
-    def is_done(self) -> bool:
-        """Whether the stamp is there and all that the job made is as it was."""
-        try:
-            made = json.loads(self.stamp.read_text(encoding="utf-8"))
-            return all(_state(self.folder / path) == state for path, state in made.items())
-        except (OSError, ValueError):
-            return False
-
-    def execute(self) -> None:
-        """Run the job and write its stamp, in place of those of earlier inputs.
-
-        Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
-        """
-        with held(self.stamp.with_name(f".{self.name}.lock"), f"{self.name} is being run already"):
-            for stale in self.stamp.parent.glob(f"{self.name}.*"):
-                stale.unlink()
-            made = {os.path.relpath(path, self.folder): _state(path) for path in sorted(self.run())}
-            unfinished = self.stamp.with_name(f".{self.stamp.name}")
-            unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            os.replace(unfinished, self.stamp)
-
-
-def _state(path: Path) -> str | int:
-    """What a stamp remembers of a file: its hash; its size if it is large; of what anybody may draw anew, only that
-    it is there."""
-    size = path.stat().st_size
-    if path.suffix in (".ipynb", ".png", ".pdf", ".tex") or path.parent.name == "tables":
-        return "there"
-    return size if size > LARGE else file_hash(path)
-
-
-@dataclass(frozen=True)
-class Training:
-    """One execution of 03_train.
-
-    name: unique in the sweep. title: what its progress is called. home: where it goes, `<results>/<system>/seed<k>` or
-    `<results>/studies/<study>/<variant>/<system>/seed<k>`. given: the notebook's parameters.
-    """
-
-    name: str
-    title: str
-    system: str
-    seed: int
-    home: Path
-    given: dict
-
-
-def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
-    """The trainings of the config's systems, or those of one of its studies."""
-    folder, validation = Path(config.folder), next(iter(config.splits))
-    seeds, variants = config.seeds, {"": config.parameters}
-    if study:
-        folder = folder / "studies" / study
-        seeds, variants = config.studies[study]["seeds"], config.studies[study]["variants"]
-    for seed in seeds:
-        for variant, parameters in variants.items():
-            for system in parameters:
-                home = folder / variant / system / f"seed{seed}"
-                given = parameters[system] | {
-                    "model": system, "collection": config.collection, "train_split": config.train_split,
-                    "validation_split": validation, "relevance_level": config.splits[validation],
-                    "depth": config.depth, "seed": seed, "output_dir": str(home),
-                }  # fmt: skip
-                name = "_".join(filter(None, (study, variant, system, f"seed{seed}")))
-                title = f"{LABELS[system]}, seed {seed}" + (f", {study} {variant}" if study else "")
-                yield Training(name, title, system, seed, home, given)
 
 
 def jobs(config: Config) -> list[Job]:
     """All steps of a sweep, each after those it needs, the cheapest first.
 
     Opens the collection, and raises ValueError or FileNotFoundError where it lacks a split, its judgments, or what a
-    system learns from.
+    system learns from, and where the passages that BM25 is to search are not there.
     """
     collection = load_collection(config.collection)
     splits = [config.train_split, *config.splits]
     data = {split: _split_hash(collection, split) for split in dict.fromkeys(splits)}
+    if config.folds:
+        rotations = collection.by_session(config.train_split, config.folds)
+        data |= {split: _split_hash(rotations, split) for split in rotations.splits}
+    first_stage = first_stage_inputs(config)
     every = [*trainings(config), *(each for study in config.studies for each in trainings(config, study))]
     if any(SYSTEMS[training.system].needs_answers for training in every):
         collection.answers(config.train_split)  # refuses where there are none
@@ -182,29 +100,53 @@ def jobs(config: Config) -> list[Job]:
             given |= {"split": split, "relevance_level": config.splits[split]}
         given = {name: given[name] for name in notebook_parameters(_notebook(config, notebook)) if name in given}
         name = notebook if split is None else f"{notebook}_{split}"
-        key = _hash([_code(config, notebook), given, data, [need.key for need in needs]])
+        key = _hash([_code(config, notebook), given, data, first_stage, [need.key for need in needs]])
         return Job(name, key, folder, partial(_analyse, config, notebook, name, given), tuple(needs))
 
     def train(training: Training, measured: Sequence[tuple[str, int, Job]] | None) -> Job:
         settings = defaults | training.given
-        inputs = _hash([__version__, fingerprint, data[config.train_split],
-                        *_decides_training(settings, data[validation], weights(settings["checkpoint"]))])  # fmt: skip
-        key = _hash([inputs, settings, data[validation], _code(config, TRAINING)])
+        learned, validated = (data[settings[split]] for split in ("train_split", "validation_split"))
+        inputs = _hash([__version__, fingerprint, learned, first_stage,
+                        *_decides_training(settings, validated, weights(settings["checkpoint"]))])  # fmt: skip
+        key = _hash([inputs, settings, validated, _code(config, TRAINING)])
         run = partial(_train, config, training, inputs, measured)
-        return Job(f"train_{training.name}", key, folder, run, gpus=training.given.get("processes", 1))
+        return Job(f"train_{training.name}", key, folder, run, tuned, training.given.get("processes", 1))
 
-    made = [analysis(OVERVIEW, None, [])]
+    def rerank(training: Training, trained: Job, name: str, split: str, level: int, measured) -> Job:
+        key = _hash([trained.key, data[split], level])
+        run = partial(_rerank, config, training, split, level, measured)
+        return Job(f"rerank_{name}", key, folder, run, (trained,), trained.gpus)
+
+    tuned: tuple[Job, ...] = ()
+    if "tune" in config.first_stage:
+        key = _hash([fingerprint, data[config.train_split], first_stage, config.depth])
+        tuned = (Job("tune_bm25", key, folder, partial(tune, config)),)
+    made = [*tuned, overview := analysis(OVERVIEW, None, [*tuned])]
     # Filled while the jobs are made; each has what was measured before it when it runs.
     measured: dict[str, list[tuple[str, int, Job]]] = {split: [] for split in config.splits}
-    for each in trainings(config):
-        made.append(training := train(each, measured[validation]))
-        measured[validation].append((each.system, each.seed, training))
+    for group in with_rotations(config, list(trainings(config))):
+        system, seed = group[0].system, group[0].seed
+        if config.folds:
+            tested = []
+            for rotation, each in enumerate(group):
+                made.append(trained := train(each, None))
+                level = config.splits[validation]
+                made.append(rerank(each, trained, each.name, part("test", rotation), level, None))
+                tested.append(made[-1])
+            key = _hash([job.key for job in tested])
+            run = partial(_join, config, group, measured[validation])
+            made.append(Job(f"join_{system}_seed{seed}", key, folder, run, tuple(tested)))
+            measured[validation].append((system, seed, made[-1]))
+            continue
+        [each] = group
+        made.append(trained := train(each, measured[validation]))
+        measured[validation].append((system, seed, trained))
         for split, level in list(config.splits.items())[1:]:
-            key = _hash([training.key, data[split], level])
-            run = partial(_rerank, config, each, split, measured[split])
-            made.append(Job(f"rerank_{each.name}_{split}", key, folder, run, (training,), training.gpus))
-            measured[split].append((each.system, each.seed, made[-1]))
+            made.append(rerank(each, trained, f"{each.name}_{split}", split, level, measured[split]))
+            measured[split].append((system, seed, made[-1]))
     for notebook, which in ANALYSES.items():
+        if config.folds and which not in OF_FOLDS:
+            continue
         looked_at = {
             "every": list(config.splits), "validation": [validation], "once": [None], "another": [None] * len(away),
             "categories": [split for split in config.splits if "category" in collection.queries(split)],
@@ -213,12 +155,13 @@ def jobs(config: Config) -> list[Job]:
         systems = generating if which == "generating" else compared
         for split in looked_at[which]:
             needed = measured if which == "another" else {split or validation: measured[split or validation]}
-            made.append(analysis(notebook, split, [job for found in needed.values() for _, _, job in found], systems))
+            needs = [overview, *(job for found in needed.values() for _, _, job in found)]  # BM25's values are of 02
+            made.append(analysis(notebook, split, needs, systems))
     for study in config.studies:
         of_study = [train(each, None) for each in trainings(config, study)]
         made += of_study
         if study in STUDIES:
-            needs = [*(job for _, _, job in measured[validation]), *of_study]
+            needs = [overview, *(job for _, _, job in measured[validation]), *of_study]
             made.append(analysis(STUDIES[study], None, needs, config.studies[study]["systems"]))
     return made
 
@@ -231,9 +174,14 @@ def _compared_with(baseline: str, systems: Sequence[str]) -> str:
 
 def prepare(config: Config) -> list[Job]:
     """The jobs of a sweep, with `config.json` written for them and the stamps removed of those whose files have gone
-    or changed."""
+    or changed.
+
+    Raises as `jobs`, and FileNotFoundError, naming all of them, for pretrained weights that a training needs and that
+    are neither here nor to be had.
+    """
     with chdir(config.project):  # what relative paths in a config are relative to
         made = jobs(config)
+        _require_weights(config, {job.name for job in made if not job.is_done()})
     folder = Path(config.folder)
     (folder / ".jobs").mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(config), indent=2) + "\n"
@@ -246,13 +194,20 @@ def prepare(config: Config) -> list[Job]:
     return made
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs of this machine that jobs may be given, by the names that CUDA_VISIBLE_DEVICES takes. Found without
-    CUDA, which takes seconds to start."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
-    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+def _require_weights(config: Config, undone: set[str]) -> None:
+    """Refuse to start where the weights that trainings of these jobs begin with cannot be had. Nothing is downloaded."""
+    from .checkpoints import require_checkpoint  # asks the hub's client, which is slow to import
+
+    every = [*trainings(config), *(each for study in config.studies for each in trainings(config, study))]
+    needed = [each.given.get("checkpoint") for each in every if f"train_{each.name}" in undone]
+    missing = []
+    for checkpoint in dict.fromkeys(needed):
+        try:
+            require_checkpoint(checkpoint)
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(missing))
 
 
 def _train(
@@ -273,10 +228,11 @@ def _train(
         record.write_text(json.dumps({"inputs": inputs}) + "\n", encoding="utf-8")
     from .executing import execute_notebook  # slow to import, and planning does without
 
-    with _gpus(training.given):
+    with own_gpus(training.given):
         try:
             execute_notebook(
-                _notebook(config, TRAINING), folder / f"{TRAINING}.ipynb", training.given, config.project, training.title
+                _notebook(config, TRAINING), folder / f"{TRAINING}.ipynb", training.given | first_stage_of(config),
+                config.project, training.title,
             )
         except RuntimeError as error:
             if "holds another training" in str(error):
@@ -295,23 +251,41 @@ def _is_of_another_split(path: Path, split: str) -> bool:
 
 
 def _rerank(
-    config: Config, training: Training, split: str, measured: Sequence[tuple[str, int, Job]]
+    config: Config, training: Training, split: str, level: int, measured: Sequence[tuple[str, int, Job]] | None
 ) -> list[Path]:
-    collection, folder = load_collection(config.collection), training.home
-    candidates = bm25_candidates(collection, split, depth=config.depth, index_dir=indexes_folder())
-    with _gpus(training.given):
+    collection, folder = load_collection(training.given["collection"]), training.home
+    candidates = bm25_candidates(
+        collection, split, depth=config.depth, index_dir=indexes_folder(), **first_stage_of(config)
+    )
+    with own_gpus(training.given):
         measure_system(
-            folder, collection, candidates, split, config.splits[split], training.given.get("device", "auto"),
+            folder, collection, candidates, split, level, training.given.get("device", "auto"),
             progress=sys.stderr.isatty(),
         )
-    _show_so_far(config, split, measured, (training.system, training.seed))
+    if measured is not None:
+        _show_so_far(config, split, measured, (training.system, training.seed))
+    return _measured_files(folder, split)
+
+
+def _join(config: Config, rotations: Sequence[Training], measured: Sequence[tuple[str, int, Job]]) -> list[Path]:
+    """The test queries of all rotations as one split, where the analyses look for a system's results."""
+    [split] = config.splits
+    system, seed = rotations[0].system, rotations[0].seed
+    folder = Path(config.folder) / system / f"seed{seed}"
+    join_folds([(each.home, part("test", number)) for number, each in enumerate(rotations)], folder, split, system)
+    _show_so_far(config, split, measured, (system, seed))
+    return _measured_files(folder, split)
+
+
+def _measured_files(folder: Path, split: str) -> list[Path]:
     return [folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv", folder / f"run.{split}.json"]
 
 
 def _analyse(config: Config, notebook: str, name: str, given: dict) -> list[Path]:
     from .executing import execute_notebook
 
-    folder = Path(config.folder)
+    folder, declared = Path(config.folder), notebook_parameters(_notebook(config, notebook))
+    given = given | {key: value for key, value in first_stage_of(config).items() if key in declared}
     executed = folder / "notebooks" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     started = executed.with_suffix(".started")
@@ -384,29 +358,6 @@ def _code(config: Config, notebook: str) -> str:
 
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _gpus(given: Mapping) -> Iterator[None]:
-    """Give the job as many GPUs as it has processes, none of them in use by another job of this machine; without GPUs
-    nothing happens. A lock on a file, which ends with the process that holds it, says that a GPU is in use."""
-    gpus = [] if given.get("device") == "cpu" else visible_gpus()
-    size = given.get("processes", 1)
-    groups = [",".join(gpus[first : first + size]) for first in range(0, len(gpus), size)]
-    if not groups:
-        yield
-        return
-    with ExitStack() as stack:
-        for group in groups:
-            name = re.sub(r"[^\w-]", "-", group)
-            path = Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock"
-            lock = stack.enter_context(open(path, "w"))
-            if locked(lock):
-                break
-        else:  # all are in use, by another sweep
-            locked(lock, wait=True)
-        os.environ["CUDA_VISIBLE_DEVICES"] = group
-        yield
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .collections import rotations_of
+from .first_stage import check_parameters
 from .notebook import check_value, notebook_parameters, unknown_name
 from .settings import TrainingSettings
 from .systems import FIRST_STAGE, SYSTEMS, system_name
@@ -15,7 +17,7 @@ TRAINING = "03_train"
 SET_BY_SWEEP = {
     "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
     "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
-    "transfer_split", "transfer_relevance_level",
+    "transfer_split", "transfer_relevance_level", "k1", "b", "enriched",
 }  # fmt: skip
 
 
@@ -27,8 +29,12 @@ class Config:
     collection: as `load_collection` takes it. train_split: to learn from.
     splits: what to re-rank and measure, in this order, with the lowest grade that counts as relevant. The first one is
         the validation split.
+    folds: 0, or how many rotations every system is trained in: then the one split is learned from and measured, each
+        session with a model that has not seen it.
     systems, seeds: what to train, in this order. baseline: what significance is tested against.
-    depth: candidates a query. parameters: those of 03_train for each system.
+    depth: candidates a query. first_stage: BM25's `k1` and `b`, or to `tune` them on so many training queries, and
+        `enriched` passages to search; what is not there is `bm25_candidates`' own.
+    parameters: those of 03_train for each system.
     studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
         name, the parameters of 03_train for each system.
     folder: where the results go. project: the folder with `notebooks`.
@@ -38,10 +44,12 @@ class Config:
     collection: str
     train_split: str
     splits: dict[str, int]
+    folds: int
     systems: list[str]
     seeds: list[int]
     baseline: str
     depth: int
+    first_stage: dict[str, object]
     parameters: dict[str, dict]
     studies: dict[str, dict]
     folder: str
@@ -49,11 +57,12 @@ class Config:
 
 
 _TYPES = {
-    "collection": "str", "train_split": "str", "splits": "dict", "systems": "list[str]", "seeds": "list[int]",
-    "baseline": "str", "depth": "int", "parameters": "dict", "overrides": "dict", "studies": "dict",
-    "results": "str",
+    "collection": "str", "train_split": "str", "splits": "dict", "folds": "int", "systems": "list[str]",
+    "seeds": "list[int]", "baseline": "str", "depth": "int", "first_stage": "dict", "parameters": "dict",
+    "overrides": "dict", "studies": "dict", "results": "str",
 }  # fmt: skip
-_OPTIONAL = {"parameters": {}, "overrides": {}, "studies": {}, "results": None}
+_OPTIONAL = {"folds": 0, "first_stage": {}, "parameters": {}, "overrides": {}, "studies": {}, "results": None}
+_FIRST_STAGE = {"k1": "float", "b": "float", "enriched": "str", "tune": "int"}
 _STUDY = {"systems": "list[str]", "seeds": "list[int]", "variants": "dict"}
 
 
@@ -61,7 +70,9 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     """Check a config before anything runs.
 
     values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
-        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`; `results` is the folder that gets the results folder, `papermill_runs` unless given.
+        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`; `results` is the folder that gets
+        the results folder, `papermill_runs` unless given. With `folds` the collection is `folds:<split>:<collection>`,
+        and train, validate and test are the splits of a rotation.
     name: the config's. project: the folder with `notebooks` and `papermill_runs`.
 
     Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
@@ -96,6 +107,9 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
                 f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
                 f"found {split!r}: {level!r}"
             )
+    values["first_stage"] = _first_stage(name, values["first_stage"])
+    if values["folds"]:
+        values |= _whole(name, values)
     systems = _systems(name, values["systems"])
     baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
     if baseline not in (FIRST_STAGE, *systems):
@@ -124,14 +138,54 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
                 for variant, differ in variants.items()
             },
         }  # fmt: skip
-    trained = {*systems, *(system for study in studies.values() for system in study["systems"])}
-    if unused := set(overrides) - trained:
-        raise ValueError(f"config {name}: overrides for {', '.join(sorted(unused))}, which systems does not list")
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
         studies=studies, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
-        **{key: values[key] for key in ("collection", "train_split", "splits", "seeds", "depth")},
+        **{key: values[key] for key in ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage")},
     )  # fmt: skip
+
+
+def _first_stage(name: str, given: dict) -> dict:
+    """What BM25 is given, checked."""
+    where = f"{name}, first_stage"
+    checked = {}
+    for key, value in given.items():
+        if key not in _FIRST_STAGE:
+            raise ValueError(f"config {where}: {unknown_name('key', key, _FIRST_STAGE, 'it has')}")
+        checked[key] = _number(value, _FIRST_STAGE[key])
+        _check(where, key, checked[key], _FIRST_STAGE[key])
+    if "tune" in checked and (checked["tune"] < 1 or {"k1", "b"} & set(checked)):
+        raise ValueError(
+            f"config {where}: expected k1 and b, or to tune them on 1 training query or more, found "
+            + ", ".join(f"{key}: {value}" for key, value in checked.items())
+        )
+    try:
+        check_parameters(1, checked.get("k1", 0), checked.get("b", 0))
+    except ValueError as error:
+        raise ValueError(f"config {where}: {error}") from None
+    return checked
+
+
+def _whole(name: str, values: Mapping) -> dict:
+    """What a config with folds measures: the collection and the split that its rotations are made of."""
+    rotations, levels = rotations_of(values["collection"]), values["splits"]
+    if values["folds"] < 3 or rotations is None or rotations[2] not in (5, values["folds"]):
+        raise ValueError(
+            f"config {name}: expected folds of 3 or more and the collection folds:<split>:<collection>, found folds "
+            f"{values['folds']} and the collection {values['collection']!r}"
+        )
+    if values["train_split"] != "train" or list(levels) != ["validate", "test"] or len(set(levels.values())) > 1:
+        raise ValueError(
+            f"config {name}: with folds expected train_split train and splits {{validate: n, test: n}}, the parts of every "
+            f"rotation, found {values['train_split']} and {levels}"
+        )
+    if values["studies"] or "tune" in values["first_stage"]:
+        raise ValueError(
+            f"config {name}: with folds every query is tested on, and none is left for "
+            + ("studies: give them a config of their own" if values["studies"] else "tune: give k1 and b")
+        )
+    whole, split, _ = rotations
+    return {"collection": whole, "train_split": split, "splits": {split: levels["test"]}}
 
 
 def _read_study(where: str, study: object, given: object) -> tuple[list[str], list[int], dict]:

@@ -362,6 +362,10 @@ class _Training:
         progress.validation.append(
             {"epoch": epoch, "step": progress.step - 1, "measure": VALIDATION_MEASURE, "value": value}
         )
+        progress.validation_queries += [
+            {"epoch": epoch, "step": progress.step - 1, "query_id": query_id, "value": of_query}
+            for query_id, of_query in zip(values["query_id"], values["value"].tolist())
+        ]
         if progress.best_value is None or value > progress.best_value:
             progress.best_epoch, progress.best_value = epoch, value
             if self.accelerator.is_main_process:

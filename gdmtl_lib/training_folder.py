@@ -3,6 +3,7 @@
     settings.json               what is trained: the settings and the hashes of everything it depends on
     history.csv, timing.csv     a row an optimiser step; the first a function of the seed, the second of the machine
     validation.csv              a row an epoch
+    validation_queries.csv      a row an epoch and query, for choosing the epoch by cross-validation (see `folds`)
     gradients.csv               where asked for: how the tasks' gradients lie to each other, at every n-th step
     training_state.safetensors  weights and optimiser while the training runs; gone when it is finished
     checkpoint/                 the weights to keep
@@ -38,11 +39,13 @@ class Progress:
     scaler: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     validation: list[dict] = field(default_factory=list)
+    validation_queries: list[dict] = field(default_factory=list)
     timing: list[dict] = field(default_factory=list)
     gradients: list[dict] = field(default_factory=list)
 
 
-TABLES = ("history", "validation", "timing", "gradients")
+TABLES = ("history", "validation", "validation_queries", "timing", "gradients")
+_AS_TEXT = {"dtype": {"query_id": str}, "keep_default_na": False}  # ids are no numbers, and none is missing
 
 
 class TrainingFolder:
@@ -185,7 +188,8 @@ class TrainingFolder:
 
     def _read_table(self, table: str) -> list[dict]:
         file = self.folder / f"{table}.csv"
-        return pd.read_csv(file).to_dict("records") if file.exists() else []
+        as_text = _AS_TEXT if table == "validation_queries" else {}
+        return pd.read_csv(file, **as_text).to_dict("records") if file.exists() else []
 
 
 def _digest(tensors: dict[str, torch.Tensor], progress: Progress) -> str:

@@ -6,7 +6,7 @@ Away, a query may ask what a training query asked: their relevant passage is the
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +31,7 @@ def measure_away(
     name: str | None = None,
     device: str = "auto",
     progress: bool = True,
+    first_stage: Mapping[str, object] | None = None,
 ) -> Results:
     """Re-rank a split with every trained system of a config, as it is, and measure it.
 
@@ -45,7 +46,7 @@ def measure_away(
         name: another collection's, as `load_collection` takes it; its results go into `transfer/<short name>` of the
             config's folder. None for the collection that the systems were trained on: results then lie beside those
             of its other splits.
-        device, progress: as for `rerank`.
+        device, progress: as for `rerank`. first_stage: k1, b and enriched, as for `bm25_candidates`.
 
     Returns:
         The results away.
@@ -54,7 +55,7 @@ def measure_away(
         ValueError: as `bm25_candidates`, `rerank` and `evaluate`.
     """
     folder = home.folder if name is None else home.folder / "transfer" / short_name(name)
-    candidates = measure_first_stage(folder, collection, split, depth, relevance_level)
+    candidates = measure_first_stage(folder, collection, split, depth, relevance_level, **first_stage or {})
     for system in LABELS if systems is None else map(system_name, systems):
         for seed in home.seeds(system):
             where = home.folder / system / f"seed{seed}"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdmtl_lib.collections import Collection, load_collection
-from gdmtl_lib.folds import Rotation, cross_validated_epochs, joined, kfold, session_folds
+from gdmtl_lib.folds import Rotation, cross_validated_epochs, cross_validation, joined, kfold, session_folds
 from gdmtl_lib.formats import Split
 from gdmtl_lib.instances import TrainingInstances
 
@@ -113,6 +113,24 @@ def test_values_that_do_not_fit_the_folds_are_refused(values, folds, message):
     with pytest.raises(ValueError) as caught:
         cross_validated_epochs(values, folds)
     assert str(caught.value) == message
+
+
+def test_cross_validation_of_a_training_beside_what_it_keeps(tmp_path):
+    """Four queries, so four folds of one. Means of all after the three epochs: .325, .375, .525, so epoch 2 is kept. By
+    the sums of the other three: without a 1.3, .5, 1.6; without b 1.3, 1.5, 1.6; without d .8, 1, 1.6: epoch 2 each
+    time; without c .5, 1.5, 1.5: epoch 1, the earlier of equals, with which c is worth 0 in place of .6. So the mean is
+    (.5 + .5 + 0 + .5) / 4 = .375, and .525 with the epoch that is kept."""
+    path = tmp_path / "validation_queries.csv"
+    VALUES.replace({"query_id": {"a": "007", "b": "NA"}}).assign(step=0).to_csv(path, index=False)
+    table = cross_validation(path)
+    assert list(table.index) == [0, 1, 2, 3, "all"] and list(table["queries"]) == [1, 1, 1, 1, 4]
+    assert sorted(table["epoch"][:4]) == [1, 2, 2, 2] and table["epoch"]["all"] == 2
+    assert table.loc[table["epoch"] == 1, ["cross-validated", "kept"]].to_numpy().tolist() == [[0.0, 0.6]]
+    assert table.loc["all", ["cross-validated", "kept"]].tolist() == pytest.approx([0.375, 0.525])
+    assert cross_validation(path, folds=2)["queries"].tolist() == [2, 2, 4]
+    VALUES[VALUES["query_id"] == "a"].to_csv(path, index=False)
+    with pytest.raises(ValueError, match="^expected 2 folds or more, found 1$"):
+        cross_validation(path)
 
 
 def test_parts_are_joined_and_a_query_that_stands_in_two_is_refused():

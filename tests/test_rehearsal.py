@@ -3,7 +3,10 @@ first stage, training, choosing the epoch, transfer and the folds by session. Ra
 but that every step takes what the one before gives."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +20,7 @@ from gdmtl_lib.first_stage import bm25_candidates
 from gdmtl_lib.first_stage_tuning import tune_bm25
 from gdmtl_lib.folds import cross_validated_epochs, joined, kfold, session_folds
 
+PROJECT = Path(__file__).parent.parent
 PASSAGES, TRAINING, DEV, SESSIONS = 8_842, 533, 7, 5
 
 
@@ -108,3 +112,90 @@ def test_rehearsal_of_the_papers_setting(folder, toy_bert_folder, tmp_path, monk
         parts.append(evaluate(run, folds.qrels(f"test{number}"), PAPER_MEASURES, relevance_level=2))
     same = joined(parts).sort_values(["measure", "query_id"], ignore_index=True)
     pd.testing.assert_frame_equal(same, whole.sort_values(["measure", "query_id"], ignore_index=True))
+
+
+# --- through the Snakefile, as `make figures` calls it ---------------------------------------------------------
+
+
+def snakemake(config: str, folder: Path, *arguments: str, **values: object) -> str:
+    """Run the sweep of a config of the project, some of its values changed; returns what it printed."""
+    command = [
+        sys.executable, "-m", "snakemake", "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "2",
+        "--configfile", str(PROJECT / "papermill_runs" / "configs" / f"{config}.yaml"), "--directory", str(folder),
+        "--max-threads", "1", *arguments,
+        "--config", f"results={folder}", *(f"{name}={json.dumps(value)}" for name, value in values.items()),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(PROJECT)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def toy(toy_bert_folder) -> dict:
+    """Parameters that replace the paper's: all that is smaller about the rehearsal."""
+    return {
+        "checkpoint": str(toy_bert_folder), "layers": 1, "epochs": 2, "batch_size": 8, "train_fraction": 0.06,
+        "train_depth": 10, "max_length": 32, "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monkeypatch):
+    """msmarco.yaml itself: BM25 tuned over DeepCT's passages, two systems trained, measured on dev, taken to CAsT."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wanted = ["04_rerank_and_evaluate_dev-small", "06_win_tie_loss_dev-small", "10_transfer"]
+    change = {
+        "collection": str(folder), "systems": ["bert", "gdmtl"], "splits": {"cast-2019": 2}, "depth": 20,
+        "first_stage": {"tune": 30, "enriched": str(folder.parent / "deepct.jsonl")}, "parameters": toy,
+    }  # fmt: skip
+    text = snakemake("msmarco", tmp_path, "--until", *wanted, **change)
+    results = tmp_path / "msmarco"
+    tuned = json.loads((results / "bm25" / "tuned.json").read_text())
+    assert f"BM25: k1 {tuned['k1']:g} and b {tuned['b']:g} find " in text
+    for split in ("dev-small", "cast-2019"):
+        for home in ("bm25", "bert/seed0", "gdmtl/seed0"):
+            assert (results / home / f"per_query.{split}.csv").is_file()
+    table = pd.read_csv(results / "tables" / "effectiveness.dev-small.csv", index_col="system")
+    assert list(table.index) == ["BM25", "BERT", "GDMTL"]
+    assert (results / "tables" / "transfer.cast-2019.csv").is_file()
+    by_query = pd.read_csv(results / "bert" / "seed0" / "validation_queries.csv")
+    assert len(by_query) == 2 * DEV and set(by_query["epoch"]) == {0, 1}
+    made = {path.name.partition(".")[0] for path in (results / ".jobs").glob("[!.]*")}
+    assert made == {
+        "tune_bm25", "02_collection_and_candidates", *wanted,
+        *(f"train_{system}_seed0" for system in ("bert", "gdmtl")),
+        *(f"rerank_{system}_seed0_cast-2019" for system in ("bert", "gdmtl")),
+    }  # fmt: skip
+    # What is done is not done again; what k1 decides is, which is everything.
+    again = snakemake("msmarco", tmp_path, "-n", "--until", *wanted, **change)
+    assert "train_bert_seed0" not in again
+    other = snakemake("msmarco", tmp_path, "-n", "--until", *wanted, **change | {"first_stage": {"k1": 2.0}})
+    assert "train_bert_seed0" in other
+
+
+@pytest.mark.parametrize("config", sorted(path.stem for path in (PROJECT / "papermill_runs" / "configs").glob("*.yaml")))
+def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path, monkeypatch):
+    """`snakemake -n`, with small files of the right formats and a toy where a config needs what is not in the project."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    change = {}
+    if config in ("msmarco", "cast2019"):
+        change = {"collection": str(folder), "systems": ["bert", "gdmtl"], "parameters": toy}
+        if config == "cast2019":
+            change["collection"] = f"folds:cast-2019:{folder}"
+    if config == "wikiqa":
+        header = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
+        for number, split in enumerate(("train", "dev")):
+            line = f"Q{number}\twhat is ice\tD{number}\tIce\tD{number}-0\tIce is water.\t1\n"
+            (tmp_path / f"WikiQA-{split}.tsv").write_text(header + line)
+        change["collection"] = f"wikiqa:{tmp_path}"
+    if config == "squad_sentences":
+        for split in ("dev", "test"):
+            (tmp_path / f"src-{split}.txt").write_text(f"ice is water in {split} .\n")
+            (tmp_path / f"tgt-{split}.txt").write_text(f"what is ice in {split} ?\n")
+        change["collection"] = f"sentences:{tmp_path}"
+    listed = snakemake(config, tmp_path / "results", "-n", **change)
+    jobs = {"02_collection_and_candidates", "train_bert_seed0", "04_rerank_and_evaluate"}
+    if config == "cast2019":
+        jobs = jobs - {"train_bert_seed0"} | {"train_bert_seed0_fold4", "rerank_gdmtl_seed0_fold0", "join_gdmtl_seed0"}
+    assert all(job in listed for job in jobs), listed
+    assert not list((tmp_path / "results").glob("*/*/seed*"))  # nothing was run

@@ -101,7 +101,7 @@ def assert_same_training(found, expected):
     assert weights[0].keys() == weights[1].keys()
     for name in weights[0]:
         assert torch.equal(weights[0][name], weights[1][name]), name
-    for table in ("history.csv", "validation.csv", "gradients.csv"):
+    for table in ("history.csv", "validation.csv", "validation_queries.csv", "gradients.csv"):
         there = [(folder / table).read_bytes() if (folder / table).exists() else None for folder in (found, expected)]
         assert there[0] == there[1], table
     finished = [json.loads((folder / "settings.json").read_text())["finished"] for folder in (found, expected)]
@@ -520,7 +520,7 @@ def test_tables(toy_bert_folder, tmp_path):
     assert timing["step"].tolist() == list(range(6)) and (timing["seconds"] > 0).all()
     assert timing["tokens"].min() >= 3 * 2 * 12
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint", "history.csv", "settings.json", "timing.csv", "validation.csv",
+        "checkpoint", "history.csv", "settings.json", "timing.csv", "validation.csv", "validation_queries.csv",
     ]  # fmt: skip
 
 
@@ -542,7 +542,7 @@ def test_the_best_epoch_is_kept_and_the_earlier_of_equals(toy_bert_folder, tmp_p
         original(self, progress)
 
     monkeypatch.setattr(training._Training, "_validate", validate)
-    monkeypatch.setattr(training, "evaluate", lambda *_: pd.DataFrame({"value": [next(values)]}))
+    monkeypatch.setattr(training, "evaluate", lambda *_: pd.DataFrame({"query_id": ["q"], "value": [next(values)]}))
     model, history = Training(toy_bert_folder, validated=True, epochs=4)(tmp_path)
     assert len(history) == 12
     for state in (model.state_dict(), load_model(tmp_path / "checkpoint").state_dict()):
@@ -562,6 +562,9 @@ def test_what_is_measured_is_mean_rr_of_the_model_at_that_moment(toy_bert_folder
     run = gdmtl.rerank(model, collection, candidates_of(collection, "dev"), progress=False)
     values = evaluate(run, collection.qrels("dev"), ["RR@10"])
     assert pd.read_csv(tmp_path / "validation.csv")["value"].tolist() == [values["value"].mean()]
+    by_query = pd.read_csv(tmp_path / "validation_queries.csv")
+    assert by_query[["query_id", "value"]].to_numpy().tolist() == values[["query_id", "value"]].to_numpy().tolist()
+    assert by_query[["epoch", "step"]].drop_duplicates().to_numpy().tolist() == [[0, 2]]
 
 
 # --- language-model heads -----------------------------------------------------------------------------------

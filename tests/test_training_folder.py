@@ -59,11 +59,13 @@ def test_a_state_comes_back_with_equal_bits(folder):
     progress = Progress(
         step=3, best_epoch=0, best_value=0.1 + 0.2, scaler={"scale": 65536.0, "_growth_tracker": 2}, history=HISTORY,
         validation=[{"epoch": 0, "step": 2, "measure": "RR@10", "value": 1 / 3}],
+        validation_queries=[{"epoch": 0, "step": 2, "query_id": query, "value": 1 / 7} for query in ("007", "NA", "31_1")],
         timing=[{"step": step, "seconds": 0.1, "tokens": 7} for step in range(3)],
     )  # fmt: skip
     folder.save(progress, model, optimizer)
     assert files(folder) == [
         "history.csv", "settings.json", "timing.csv", "training_state.safetensors", "validation.csv",
+        "validation_queries.csv",
     ]  # fmt: skip
     other, other_optimizer = trained(steps=0)
     assert folder.load(other, other_optimizer) == progress

@@ -102,11 +102,12 @@ def test_plain_transformers_and_sha256sum_open_a_checkpoint(checkpoint):
 PROGRESS = Progress(
     step=3, best_epoch=0, best_value=0.1 + 0.2, history=HISTORY,
     validation=[{"epoch": 0, "step": 2, "measure": "RR@10", "value": 1 / 3}],
+    validation_queries=[{"epoch": 0, "step": 2, "query_id": "31_1", "value": 1 / 3}],
     timing=[{"step": step, "seconds": 0.1, "tokens": 7} for step in range(3)],
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("file", ["training_state.safetensors", "history.csv", "validation.csv", "timing.csv"])
+@pytest.mark.parametrize("file", ["training_state.safetensors", "history.csv", "validation.csv", "validation_queries.csv", "timing.csv"])
 def test_a_damaged_state_is_refused(tmp_path, file):
     """Also by what the tables beside it say of the steps that it has made."""
     folder = TrainingFolder(tmp_path / "seed0", DESCRIPTION)
