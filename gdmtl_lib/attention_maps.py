@@ -360,8 +360,9 @@ def _words(tokens: list[str]) -> list[str]:
 
 def _attention_modules(model) -> Iterator[tuple[str, torch.nn.Module]]:
     if model.system.backbone == "encoder":
-        for layer in model.bert.encoder.layer:
-            yield "encoder", layer.attention.self
+        for name, module in model.base_model.named_modules():
+            if name.endswith(model.family.attention):
+                yield "encoder", module
         return
     for layer in model.model.encoder.layers:
         yield "encoder", layer.self_attn
