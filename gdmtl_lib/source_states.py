@@ -79,7 +79,8 @@ class KeyValues:
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Add the next layer's keys and values, [b, h, n, d / h]. Returns all that its new tokens may attend to."""
         if self._layers is None:
-            self._layers = self._side_by_side(key.dtype)
+            # One token at a time is written, many more follow; several at once are a whole text that is read.
+            self._layers = self._side_by_side(key.dtype, self.ROOM if key.shape[2] == 1 else key.shape[2])
         layer, end = self._layers[self._layer], self._length + key.shape[2]
         for part, states in enumerate((key, value)):
             if end > layer[part].shape[2]:
@@ -100,14 +101,15 @@ class KeyValues:
             chosen._layers = [[part[rows] for part in layer] for layer in self._layers]
         return chosen
 
-    def _side_by_side(self, dtype: torch.dtype) -> list[list[Tensor]]:
+    def _side_by_side(self, dtype: torch.dtype, room: int) -> list[list[Tensor]]:
         layers, heads, _, width = self._sources[0].keys.shape
-        shape = (layers, len(self._sources), heads, self._length + self.ROOM, width)
-        # Not `empty`: what is not attended to has weight 0, and 0 times NaN is NaN.
-        both = [self._sources[0].keys.new_zeros(shape, dtype=dtype) for _ in range(2)]
+        shape = (layers, len(self._sources), heads, self._length + room, width)
+        both = [self._sources[0].keys.new_empty(shape, dtype=dtype) for _ in range(2)]
         for row, source in enumerate(self._sources):
             for all_rows, states in zip(both, (source.keys, source.values)):
                 all_rows[:, row, :, : len(source)] = states
+                # What is not attended to has weight 0, and 0 times NaN is NaN.
+                all_rows[:, row, :, len(source) : self._length] = 0
         self._sources = []  # let them go
         return [list(layer) for layer in zip(*both)]
 

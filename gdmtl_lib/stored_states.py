@@ -26,15 +26,18 @@ from .reranking import fingerprint_of
 from .source_states import Source, encode_sources
 
 FORMAT = "passages' states, 1"
+# Of a configuration, what a model's states do not depend on: it may change when a checkpoint is saved and opened.
+NOT_OF_STATES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+WORDS = 64  # of 8 bytes, a disk's sector, that a checksum adds up
 
 
 @dataclass(frozen=True)
 class StoredStates:
     """A folder that keeps passages' states, and how large it may get.
 
-    limit_gb: 10^9 bytes, over all models; 0 stores nothing, only reads. A passage of 80 tokens takes 3 MB with a model of BERT-base's size. When the
-    limit is reached no more are stored: if old ones made room for new ones, a run through more passages than fit would
-    throw out each before it comes to it again.
+    limit_gb: 10^9 bytes, over all models; 0 stores nothing, only reads. A passage of 80 tokens takes 3 MB with a model of
+    BERT-base's size. When the limit is reached no more are stored: if old ones made room for new ones, a run through
+    more passages than fit would throw out each before it comes to it again.
     """
 
     folder: str | os.PathLike
@@ -69,7 +72,9 @@ class ModelStates:
 
     def __init__(self, folder: Path, model, precision: str, limit: int):
         self._model, self._limit = model, limit
-        self._key = hashlib.sha256(json.dumps([FORMAT, fingerprint_of(model), precision]).encode())
+        config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_OF_STATES}
+        whose = [FORMAT, fingerprint_of(model), config, precision]
+        self._key = hashlib.sha256(json.dumps(whose, sort_keys=True, default=str).encode())
         self._folder = folder / self._key.hexdigest()[:16]
         self._size = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
 
@@ -108,8 +113,10 @@ class ModelStates:
             return None
 
     def _write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        size = sum(part.nbytes for part in tensors.values())
-        if self._size + size > self._limit:
+        path = self._path(key)
+        content = safetensors.torch.save({name: part.cpu() for name, part in tensors.items()}, _described(key, tensors))
+        more = len(content) - (path.stat().st_size if path.exists() else 0)  # a spoiled file is replaced
+        if self._size + more > self._limit:
             if self._limit:
                 warnings.warn(
                     f"{self._folder.parent} has reached its limit of {self._limit / 1e9:g} GB: more passages' states are "
@@ -117,26 +124,24 @@ class ModelStates:
                     stacklevel=2,
                 )
             return
-        path = self._path(key)
         unfinished = path.with_suffix(".tmp")
-        before = path.stat().st_size if path.exists() else 0  # a spoiled file is replaced
         self._folder.mkdir(exist_ok=True)
         try:
-            safetensors.torch.save_file(
-                {name: part.cpu() for name, part in tensors.items()}, unfinished, _described(key, tensors)
-            )
+            unfinished.write_bytes(content)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        self._size += path.stat().st_size - before
+        self._size += more
 
 
 def _described(key: str, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Whose states these are, and a checksum: the sum of their 64-bit words, which a cut or a flipped bit changes and
-    which takes no longer than to read them."""
-    total = 0
-    for part in tensors.values():
-        words = part.cpu().flatten().view(torch.int16).numpy()
-        whole = len(words) // 4 * 4
-        total += int(words[:whole].view(np.int64).sum()) + int(words[whole:].sum(dtype=np.int64))
-    return {"key": key, "sum": str(total)}
+    """Whose states these are, and a checksum: the hash of the sums of all their sectors, which takes no longer than to
+    read them."""
+    digest = hashlib.sha256()
+    for name, part in sorted(tensors.items()):
+        digest.update(f"{name} {part.dtype} {list(part.shape)}".encode())
+        content = part.cpu().contiguous().flatten().view(torch.uint8).numpy()
+        whole = content.size // (8 * WORDS) * 8 * WORDS
+        digest.update(content[:whole].view(np.int64).reshape(-1, WORDS).sum(axis=1))
+        digest.update(content[whole:])
+    return {"key": key, "sum": digest.hexdigest()}

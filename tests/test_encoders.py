@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,13 +11,13 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.attention_maps import attention_weights, build_sequence
-from gdmtl_lib.collections import Collection
 from gdmtl_lib.costs import parameter_counts
 from gdmtl_lib.encoders import FAMILIES, REFUSED, by_kind_of_layer
 from gdmtl_lib.inputs import Sequence, pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.likelihood import log_likelihoods
 from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.reranking import in_precision
 
 WINDOW = 4  # ModernBERT's local layers see so many tokens to either side
 SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
@@ -133,7 +132,7 @@ def test_a_saved_checkpoint_opens_in_transformers_with_the_same_states_and_score
         ours, output = model.states(batch), model(batch)
     torch.testing.assert_close(ours, theirs[inputs["attention_mask"].bool()], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(output.scores, scores, rtol=1e-5, atol=1e-5)
-    assert scores.std() > 0.01
+    assert scores.std() > 1e-3
     loaded = load_model(tmp_path / "saved")
     with torch.no_grad():
         assert torch.equal(loaded(batch).scores, output.scores)
@@ -199,6 +198,7 @@ def slowly(model, passage, query, max_tokens):
 
 def test_texts_are_written_as_by_a_slow_loop(model):
     for head in model.generation_heads.values():
+        head.transform.dense.weight.data *= 4  # so that the passages make a difference
         head.bias.data[model.tokenizer.all_special_ids] = -100
     written = gdmtl.generate(model, PASSAGES, QUERIES, max_tokens=9)
     assert written == [slowly(model, *pair, 9) for pair in zip(PASSAGES, QUERIES)]
@@ -228,24 +228,21 @@ def test_attention_weights_are_a_distribution_over_what_the_family_lets_see(mode
     assert far == [not each for each in local]
 
 
-def test_bf16_scores_are_close(model):
-    """Longer than 256 positions: rotary ones would be off by radians in bf16."""
-    passages = {f"d{i}": " ".join(random.Random(i).choices(PASSAGES[1].split(), k=240)) for i in range(8)}
-    queries = gdmtl.formats.Split(_frame({"query_id": ["q"], "text": ["where is the river"]}))
-    collection = Collection("toy", passages, {"dev": queries})
-    candidates = _frame({"query_id": ["q"] * 8, "doc_id": list(passages)})
-    exact, rounded = (
-        gdmtl.rerank(model, collection, candidates, precision=precision, device="cpu", progress=False)
-        .sort_values("doc_id")["score"].to_numpy()
-        for precision in ("fp32", "bf16")
-    )  # fmt: skip
-    assert np.corrcoef(exact, rounded)[0, 1] > 0.95
-
-
-def _frame(columns):
-    import pandas as pd
-
-    return pd.DataFrame(columns, dtype=str)
+def test_in_bf16_states_and_scores_are_close(model):
+    """At 240 positions and more: in bf16 the angles of rotary ones would be off by half a radian."""
+    for parameter in model.base_model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 0.5  # spread less: what is rounded in one layer is not to grow in the next
+    rng = random.Random(0)
+    batch = pack([model.input_builder().rank([rng.randrange(5, 150) for _ in range(240)], [30, 31, 32])])
+    rounded = in_precision(model, "bf16")
+    with torch.no_grad():
+        exact, close = model.states(batch), rounded.states(batch)
+        scores = [each(batch).scores for each in (model, rounded)]
+    assert close.dtype == torch.bfloat16 and scores[1].dtype == torch.float32
+    error = (close.float() - exact).norm(dim=1) / exact.norm(dim=1)
+    assert error.max() < 0.03
+    torch.testing.assert_close(scores[1], scores[0], rtol=0.1, atol=0.02)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -1,6 +1,7 @@
 """States on disk: the scores they give, whose they are, and what happens to a store that is cut short, full or shared."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib import likelihood, stored_states
 from gdmtl_lib.likelihood import query_likelihood
 from gdmtl_lib.locking import alone
-from gdmtl_lib.models import build_model
+from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.source_states import Source, encode_sources
 from gdmtl_lib.stored_states import StoredStates, opened
 from test_likelihood import candidates, collection  # noqa: F401, fixtures
@@ -129,6 +130,18 @@ def test_another_models_states_are_never_used(scores, model, encoded, tmp_path):
     assert np.array_equal(scores(tmp_path / "states"), scores(tmp_path / "elsewhere"))
 
 
+def test_a_saved_models_states_are_its_own_again_and_a_setting_makes_them_others(scores, model, encoded, tmp_path):
+    """Settings count too, not weights alone: the same weights with another norm give other states."""
+    expected = scores(tmp_path / "states")
+    passages = len(encoded)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load_model(tmp_path / "saved")
+    assert np.array_equal(scores(tmp_path / "states", model=loaded), expected) and len(encoded) == passages
+    loaded.config.layer_norm_eps = 0.1
+    scores(tmp_path / "states", model=loaded)
+    assert len(encoded) == 2 * passages
+
+
 def spoilt(content):
     """What a crash, a disk or a mistake makes of a file."""
     middle = len(content) * 3 // 4
@@ -138,6 +151,7 @@ def spoilt(content):
     yield content[:-1]
     yield content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
     yield content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+    yield content[:middle] + content[middle + 512 : middle + 1024] + content[middle : middle + 512] + content[middle + 1024 :]
     yield bytes(len(content))
 
 
@@ -155,17 +169,16 @@ def test_a_spoilt_file_is_computed_anew_and_replaced(scores, encoded, tmp_path):
 
 
 def test_a_run_that_is_interrupted_leaves_nothing_half_written(scores, encoded, tmp_path, monkeypatch):
-    expected, calls, original = scores(None), [], safetensors.torch.save_file
+    expected, written, original = scores(None), [], Path.write_bytes
 
-    def killed_at_the_third(tensors, path, metadata):
-        original(tensors, path, metadata)
-        calls.append(path)
-        if len(calls) == 3:
-            path.write_bytes(path.read_bytes()[:100])
+    def killed_at_the_third(path, content):
+        written.append(path)
+        original(path, content if len(written) < 3 else content[:100])
+        if len(written) == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.torch, "save_file", killed_at_the_third)
+        patch.setattr(Path, "write_bytes", killed_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             scores(tmp_path / "states")
     assert len(files_in(tmp_path / "states")) == 2
@@ -179,7 +192,7 @@ def test_a_run_that_is_interrupted_leaves_nothing_half_written(scores, encoded, 
 def test_at_the_limit_no_more_is_stored_and_the_scores_stay(scores, encoded, tmp_path):
     expected = scores(tmp_path / "all")
     sizes = [path.stat().st_size for path in files_in(tmp_path / "all")]
-    limit = sum(sizes) / 2
+    limit = sum(sizes) // 2
     with pytest.warns(UserWarning, match="has reached its limit of .* GB: more passages' states are computed but not"):
         assert_close(scores(StoredStates(tmp_path / "some", limit / 1e9)), expected)
     kept = files_in(tmp_path / "some")
