@@ -151,7 +151,8 @@ def spoilt(content):
     yield content[:-1]
     yield content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
     yield content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
-    yield content[:middle] + content[middle + 512 : middle + 1024] + content[middle : middle + 512] + content[middle + 1024 :]
+    sector = min(512, len(content) // 4)
+    yield content[: -2 * sector] + content[-sector:] + content[-2 * sector : -sector]
     yield bytes(len(content))
 
 
