@@ -30,7 +30,8 @@ _PART_OF = {
     "model.encoder.embed_": "embeddings", "model.encoder.layernorm_embedding.": "embeddings",
     "model.decoder.embed_": "embeddings", "model.decoder.layernorm_embedding.": "embeddings",
     **{f"{name}.pooler.": "ranking head" for name in _ENCODERS}, **{f"{name}.": "encoder" for name in _ENCODERS},
-    "model.layers.": "encoder", "model.final_norm.": "encoder", "model.encoder.": "encoder", "model.decoder.": "decoder",
+    "model.layers.": "encoder", "model.final_norm.": "encoder",
+    "model.encoder.": "encoder", "model.decoder.": "decoder",
     "classifier.": "ranking head", "pre_classifier.": "ranking head", "head.": "ranking head",
     "classification_head.": "ranking head",
 }  # fmt: skip

@@ -39,10 +39,10 @@ def generate(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> list[str] | list[list[str]]:
-    """Write the query each passage would answer or, given the queries too, the answer; or what a task of your own writes.
+    """Write the query each passage would answer or, given the queries too, the answer.
 
-    model: of a system that generates. passages: texts. queries: one a passage, for tasks that read
-    them, as that of answers (Table 1: GDMTL+ only).
+    model: of a system that generates. passages: texts. queries: one a passage, for tasks that read them, as that of
+    answers (Table 1: GDMTL+ only).
     max_tokens: the longest text to write, at most what the system learned to. task: a generative task of the system; by
     default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a
     token is chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together; by

@@ -42,8 +42,8 @@ def query_likelihood(
 
     reduction: `sum` over the query's tokens and its end, or their `mean`. One query's candidates are ordered alike
     by both; across queries of different lengths only the mean compares.
-    states: a folder that keeps the passages' states, in bf16, for later runs of this model; `StoredStates` for a limit other
-    than its 10 GB. States that are computed here are then rounded as well: no score depends on what was stored.
+    states: a folder that keeps the passages' states, in bf16, for later runs of this model; `StoredStates` for a limit
+    other than its 10 GB. States that are computed here are then rounded as well: no score depends on what was stored.
     Other arguments and returns: as `rerank`. Raises ValueError as `rerank`, for a system that does not learn to write
     queries and for an unknown reduction.
     """
@@ -77,7 +77,7 @@ def query_likelihood(
     return canonical_order(pd.concat(parts, ignore_index=True))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, under which autocast rounds the weights anew at every pass
 def log_likelihoods(
     model, pairs: Sequence[tuple[str, str]], batch_tokens: int, precision: str = "fp32",
     on_progress: Callable[[int], object] | None = None, stored: ModelStates | None = None,
@@ -86,8 +86,7 @@ def log_likelihoods(
     of tokens that is over, int64; in the order given.
 
     batch_tokens: source tokens of one pass, and tokens that the queries of one pass attend to. precision: as for
-    `score_pairs`. on_progress: called with the number of pairs after every pass. stored: where the passages' states are
-    kept.
+    `score_pairs`. on_progress: called with the number of pairs after every pass. stored: where states are kept.
     """
     builder = model.input_builder()
     queries = list(dict.fromkeys(query for query, _ in pairs))

@@ -312,11 +312,12 @@ def _check_family(system: System, config, where: str | os.PathLike) -> None:
     if system.backbone == "encoder":
         families, reason = "bert", why_refused(config)
     else:
-        families = "bert or bart"
-        reason = None if config.model_type in ("bert", "bart") else "its weights fit neither encoder nor decoder of BART"
+        families, fits = "bert or bart", config.model_type in ("bert", "bart")
+        reason = None if fits else "its weights fit neither encoder nor decoder of BART"
     if reason is not None:
         raise ValueError(
-            f"{system.name} needs a checkpoint of the {families} family, but {where} is of {config.model_type!r}: {reason}"
+            f"{system.name} needs a checkpoint of the {families} family, "
+            f"but {where} is of {config.model_type!r}: {reason}"
         )
 
 

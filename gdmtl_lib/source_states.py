@@ -84,8 +84,8 @@ class KeyValues:
         layer, end = self._layers[self._layer], self._length + key.shape[2]
         for part, states in enumerate((key, value)):
             if end > layer[part].shape[2]:
-                more = max(self.ROOM, key.shape[2])
-                layer[part] = torch.cat([layer[part], layer[part].new_empty(*states.shape[:2], more, states.shape[3])], dim=2)
+                more = states.new_empty(*states.shape[:2], max(self.ROOM, key.shape[2]), states.shape[3])
+                layer[part] = torch.cat([layer[part], more], dim=2)
             layer[part][:, :, self._length : end] = states
         self._layer = (self._layer + 1) % len(self._layers)
         if self._layer == 0:

@@ -35,8 +35,8 @@ WORDS = 64  # of 8 bytes, a disk's sector, that a checksum adds up
 class StoredStates:
     """A folder that keeps passages' states, and how large it may get.
 
-    limit_gb: 10^9 bytes, over all models; 0 stores nothing, only reads. A passage of 80 tokens takes 3 MB with a model of
-    BERT-base's size. When the limit is reached no more are stored: if old ones made room for new ones, a run through
+    limit_gb: 10^9 bytes, over all models; 0 stores nothing, only reads. A passage of 80 tokens takes 3 MB with a model
+    of BERT-base's size. When the limit is reached no more are stored: if old ones made room for new ones, a run through
     more passages than fit would throw out each before it comes to it again.
     """
 
@@ -119,8 +119,8 @@ class ModelStates:
         if self._size + more > self._limit:
             if self._limit:
                 warnings.warn(
-                    f"{self._folder.parent} has reached its limit of {self._limit / 1e9:g} GB: more passages' states are "
-                    f"computed but not stored; raise limit_gb, or delete the folders of models that are no longer used",
+                    f"{self._folder.parent} has reached its limit of {self._limit / 1e9:g} GB: more passages' states "
+                    f"are computed but not stored; raise limit_gb, or delete the folders of models no longer used",
                     stacklevel=2,
                 )
             return

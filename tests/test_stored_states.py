@@ -1,4 +1,4 @@
-"""States on disk: the scores they give, whose they are, and what happens to a store that is cut short, full or shared."""
+"""States on disk: the scores they give, whose they are, and a store that is cut short, damaged, full or shared."""
 
 import warnings
 from pathlib import Path

@@ -13,8 +13,8 @@ DEPTH = 16  # candidates a query
 
 
 def bert_base(folder):
-    """`gdmtl` of BERT-base's shape: 12 layers of 768. Its weights are random, which changes nothing about speed; its word
-    pieces are MiniLM's, which are BERT's own."""
+    """`gdmtl` of BERT-base's shape: 12 layers of 768. Its weights are random, which changes nothing about speed; its
+    word pieces are MiniLM's, which are BERT's own."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     AutoTokenizer.from_pretrained(find_checkpoint(DEFAULT_CHECKPOINT)).save_pretrained(folder)
@@ -24,8 +24,9 @@ def bert_base(folder):
 
 
 def test_likelihood_with_stored_states(tmp_path):
-    """Whole calls, the reading of texts, tokens, states and their checksums included, on the same pairs; the passages'
-    states were stored by the call that is not counted. Their pages are then in memory, as those of a store that fits."""
+    """Whole calls on the same pairs, the reading of texts, tokens, states and their checksums included; the passages'
+    states were stored by the call that is not counted. Their pages are then in memory, as those of a store that fits.
+    """
     model = bert_base(tmp_path / "bert-base")
     collection, candidates = collection_of(*like_ms_marco(model.input_builder(), number=500), DEPTH)
     fastest = pick_precision("auto", torch.device("cpu"))
@@ -34,7 +35,10 @@ def test_likelihood_with_stored_states(tmp_path):
     def likelihood():
         return gdmtl.rerank(model, collection, candidates, score="likelihood", states=tmp_path / "states", **how)
 
-    seconds = take_turns({"head": lambda: gdmtl.rerank(model, collection, candidates, **how), "likelihood": likelihood}, 2)
+    def head():
+        return gdmtl.rerank(model, collection, candidates, **how)
+
+    seconds = take_turns({"head": head, "likelihood": likelihood}, 2)
     rate = {contender: len(candidates) / each for contender, each in seconds.items()}
     record(
         f"likelihood with stored states against the ranking head, BERT-base, MS MARCO's lengths, {fastest}, pairs/s",
