@@ -301,7 +301,7 @@ def test_an_unknown_family_and_relative_positions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is of 'bert': its positions are 'relative_key': its attention adds relative"):
         relative = checkpoint_with(tmp_path, model_type="bert", position_embedding_type="relative_key")
         build_model("bert", checkpoint=relative)
-    with pytest.raises(ValueError, match="gdmtl_s needs a checkpoint of the bert or bart family, .* 'roberta': its wei"):
+    with pytest.raises(ValueError, match="a checkpoint of the bert or bart family, .* 'roberta': its weights fit"):
         build_model("gdmtl_s", checkpoint=checkpoint_with(tmp_path, model_type="roberta"))
 
 
