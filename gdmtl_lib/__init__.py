@@ -28,7 +28,7 @@ _MODULES = {
     "results", "plots", "mask_plots", "attention_plots", "attention_maps", "inspection", "overview", "overview_plots",
     "paper", "widgets", "mask_widgets", "notebook", "studies", "study_plots", "study_widgets", "transfer",
     "transfer_plots", "costs", "interactions", "architecture_plots", "folds", "first_stage_tuning", "enrichment",
-    "decoding", "likelihood", "generated_queries", "gradients", "attribution",
+    "decoding", "likelihood", "generated_queries", "gradients", "attribution", "encoders", "stored_states",
     "gradient_study", "inside_plots", "inside_widgets", "generative_widgets",
 }  # fmt: skip
 __all__ = sorted(_HOME) + sorted(_MODULES)

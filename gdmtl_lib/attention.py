@@ -50,18 +50,24 @@ def packed_attention(
     spans: list[Span] | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    cache=None,
     **_,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention, span by span; registered with transformers under the name `PACKED`.
 
     query, key, value: float [b, h, t, d], b = 1 when packed. spans: the spans, given as such or in the place of the
     mask. Without spans this is ordinary attention under attention_mask (bool [b, 1, t, t'], True = may attend).
+    sliding_window: tokens of a span that are so far apart, or farther, do not attend to each other (ModernBERT's local
+    layers; a mask says that itself). cache: `KeyValues` of `source_states`, or what has its `update`.
     Returns float [b, t, h, d] and None (the weights are never formed).
 
     Raises ValueError without either: nobody is to attend to padding or to the future because a mask went missing.
     """
     if isinstance(attention_mask, list):
         spans, attention_mask = attention_mask, None
+    if cache is not None:
+        key, value = cache.update(key, value)
     if spans is None:
         if attention_mask is None:
             raise ValueError(
@@ -71,10 +77,10 @@ def packed_attention(
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
     if STACK_SPANS and query.device.type == "cpu" and not torch.is_grad_enabled() and not dropout:
-        return _stacked_attention(query, key, value, spans, scaling), None
+        return _stacked_attention(query, key, value, spans, scaling, sliding_window), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
     keys, values = _columns(key, spans), _columns(value, spans)
-    masks = (_bottom_right_causal(span, query.device) if span.causal else None for span in spans)
+    masks = (_may_attend(span, sliding_window, query.device) for span in spans)
     attend = F.scaled_dot_product_attention
     if LEAN_DROPOUT and dropout and query.device.type == "cpu":
         attend = lean_attention
@@ -85,7 +91,9 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _stacked_attention(query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scaling: float | None) -> Tensor:
+def _stacked_attention(
+    query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scaling: float | None, sliding_window: int | None
+) -> Tensor:
     """The same, for neighbouring spans of one shape at once: sequences sorted by length have many of them.
 
     A CPU's fused kernel does the small products of a span in smaller pieces still; a few large batches of products
@@ -93,7 +101,7 @@ def _stacked_attention(query: Tensor, key: Tensor, value: Tensor, spans: list[Sp
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     outputs = []
-    for (rows, columns, causal), group in groupby(spans, key=_shape):
+    for (rows, _, _), group in groupby(spans, key=_shape):
         group = list(group)
         n = len(group)
         first, last = group[0].start, group[-1].end
@@ -101,8 +109,9 @@ def _stacked_attention(query: Tensor, key: Tensor, value: Tensor, spans: list[Sp
         k = torch.stack([key[0, :, span.key_start : span.key_end] for span in group])
         v = torch.stack([value[0, :, span.key_start : span.key_end] for span in group])
         weights = torch.matmul(q * scaling, k.transpose(-1, -2))
-        if causal:
-            weights.masked_fill_(~_bottom_right_causal(group[0], query.device), -torch.inf)
+        mask = _may_attend(group[0], sliding_window, query.device)
+        if mask is not None:
+            weights.masked_fill_(~mask, -torch.inf)
         weights = weights.softmax(-1, dtype=torch.float32).to(v.dtype)
         outputs.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
@@ -123,9 +132,20 @@ def _columns(states: Tensor, spans: list[Span]) -> list[Tensor]:
     return [piece[0] if len(piece) == 1 else torch.cat(piece or [states[:, :, :0]], dim=2) for piece in chosen]
 
 
-def _bottom_right_causal(span: Span, device) -> Tensor:
+def _may_attend(span: Span, sliding_window: int | None, device) -> Tensor | None:
+    """Which columns of a span its rows attend to, bool [rows, columns], aligned at the bottom right; None for all."""
     rows, columns = span.end - span.start, span.key_end - span.key_start
-    return torch.ones(rows, columns, dtype=torch.bool, device=device).tril(columns - rows)
+    if sliding_window is not None and columns <= sliding_window:
+        sliding_window = None
+    if not span.causal and sliding_window is None:
+        return None
+    mask = torch.ones(rows, columns, dtype=torch.bool, device=device)
+    diagonal = columns - rows
+    if span.causal:
+        mask = mask.tril(diagonal)
+    if sliding_window is not None:
+        mask = mask.tril(diagonal + sliding_window - 1).triu(diagonal - sliding_window + 1)
+    return mask
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -90,11 +90,11 @@ class Models:
 
     def before_training(self, system: str):
         """The untrained start of a trained model from MiniLM; None for one that is not trained or is of
-        another size, so that it must have started from other weights."""
+        another family or size, so that it must have started from other weights."""
         if not self._open(system).trained:
             return None
         model, start = self(system), build_model(system)
-        sizes = "hidden_size", "num_hidden_layers", "num_attention_heads"
+        sizes = "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
         return (
             start
             if all(getattr(model.config, size) == getattr(start.config, size) for size in sizes)
@@ -360,8 +360,9 @@ def _words(tokens: list[str]) -> list[str]:
 
 def _attention_modules(model) -> Iterator[tuple[str, torch.nn.Module]]:
     if model.system.backbone == "encoder":
-        for layer in model.bert.encoder.layer:
-            yield "encoder", layer.attention.self
+        for name, module in model.base_model.named_modules():
+            if name.endswith(model.family.attention):
+                yield "encoder", module
         return
     for layer in model.model.encoder.layers:
         yield "encoder", layer.self_attn

@@ -21,15 +21,21 @@ from .results import Results
 from .systems import get_system
 
 PARTS = ("embeddings", "encoder", "decoder", "ranking head", "generation heads")
-# How a weight's name begins, first match first: BERT's names and BART's.
+# How a weight's name begins, first match first: an encoder's name and then BERT's names, ModernBERT's, BART's.
+_ENCODERS = ("bert", "ernie", "roberta", "roberta_prelayernorm", "data2vec_text", "electra", "albert", "distilbert")
 _PART_OF = {
     "generation_heads.": "generation heads",
-    "bert.embeddings.": "embeddings", "model.shared.": "embeddings",
+    **{f"{name}.embeddings": "embeddings" for name in _ENCODERS}, "model.embeddings.": "embeddings",
+    "model.shared.": "embeddings",
     "model.encoder.embed_": "embeddings", "model.encoder.layernorm_embedding.": "embeddings",
     "model.decoder.embed_": "embeddings", "model.decoder.layernorm_embedding.": "embeddings",
-    "bert.encoder.": "encoder", "model.encoder.": "encoder", "model.decoder.": "decoder",
-    "bert.pooler.": "ranking head", "classifier.": "ranking head", "classification_head.": "ranking head",
+    **{f"{name}.pooler.": "ranking head" for name in _ENCODERS}, **{f"{name}.": "encoder" for name in _ENCODERS},
+    "model.layers.": "encoder", "model.final_norm.": "encoder",
+    "model.encoder.": "encoder", "model.decoder.": "decoder",
+    "classifier.": "ranking head", "pre_classifier.": "ranking head", "head.": "ranking head",
+    "classification_head.": "ranking head",
 }  # fmt: skip
+BERT_SHAPED = ("bert", "ernie", "roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "data2vec-text")
 
 
 def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
@@ -63,21 +69,21 @@ def ranking_flops(config: Mapping, source: int, target: int = 0) -> int:
     A causal mask halves nothing here: kernels that skip what it forbids save at most 2 t^2 d a layer.
 
     Args:
-        config: `config.json` of a BERT or BART model, or the configuration's `to_dict()`.
+        config: `config.json` of a model of BERT's shape (`BERT_SHAPED`) or of BART, or the configuration's `to_dict()`.
         source: s. target: t, 0 for an encoder.
 
     Raises:
         ValueError: another family, or lengths that do not go with it.
     """
     s, t, kind = source, target, config.get("model_type")
-    if kind not in ("bert", "bart"):
+    if kind not in (*BERT_SHAPED, "bart"):
         raise ValueError(f"config: expected model_type bert or bart, found {kind!r}")
     if s < 1 or (t < 1) == (kind == "bart"):
         wanted = "and target tokens" if kind == "bart" else "alone"
         raise ValueError(f"{kind}: expected source tokens {wanted}, found {s}, {t}")
-    d = config["hidden_size"] if kind == "bert" else config["d_model"]
+    d = config["d_model"] if kind == "bart" else config["hidden_size"]
     head = 2 * d * d + 2 * d
-    if kind == "bert":
+    if kind != "bart":
         return config["num_hidden_layers"] * _self_layer(s, d, config["intermediate_size"]) + head
     cross = 4 * t * d * d + 4 * s * d * d + 4 * t * s * d
     return (

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from .decoding import Decoding
-from .inputs import InputBuilder, Sequence
+from .inputs import Sequence
 from .reranking import by_budget
 from .sampling import hashed
 from .source_states import Continuation, encode_sources
-from .systems import SYSTEMS
+from .systems import GENERATIVE_TASKS, SYSTEMS
 
 # Tokens whose states are kept for the texts that are written together: a token at a time of few texts would read all
 # weights for little work.
 KEPT_TOKENS = {"cpu": 16384, "mps": 16384, "cuda": 131072}
-GENERATIVE_TASKS = ("query_generation", "answer_generation")
+BY_DEFAULT = {("passage",): "query_generation", ("passage", "query"): "answer_generation"}
 
 
 @torch.inference_mode()
@@ -41,9 +41,10 @@ def generate(
 ) -> list[str] | list[list[str]]:
     """Write the query each passage would answer or, given the queries too, the answer.
 
-    model: of a system that generates. passages: texts. queries: one a passage, for answers (Table 1: GDMTL+ only).
-    max_tokens: the longest text to write, at most what the system learned to. task: `query_generation` or
-    `answer_generation`; by default what the arguments say. method, beams, top_k, top_p, temperature, seed: how a
+    model: of a system that generates. passages: texts. queries: one a passage, for tasks that read them, as that of
+    answers (Table 1: GDMTL+ only).
+    max_tokens: the longest text to write, at most what the system learned to. task: a generative task of the system; by
+    default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a
     token is chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together; by
     default as many as fit the budget of tokens. What a passage gets depends on neither that nor on other passages.
 
@@ -64,7 +65,7 @@ def generate(
     builder = model.input_builder()
     limit = min(max_tokens, builder.target_length - 1)
     tokens = zip(builder.passage_tokens(passages), builder.tokens(queries))
-    sources = [_source(builder, task, passage, query) for passage, query in tokens]
+    sources = [builder.generation(task, passage, query, []) for passage, query in tokens]
     device = next(model.parameters()).device
     written: list[list[str]] = [[] for _ in passages]
     for batch in _batches(sources, limit, decoding.width, batch_size, KEPT_TOKENS[device.type]):
@@ -97,26 +98,23 @@ def check_learns(model, task: str) -> None:
     """Refuse with ValueError a model whose system does not learn a generative task, naming those that do."""
     if task not in model.system.generative_tasks:
         able = ", ".join(name for name, system in SYSTEMS.items() if task in system.tasks)
-        raise ValueError(f"{model.system.name} does not learn {task}, as these do: {able}")
+        raise ValueError(f"{model.system.name} does not learn {task}, as these do: {able or 'none'}")
 
 
 def _checked_task(model, task: str | None, has_queries: bool) -> str:
-    task = task or GENERATIVE_TASKS[has_queries]
+    source = ("passage", "query") if has_queries else ("passage",)
+    fitting = [name for name in model.system.generative_tasks if GENERATIVE_TASKS[name].source == source]
+    task = task or next(iter(fitting), BY_DEFAULT[source])
     if task not in GENERATIVE_TASKS:
         raise ValueError(f"unknown task {task!r}: expected one of {', '.join(GENERATIVE_TASKS)}")
-    if has_queries != (task == "answer_generation"):
+    if GENERATIVE_TASKS[task].source != source:
+        others = " or ".join(repr(name) for name, other in GENERATIVE_TASKS.items() if other.source == source)
         raise ValueError(
-            "task 'answer_generation' needs `queries`, one a passage" if not has_queries else
-            f"task {task!r} takes no queries: leave them out, or ask for 'answer_generation'"
+            f"task {task!r} needs `queries`, one a passage" if not has_queries else
+            f"task {task!r} takes no queries: leave them out, or ask for {others}"
         )  # fmt: skip
     check_learns(model, task)
     return task
-
-
-def _source(builder: InputBuilder, task: str, passage: list[int], query: list[int]) -> Sequence:
-    if task == "query_generation":
-        return builder.query_generation(passage, [])
-    return builder.answer_generation(passage, query, [])
 
 
 def _batches(

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from .devices import DTYPES, pick_device, pick_precision
+from .devices import DTYPES, fast_products, pick_device, pick_precision
 from .evaluation import evaluate
 from .generation import check_learns
 from .reranking import BATCH_TOKENS, by_budget, rerank
 from .runs import canonical_order, validate_run, write_run
 from .source_states import Continuation, encode_sources
+from .stored_states import ModelStates, StoredStates, opened
 
 REDUCTIONS = ("sum", "mean")
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -35,11 +36,14 @@ def query_likelihood(
     precision: str = "fp32",
     device: str = "auto",
     progress: bool = True,
+    states: "str | os.PathLike | StoredStates | None" = None,
 ) -> pd.DataFrame:
     """Score every candidate with log P(query | passage) and order each query's candidates by it.
 
     reduction: `sum` over the query's tokens and its end, or their `mean`. One query's candidates are ordered alike
     by both; across queries of different lengths only the mean compares.
+    states: a folder that keeps the passages' states, in bf16, for later runs of this model; `StoredStates` for a limit
+    other than its 10 GB. States that are computed here are then rounded as well: no score depends on what was stored.
     Other arguments and returns: as `rerank`. Raises ValueError as `rerank`, for a system that does not learn to write
     queries and for an unknown reduction.
     """
@@ -58,30 +62,31 @@ def query_likelihood(
     was_on = next(model.parameters()).device
     model.eval().to(torch_device)
     try:
-        for start in range(0, len(doc_ids), CHUNK_PASSAGES):
-            chunk = doc_ids[start : start + CHUNK_PASSAGES]
-            text_of = dict(zip(chunk, collection.text(chunk)))
-            rows = candidates[candidates["doc_id"].isin(text_of)]
-            pairs = [(query_of[query], text_of[doc]) for query, doc in zip(rows["query_id"], rows["doc_id"])]
-            totals, counts = log_likelihoods(model, pairs, budget, precision, bar.update)
-            scores = totals if reduction == "sum" else totals / counts
-            parts.append(rows[["query_id", "doc_id"]].assign(score=scores))
+        with opened(states, model, precision) as stored:
+            for start in range(0, len(doc_ids), CHUNK_PASSAGES):
+                chunk = doc_ids[start : start + CHUNK_PASSAGES]
+                text_of = dict(zip(chunk, collection.text(chunk)))
+                rows = candidates[candidates["doc_id"].isin(text_of)]
+                pairs = [(query_of[query], text_of[doc]) for query, doc in zip(rows["query_id"], rows["doc_id"])]
+                totals, counts = log_likelihoods(model, pairs, budget, precision, bar.update, stored)
+                scores = totals if reduction == "sum" else totals / counts
+                parts.append(rows[["query_id", "doc_id"]].assign(score=scores))
     finally:
         bar.close()
         model.to(was_on)
     return canonical_order(pd.concat(parts, ignore_index=True))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, under which autocast rounds the weights anew at every pass
 def log_likelihoods(
     model, pairs: Sequence[tuple[str, str]], batch_tokens: int, precision: str = "fp32",
-    on_progress: Callable[[int], object] | None = None,
+    on_progress: Callable[[int], object] | None = None, stored: ModelStates | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
     of tokens that is over, int64; in the order given.
 
     batch_tokens: source tokens of one pass, and tokens that the queries of one pass attend to. precision: as for
-    `score_pairs`. on_progress: called with the number of pairs after every pass.
+    `score_pairs`. on_progress: called with the number of pairs after every pass. stored: where states are kept.
     """
     builder = model.input_builder()
     queries = list(dict.fromkeys(query for query, _ in pairs))
@@ -95,18 +100,20 @@ def log_likelihoods(
     lengths = [source.source_length for source in sources]
     totals = np.empty(len(pairs), dtype=np.float32)
     device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
+    with fast_products(device), torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
         for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, batch_tokens):
-            continuation = Continuation(model, encode_sources(model, [sources[i] for i in batch]))
+            chosen = [sources[i] for i in batch]
+            encoded = encode_sources(model, chosen) if stored is None else stored.sources(chosen)
+            continuation = Continuation(model, encoded)
             first = continuation.start()
             rows = [(place, number) for place, i in enumerate(batch) for number in pairs_of[passages[i]]]
             rows.sort(key=lambda row: -len(targets[row[1]]))
             sizes = [lengths[batch[0]] + len(targets[number]) for _, number in rows]
             for part in by_budget(range(len(rows)), sizes, batch_tokens):
                 places, numbers = zip(*(rows[i] for i in part))
-                chosen = torch.tensor(places, device=device)
+                places = torch.tensor(places, device=device)
                 totals[list(numbers)] = _log_p(
-                    model, continuation.select(chosen), first[chosen], [targets[number] for number in numbers]
+                    model, continuation.select(places), first[places], [targets[number] for number in numbers]
                 )
                 if on_progress:
                     on_progress(len(part))
@@ -202,23 +209,24 @@ def _best(run: pd.DataFrame, depth: int) -> pd.DataFrame:
     return ordered[ordered["rank"] <= depth]
 
 
-def cascade(model, collection, candidates: pd.DataFrame, depth: int, **how) -> pd.DataFrame:
+def cascade(model, collection, candidates: pd.DataFrame, depth: int, states=None, **how) -> pd.DataFrame:
     """The likelihood of all candidates, then the ranking head over each query's best `depth` of them.
 
-    how: batch_tokens, precision, device, progress, as for `rerank`. Returns a run whose scores count down.
+    states: as for `query_likelihood`. how: batch_tokens, precision, device, progress, as for `rerank`.
+    Returns a run whose scores count down.
     Raises ValueError as `query_likelihood` and for a depth below 1.
     """
-    likelihood = query_likelihood(model, collection, candidates, **how)
+    likelihood = query_likelihood(model, collection, candidates, states=states, **how)
     return cascade_run(likelihood, rerank(model, collection, _best(likelihood, depth), **how), depth)
 
 
 def rerank_by(
-    score: str, weight: float | None, model, collection, candidates: pd.DataFrame,
-    output: str | os.PathLike | None = None, **how,
+    score: str, weight: float | None, states: "str | os.PathLike | StoredStates | None", model, collection,
+    candidates: pd.DataFrame, output: str | os.PathLike | None = None, **how,
 ) -> pd.DataFrame:
     """`rerank` by the likelihood or by both scores. how: batch_tokens, precision, device, progress.
 
-    Raises ValueError for an unknown score, and for a weight that is missing or that the score does not take.
+    Raises ValueError for an unknown score, and for a weight or states that are missing or that the score does not take.
     """
     if score not in ("rank", "likelihood", "joint"):
         raise ValueError(f"unknown score {score!r}: expected one of rank, likelihood, joint")
@@ -227,7 +235,9 @@ def rerank_by(
             "score 'joint' needs a weight for the likelihood: choose it on a validation split with choose_weight"
             if weight is None else f"weight belongs to score 'joint', but score is {score!r}: leave weight out"
         )  # fmt: skip
-    run = query_likelihood(model, collection, candidates, **how)
+    if score == "rank":
+        raise ValueError("states are those of the likelihood, but score is 'rank': leave states out")
+    run = query_likelihood(model, collection, candidates, states=states, **how)
     if score == "joint":
         run = joint_run(rerank(model, collection, candidates, **how), run, weight)
     if output is not None:

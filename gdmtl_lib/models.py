@@ -1,7 +1,8 @@
 """The two architectures of the paper: a pretrained backbone, a ranking head and a language-model head a task.
 
-`EncoderGDMTL` (Section 4.2, Figure 3) is BERT with mixed attention; `EncoderDecoderGDMTL` (Section 4.3, Figure 4) is
-BART. Both take a batch of packed sequences of any tasks and return scores and next-token logits from one pass.
+`EncoderGDMTL` (Section 4.2, Figure 3) is BERT, or an encoder like it, with mixed attention; `EncoderDecoderGDMTL`
+(Section 4.3, Figure 4) is BART. Both take a batch of packed sequences of any tasks and return scores and next-token
+logits from one pass.
 
 b ranking sequences, t packed tokens, d hidden size, n predicted tokens, v vocabulary.
 """
@@ -11,6 +12,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import safetensors
@@ -18,13 +20,13 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BartConfig
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BartConfig, PreTrainedModel
 from transformers.models.bart.modeling_bart import BartForSequenceClassification
-from transformers.models.bert.modeling_bert import BertForSequenceClassification, BertPredictionHeadTransform
 from transformers.utils import logging as transformers_logging
 
 from .attention import PACKED
 from .checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint, write_sums
+from .encoders import Transform, by_kind_of_layer, cut_layers, family_of, ranking_class, why_refused
 from .inputs import InputBuilder, PackedBatch, PaddedBatch
 from .systems import System, get_system
 
@@ -42,12 +44,12 @@ class Output:
 class GenerationHead(nn.Module):
     """A language-model head: logits over the vocabulary by the word embeddings (tied: passed in, not owned).
 
-    transform: BERT's dense layer, activation and norm before the embeddings; BART has none.
+    transform: an encoder's dense layer, activation and norm before the embeddings; BART has none.
     """
 
-    def __init__(self, config, transform: bool):
+    def __init__(self, config, transform: nn.Module | None = None):
         super().__init__()
-        self.transform = BertPredictionHeadTransform(config) if transform else nn.Identity()
+        self.transform = transform or nn.Identity()
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def start_from_counts(self, counts: Tensor) -> None:
@@ -67,6 +69,7 @@ class _Heads:
     """What the two architectures share: the heads over the states of one pass, the tokenizer, saving."""
 
     system: System
+    first_position = 0
 
     def forward(self, batch: PackedBatch | PaddedBatch) -> Output:
         """One pass over all sequences of the batch; scores and logits only where they are needed."""
@@ -87,7 +90,7 @@ class _Heads:
         """The builder of this system's sequences; settings override the lengths the model was trained with."""
         settings = self.config.gdmtl["inputs"] | settings
         longest = settings["max_length"] + (settings["target_length"] if self.system.backbone == "encoder" else 0)
-        limit = self.config.max_position_embeddings
+        limit = self.config.max_position_embeddings - self.first_position
         if longest > limit:
             raise ValueError(
                 f"max_length {settings['max_length']} and target_length {settings['target_length']} need {longest} "
@@ -119,10 +122,12 @@ class _Heads:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-class EncoderGDMTL(_Heads, BertForSequenceClassification):
-    """BERT that ranks with bidirectional and generates with mixed attention (Section 4.2, Figures 2 and 3).
+class EncoderGDMTL(_Heads):
+    """BERT, or an encoder like it, that ranks with bidirectional and generates with mixed attention (Section 4.2,
+    Figures 2 and 3).
 
-    The ranking path has BertForSequenceClassification's names, so that a saved checkpoint opens there.
+    It stands on its family's class for sequence classification (see `_on`) and its ranking path has the names of
+    that: a saved checkpoint opens there.
     """
 
     def __init__(self, config, tokenizer):
@@ -130,8 +135,10 @@ class EncoderGDMTL(_Heads, BertForSequenceClassification):
         config._attn_implementation = PACKED
         super().__init__(config)
         self.system, self.tokenizer = get_system(config.gdmtl["system"]), tokenizer
+        self.family = family_of(config)
+        self.first_position = self.family.first_position(config)
         self.generation_heads = nn.ModuleDict(
-            {task: GenerationHead(config, transform=True) for task in self.system.generative_tasks}
+            {task: GenerationHead(config, Transform(config)) for task in self.system.generative_tasks}
         )
         for head in self.generation_heads.values():
             head.apply(self._init_weights)
@@ -141,13 +148,37 @@ class EncoderGDMTL(_Heads, BertForSequenceClassification):
         if isinstance(batch, PackedBatch):
             how = dict(position_ids=batch.position_ids, spans=batch.spans)
         else:
-            how = dict(attention_mask=batch.mask)
-        output = self.bert(batch.input_ids, token_type_ids=batch.segment_ids, **how)
-        return output.last_hidden_state.flatten(0, 1)
+            how = dict(mask=batch.mask)
+        return self.encode(batch.input_ids, batch.segment_ids, **how).flatten(0, 1)
+
+    def encode(
+        self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor | None = None,
+        mask: Tensor | None = None, columns: Tensor | None = None, **attending,
+    ) -> Tensor:
+        """The encoder's last states, float [b, s, d].
+
+        input_ids, segment_ids, position_ids: int64 [b, s], positions from 0; without them, as each row stands.
+        mask: bool [b, 1, s, c], and columns: the positions of what is attended to, int64 [b, c], where it is more than
+        the rows. attending: what goes to `packed_attention`: spans in the place of a mask, cache.
+        """
+        if self.family.has_segments:
+            attending["token_type_ids"] = segment_ids
+        if self.family.has_windows and mask is not None:
+            rows = torch.arange(mask.shape[2], device=mask.device)[None] if position_ids is None else position_ids
+            mask = by_kind_of_layer(self.config, mask, rows, rows if columns is None else columns)
+        if position_ids is not None:
+            attending["position_ids"] = position_ids + self.first_position
+        return self.base_model(input_ids, attention_mask=mask, **attending).last_hidden_state
 
     def score(self, first_states: Tensor) -> Tensor:
         """First-token states, float [b, d] -> feed-forward -> scores, float [b]."""
-        return self.classifier(self.dropout(self.bert.pooler(first_states[:, None]))).squeeze(-1)
+        return self.family.score(self, first_states).squeeze(-1)
+
+
+@cache
+def _on(ranks: type[PreTrainedModel]) -> type[EncoderGDMTL]:
+    """`EncoderGDMTL` on a family's class for sequence classification."""
+    return type(ranks.__name__.replace("ForSequenceClassification", "GDMTL"), (EncoderGDMTL, ranks), {})
 
 
 class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
@@ -159,7 +190,7 @@ class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
         super().__init__(config)
         self.system, self.tokenizer = get_system(config.gdmtl["system"]), tokenizer
         self.generation_heads = nn.ModuleDict(
-            {task: GenerationHead(config, transform=False) for task in self.system.generative_tasks}
+            {task: GenerationHead(config) for task in self.system.generative_tasks}
         )
 
     def states(self, batch: PackedBatch | PaddedBatch) -> Tensor:
@@ -198,7 +229,8 @@ class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
         return self.classification_head(last_states).squeeze(-1)
 
 
-ARCHITECTURES = {"encoder": EncoderGDMTL, "encoder_decoder": EncoderDecoderGDMTL}
+def _class_for(system: System, config) -> type[_Heads]:
+    return EncoderDecoderGDMTL if system.backbone == "encoder_decoder" else _on(ranking_class(config))
 
 
 def build_model(system: str, checkpoint: str | None = None, layers: int | None = None, seed: int = 0):
@@ -216,13 +248,8 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
     system = get_system(system)
     folder = find_checkpoint(checkpoint or DEFAULT_CHECKPOINT)
     config = AutoConfig.from_pretrained(folder)
-    families = ("bert",) if system.backbone == "encoder" else ("bert", "bart")
-    if config.model_type not in families:
-        raise ValueError(
-            f"{system.name} needs a checkpoint of the {' or '.join(families)} family, "
-            f"but {checkpoint or folder} is of {config.model_type!r}"
-        )
-    depth = config.num_hidden_layers if config.model_type == "bert" else config.encoder_layers
+    _check_family(system, config, checkpoint or folder)
+    depth = config.encoder_layers if config.model_type == "bart" else config.num_hidden_layers
     if layers is not None and not 1 <= layers <= depth:
         raise ValueError(f"layers must be between 1 and the checkpoint's {depth}, found {layers}")
     layers = layers or depth
@@ -232,9 +259,9 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
         backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         config = _configure(config, system, layers, tokenizer)
         torch.manual_seed(seed)
-        model = ARCHITECTURES[system.backbone](config, tokenizer)
+        model = _class_for(system, config)(config, tokenizer)
         if system.backbone == "encoder":
-            _copy(backbone, model.bert)
+            _copy(backbone, model.base_model)
             fresh_heads = not _copy_masked_lm_head(folder, model)
         elif backbone.config.model_type == "bart":
             _copy(backbone, model.model)
@@ -270,13 +297,28 @@ def load_model(folder: str | os.PathLike):
     check_sums(folder)
     config = AutoConfig.from_pretrained(folder)
     system = get_system(config.gdmtl["system"])
+    _check_family(system, config, folder)
     with _quiet(), torch.random.fork_rng(devices=[]):
-        model = ARCHITECTURES[system.backbone](config, AutoTokenizer.from_pretrained(folder))
+        model = _class_for(system, config)(config, AutoTokenizer.from_pretrained(folder))
     try:
         safetensors.torch.load_model(model, str(folder / "model.safetensors"), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{folder / 'model.safetensors'} does not hold this model: {error}") from None
     return model.eval()
+
+
+def _check_family(system: System, config, where: str | os.PathLike) -> None:
+    """Refuse a checkpoint that a system cannot stand on, with the reason."""
+    if system.backbone == "encoder":
+        families, reason = "bert", why_refused(config)
+    else:
+        families, fits = "bert or bart", config.model_type in ("bert", "bart")
+        reason = None if fits else "its weights fit neither encoder nor decoder of BART"
+    if reason is not None:
+        raise ValueError(
+            f"{system.name} needs a checkpoint of the {families} family, "
+            f"but {where} is of {config.model_type!r}: {reason}"
+        )
 
 
 def _configure(config, system: System, layers: int, tokenizer):
@@ -303,8 +345,10 @@ def _configure(config, system: System, layers: int, tokenizer):
         config.encoder_layers = config.decoder_layers = layers
         config.architectures = ["BartForSequenceClassification"]
     else:
-        config.num_hidden_layers = layers
-        config.architectures = ["BertForSequenceClassification"]
+        cut_layers(config, layers)
+        config.architectures = [ranking_class(config).__name__]
+        if hasattr(config, "classifier_pooling"):  # ModernBERT's: the score is read at the first token
+            config.classifier_pooling = "cls"
     config.gdmtl = {"system": system.name, "inputs": {"max_length": 256, "target_length": 56}}
     # CrossEncoder would put a sigmoid over the score; the score itself is what ranks.
     config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
@@ -321,13 +365,15 @@ def _copy(backbone: nn.Module, into: nn.Module) -> None:
 
 def _copy_masked_lm_head(folder: Path, model: EncoderGDMTL) -> bool:
     """Start every language-model head from the checkpoint's masked-language-model head. False if it has none."""
+    dense, norm, bias = model.family.masked_lm
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
-        if not any(name.startswith("cls.predictions.transform") for name in weights.keys()):
+        if bias not in weights.keys():
             return False
-    predictions = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).cls.predictions
+    masked_lm = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
     for head in model.generation_heads.values():
-        head.transform.load_state_dict(predictions.transform.state_dict())
-        head.bias.data.copy_(predictions.bias.data)
+        head.transform.dense.load_state_dict(masked_lm.get_submodule(dense).state_dict())
+        head.transform.LayerNorm.load_state_dict(masked_lm.get_submodule(norm).state_dict())
+        head.bias.data.copy_(masked_lm.get_parameter(bias).data)
     return True
 
 

@@ -40,6 +40,7 @@ def rerank(
     progress: bool = True,
     score: str = "rank",
     weight: float | None = None,
+    states=None,
 ) -> pd.DataFrame:
     """Score every candidate with the model and order each query's candidates by it.
 
@@ -54,15 +55,16 @@ def rerank(
         hardware is fast at it. device: as in TrainingSettings.
     score: `rank`, the ranking head's; `likelihood`, log P(query | passage); `joint`, both, the likelihood with `weight`
         (see `likelihood`). Only `rank` resumes.
+    states: of the likelihood: a folder that keeps the passages' states for later runs, or `StoredStates` with a limit.
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
     duplicates, no row), for unknown ids and for an unknown score; RuntimeError, naming it, where another process is
     writing this output.
     """
-    if score != "rank" or weight is not None:
+    if score != "rank" or weight is not None or states is not None:
         from .likelihood import rerank_by  # which computes with what stands here
 
-        return rerank_by(score, weight, model, collection, candidates, output, batch_tokens=batch_tokens,
+        return rerank_by(score, weight, states, model, collection, candidates, output, batch_tokens=batch_tokens,
                          precision=precision, device=device, progress=progress)  # fmt: skip
     candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
     validate_run(candidates)
@@ -132,8 +134,9 @@ def in_precision(model, precision: str):
     if precision == "fp32":
         return model
     rounded = copy.deepcopy(model)
-    rounded.base_model.to(DTYPES[precision])
-    if hasattr(rounded.base_model, "pooler"):  # BERT's belongs to its ranking head
+    for parameter in rounded.base_model.parameters():  # and no buffer: rotary positions would lose their digits
+        parameter.data = parameter.data.to(DTYPES[precision])
+    if getattr(rounded.base_model, "pooler", None) is not None:  # BERT's belongs to its ranking head
         pooler = rounded.base_model.pooler = copy.deepcopy(model.base_model.pooler)
         pooler.register_forward_pre_hook(lambda _, states: states[0].float())
     return rounded

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from .inputs import Sequence, pack
 
@@ -23,7 +23,7 @@ from .inputs import Sequence, pack
 class Source:
     """What target tokens attend to.
 
-    keys, values: float [layers, s, h, d / h], those of an encoder's self-attention; None for an encoder-decoder,
+    keys, values: float [layers, h, s, d / h], those of an encoder's self-attention; None for an encoder-decoder,
     whose decoder makes its own of `states`. states: float [s, d], the encoder's last states; of an encoder that of
     the last source token alone, [1, d], which predicts the first target token.
     """
@@ -33,7 +33,7 @@ class Source:
     values: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.states if self.keys is None else self.keys[0])
+        return len(self.states) if self.keys is None else self.keys.shape[2]
 
 
 def encode_sources(model, sequences: list[Sequence]) -> list[Source]:
@@ -43,21 +43,79 @@ def encode_sources(model, sequences: list[Sequence]) -> list[Source]:
     lengths = [sequence.source_length for sequence in sequences]
     if model.system.backbone == "encoder_decoder":
         return [Source(states) for states in model.encode(batch)[0].split(lengths)]
-    cache = DynamicCache()
-    states = model.bert(
-        batch.input_ids, token_type_ids=batch.segment_ids, position_ids=batch.position_ids, spans=batch.spans,
-        past_key_values=cache,
-    ).last_hidden_state[0]  # fmt: skip
+    seen = _Seen()
+    [states] = model.encode(batch.input_ids, batch.segment_ids, batch.position_ids, spans=batch.spans, cache=seen)
     # [layers, h, t, d / h], cut at the ends of the sources.
-    keys, values = (
-        torch.stack([getattr(layer, part)[0] for layer in cache.layers]).transpose(1, 2).split(lengths, dim=1)
-        for part in ("keys", "values")
-    )
+    keys, values = (torch.cat(part).split(lengths, dim=2) for part in (seen.keys, seen.values))
     return [Source(part[-1:], key, value) for part, key, value in zip(states.split(lengths), keys, values)]
 
 
+class _Seen:
+    """The keys and values of a packed pass, float [1, h, t, d / h] a layer."""
+
+    def __init__(self):
+        self.keys, self.values = [], []
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        self.keys.append(key)
+        self.values.append(value)
+        return key, value
+
+
+class KeyValues:
+    """The keys and values of the tokens so far, a row a source, for the attention of an encoder.
+
+    A pass brings those of its own tokens, layer after layer, whatever the family calls its layers. They are written in
+    place, into room for tokens to come: to join what there is with each new token would copy the whole source for it.
+    """
+
+    ROOM = 64
+
+    def __init__(self, sources: list[Source]):
+        self._sources, self._length = sources, max(map(len, sources))
+        self._layers: list[list[Tensor]] | None = None  # a layer's keys and values, [b, h, room, d / h]
+        self._layer = 0
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the next layer's keys and values, [b, h, n, d / h]. Returns all that its new tokens may attend to."""
+        if self._layers is None:
+            # One token at a time is written, many more follow; several at once are a whole text that is read.
+            self._layers = self._side_by_side(key.dtype, self.ROOM if key.shape[2] == 1 else key.shape[2])
+        layer, end = self._layers[self._layer], self._length + key.shape[2]
+        for part, states in enumerate((key, value)):
+            if end > layer[part].shape[2]:
+                more = states.new_empty(*states.shape[:2], max(self.ROOM, key.shape[2]), states.shape[3])
+                layer[part] = torch.cat([layer[part], more], dim=2)
+            layer[part][:, :, self._length : end] = states
+        self._layer = (self._layer + 1) % len(self._layers)
+        if self._layer == 0:
+            self._length = end
+        return tuple(part[:, :, :end] for part in layer)
+
+    def select(self, rows: Tensor) -> "KeyValues":
+        """These rows, int64, in this order; one may be taken several times."""
+        chosen = copy(self)
+        if self._layers is None:  # nothing is copied yet
+            chosen._sources = [self._sources[row] for row in rows.tolist()]
+        else:
+            chosen._layers = [[part[rows] for part in layer] for layer in self._layers]
+        return chosen
+
+    def _side_by_side(self, dtype: torch.dtype, room: int) -> list[list[Tensor]]:
+        layers, heads, _, width = self._sources[0].keys.shape
+        shape = (layers, len(self._sources), heads, self._length + room, width)
+        both = [self._sources[0].keys.new_empty(shape, dtype=dtype) for _ in range(2)]
+        for row, source in enumerate(self._sources):
+            for all_rows, states in zip(both, (source.keys, source.values)):
+                all_rows[:, row, :, : len(source)] = states
+                # What is not attended to has weight 0, and 0 times NaN is NaN.
+                all_rows[:, row, :, len(source) : self._length] = 0
+        self._sources = []  # let them go
+        return [list(layer) for layer in zip(*both)]
+
+
 class Continuation:
-    """Rows of target tokens, each after its own source, computed a few at a time with transformers' caches.
+    """Rows of target tokens, each after its own source, computed a few at a time against what is there.
 
     model: of a system that generates. sources: one a row, as `encode_sources` returns them. The first target token
     is predicted by `start()`, the others by what `advance` returns.
@@ -72,15 +130,7 @@ class Continuation:
         self._written = 0
         if self._encodes:
             self._source = torch.cat([source.states for source in sources])
-            self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
-            pairs = (
-                pad_sequence([getattr(source, part).transpose(0, 1) for source in sources], batch_first=True)
-                for part in ("keys", "values")
-            )
-            # [b, s, layers, h, d / h] -> a layer's [b, h, s, d / h]
-            keys, values = (padded.permute(2, 0, 3, 1, 4) for padded in pairs)
-            for layer, (key, value) in enumerate(zip(keys, values)):
-                self._cache.update(key, value, layer)
+            self._cache = KeyValues(sources)
         else:
             self._source = pad_sequence([source.states for source in sources], batch_first=True)
             self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -101,13 +151,14 @@ class Continuation:
         causal = causal.expand(len(tokens), -1, -1)
         to_source = self._may_attend[:, None, :].expand(-1, count, -1)
         if self._encodes:
-            states = self._model.bert(
+            states = self._model.encode(
                 tokens,
-                token_type_ids=torch.ones_like(tokens),
-                position_ids=self._positions[:, None] + torch.arange(count, device=tokens.device),
-                attention_mask=torch.cat([to_source, causal], dim=2)[:, None],
-                past_key_values=self._cache,
-            ).last_hidden_state
+                torch.ones_like(tokens),
+                self._positions[:, None] + torch.arange(count, device=tokens.device),
+                mask=torch.cat([to_source, causal], dim=2)[:, None],
+                columns=self._column_positions(count),
+                cache=self._cache,
+            )
         else:
             states = self._model.model.decoder(
                 tokens,
@@ -120,13 +171,19 @@ class Continuation:
         self._positions = self._positions + count
         return states
 
+    def _column_positions(self, count: int) -> Tensor:
+        """Where the source tokens and the target tokens stand, int64 [b, s + n]."""
+        source = torch.arange(self._may_attend.shape[1], device=self._positions.device).expand(self._may_attend.shape)
+        target = torch.arange(-self._written, count, device=self._positions.device)
+        return torch.cat([source, self._positions[:, None] + target], dim=1)
+
     def select(self, rows: Tensor) -> "Continuation":
         """What goes on with these rows, int64, in this order; one may be taken several times. This one stays."""
         chosen = copy(self)
         chosen._source, chosen._may_attend = self._source[rows], self._may_attend[rows]
         chosen._positions = self._positions[rows]
         if self._encodes:
-            chosen._cache = _rows_of(self._cache, rows)
+            chosen._cache = self._cache.select(rows)
         else:
             parts = (self._cache.self_attention_cache, self._cache.cross_attention_cache)
             chosen._cache = EncoderDecoderCache(*(_rows_of(part, rows) for part in parts))
@@ -138,25 +195,3 @@ def _rows_of(cache: Cache, rows: Tensor) -> Cache:
     for number, layer in enumerate(cache.layers):
         chosen.update(layer.keys[rows], layer.values[rows], number)
     return chosen
-
-
-class _RoomyLayer(DynamicLayer):
-    """A layer of a cache with room for tokens to come: they are written in place. transformers' own joins what there is
-    with each new token, and would copy the whole source for every token that is written."""
-
-    ROOM = 64
-    _buffers: list[Tensor] | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.keys, self.values = key_states, value_states
-            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-            return self.keys, self.values
-        start, count = self.keys.shape[-2], key_states.shape[-2]
-        if self._buffers is None or start + count > self._buffers[0].shape[-2]:
-            room = key_states.new_empty(*key_states.shape[:2], max(count, self.ROOM), key_states.shape[-1])
-            self._buffers = [torch.cat([states, room], dim=-2) for states in (self.keys, self.values)]
-        for buffer, states in zip(self._buffers, (key_states, value_states)):
-            buffer[:, :, start : start + count] = states
-        self.keys, self.values = (buffer[:, :, : start + count] for buffer in self._buffers)
-        return self.keys, self.values

@@ -108,6 +108,18 @@ def test_spans_of_one_shape_are_stacked_also_where_their_columns_lie_apart(causa
     torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [1, 2, 4, 50])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_window_leaves_what_is_near(seed, window, monkeypatch):
+    """Stacked, one by one, and ordinary attention under the mask without what is `window` tokens away or farther."""
+    spans, mask, qkv = random_batch(seed)
+    places = torch.arange(len(mask))
+    mask &= (places[:, None] - places).abs() < window
+    expected = F.scaled_dot_product_attention(*qkv, mask).transpose(1, 2)
+    for output in stacked_and_one_by_one(qkv, spans, monkeypatch, sliding_window=window):
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_spans_may_stand_in_the_place_of_the_mask():
     """Encoder-decoder layers hand on one argument for each attention."""
     spans, _, qkv = random_batch(0)
