@@ -12,13 +12,16 @@ def count_flops(model, compute: Callable[[], Any]) -> tuple[Any, int]:
 
     Returns what it returned and the count (a multiplication and an addition are two).
     """
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    unknown = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        torch.ops.mkldnn._linear_pointwise: _linear,
+    }
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         # The counter follows gradients into modules, and inference mode has none.
         for parameter in learned:
             parameter.requires_grad_(False)
-        with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
             result = compute()
     finally:
         for parameter in learned:
@@ -29,3 +32,8 @@ def count_flops(model, compute: Callable[[], Any]) -> tuple[Any, int]:
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_, **__) -> int:
     """The counter knows the attention of GPUs, not the CPU's."""
     return sdpa_flop_count(query, key, value)
+
+
+def _linear(states: torch.Size, weight: torch.Size, *_, **__) -> int:
+    """A linear layer as `fused` computes it on a CPU."""
+    return 2 * states.numel() * weight[0]

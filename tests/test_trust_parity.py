@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from test_models import ALL_TOYS, GENERATING, random_sequences, random_tokens, toys  # noqa: F401, toys is a fixture
-from test_training import Training, assert_same_training
+from test_training import assert_same_training
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib import attention
