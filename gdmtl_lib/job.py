@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .locking import held
-from .runs import file_hash
+from .runs import file_hash, write_lines
 
 LARGE = 16 * 2**20  # bytes; of larger files the size alone is kept
 
@@ -54,9 +54,7 @@ class Job:
             for stale in self.stamp.parent.glob(f"{self.name}.*"):
                 stale.unlink()
             made = {os.path.relpath(path, self.folder): _state(path) for path in sorted(self.run())}
-            unfinished = self.stamp.with_name(f".{self.stamp.name}")
-            unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            os.replace(unfinished, self.stamp)
+            write_lines(self.stamp, [json.dumps(made, indent=1) + "\n"])
 
 
 def content_of(path: Path) -> str | int:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from .runs import write_lines
 from .systems import FIRST_STAGE, LABELS
 
 # In which order names are shown that begin so; the rest follows by the alphabet.
@@ -63,9 +64,7 @@ def write_page(folder: str | os.PathLike) -> Path:
         f"every figure and table of this config.</p>\n" + "\n".join(part for part in parts if part) + "\n</html>\n"
     )
     page = folder / "index.html"
-    unfinished = folder / ".index.html.unfinished"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, page)
+    write_lines(page, [text])
     return page
 
 

@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from gdmtl_lib.formats import BYTE_ORDER_MARK, decode_line
+from gdmtl_lib.whole_files import replacing
 
 _GROWS_BY = 1 << 20  # rows
 
@@ -113,15 +114,8 @@ class PassageFile(Mapping[str, str]):
         for outdated in self.cache_dir.glob(f"{_digest(str(self.path))}-*.npy"):
             outdated.unlink(missing_ok=True)
         made = self.cache_dir / f"{name}-{content}.npy"
-        unfinished = made.with_name(f".{made.name}.{os.getpid()}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                np.save(file, index)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, made)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(made) as unfinished, unfinished.open("wb") as file:
+            np.save(file, index)
         return made
 
     def _make(self, size: int) -> tuple[np.ndarray, str]:

@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
+from .whole_files import replacing
+
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
 _ROWS_AT_ONCE = 100_000
@@ -325,21 +327,12 @@ def _number(kind: type, text: str, expected: str, path: str | os.PathLike, numbe
 
 def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
     """Write texts, as they are, to a file that is replaced only when all of them are written; gzip for `.gz`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     encoded = (line.encode() for line in lines)
-    try:
-        with unfinished.open("wb") as file:
-            if path.suffix == ".gz":
-                # Neither name nor time in the header: the bytes depend on the content alone.
-                zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-                with zipped, io.BufferedWriter(zipped, 1 << 20) as buffered:
-                    buffered.writelines(encoded)
-            else:
-                file.writelines(encoded)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        if Path(path).suffix == ".gz":
+            # Neither name nor time in the header: the bytes depend on the content alone.
+            zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+            with zipped, io.BufferedWriter(zipped, 1 << 20) as buffered:
+                buffered.writelines(encoded)
+        else:
+            file.writelines(encoded)

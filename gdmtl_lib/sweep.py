@@ -24,7 +24,7 @@ from .evaluation import effectiveness_table, read_values
 from .first_stage import bm25_candidates
 from .gpus import own_gpus, visible_gpus
 from .job import Job
-from .measuring import join_folds, measure_system
+from .measuring import join_folds, measure_first_stage, measure_system
 from .notebook import indexes_folder, notebook_parameters
 from .page import write_page
 from .results import Results
@@ -121,7 +121,10 @@ def jobs(config: Config) -> list[Job]:
     if "tune" in config.first_stage:
         key = _hash([fingerprint, data[config.train_split], first_stage, config.depth])
         tuned = (Job("tune_bm25", key, folder, partial(tune, config)),)
-    made = [*tuned, overview := analysis(OVERVIEW, None, [*tuned])]
+    key = _hash([__version__, fingerprint, [data[split] for split in config.splits], first_stage, parameters["relevance_levels"],
+                 config.depth])  # fmt: skip
+    bm25 = Job("measure_bm25", key, folder, partial(_measure_first_stage, config), tuned)
+    made = [*tuned, bm25, analysis(OVERVIEW, None, [bm25])]
     # Filled while the jobs are made; each has what was measured before it when it runs.
     measured: dict[str, list[tuple[str, int, Job]]] = {split: [] for split in config.splits}
     for group in with_rotations(config, list(trainings(config))):
@@ -155,13 +158,13 @@ def jobs(config: Config) -> list[Job]:
         systems = generating if which == "generating" else compared
         for split in looked_at[which]:
             needed = measured if which == "another" else {split or validation: measured[split or validation]}
-            needs = [overview, *(job for found in needed.values() for _, _, job in found)]  # BM25's values are of 02
+            needs = [bm25, *(job for found in needed.values() for _, _, job in found)]
             made.append(analysis(notebook, split, needs, systems))
     for study in config.studies:
         of_study = [train(each, None) for each in trainings(config, study)]
         made += of_study
         if study in STUDIES:
-            needs = [overview, *(job for _, _, job in measured[validation]), *of_study]
+            needs = [bm25, *(job for _, _, job in measured[validation]), *of_study]
             made.append(analysis(STUDIES[study], None, needs, config.studies[study]["systems"]))
     return made
 
@@ -210,6 +213,13 @@ def _require_weights(config: Config, undone: set[str]) -> None:
         raise FileNotFoundError("\n".join(missing))
 
 
+def _measure_first_stage(config: Config) -> list[Path]:
+    collection = load_collection(config.collection)
+    for split, level in config.splits.items():
+        measure_first_stage(config.folder, collection, split, config.depth, level, **first_stage_of(config))
+    return [path for split in config.splits for path in _measured_files(Path(config.folder) / FIRST_STAGE, split)]
+
+
 def _train(
     config: Config, training: Training, inputs: str, measured: Sequence[tuple[str, int, Job]] | None
 ) -> list[Path]:
@@ -242,7 +252,7 @@ def _train(
         _show_so_far(config, split, measured, (training.system, training.seed))
     return [
         path for path in folder.rglob("*")
-        if path.is_file() and path.name != "timing.csv" and not _is_of_another_split(path, split)
+        if path.is_file() and path.name != "timing.csv" and path.name[0] != "." and not _is_of_another_split(path, split)
     ]  # fmt: skip
 
 

@@ -25,6 +25,8 @@ import torch
 from torch import nn
 
 from .locking import held
+from .runs import write_lines
+from .whole_files import remove_unfinished, replacing
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -92,10 +94,12 @@ class TrainingFolder:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         # What a killed process was writing.
-        for pattern in ("*.tmp[0-9]*", "checkpoint.old[0-9]*"):
-            for leftover in self.folder.glob(pattern):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         tables = [self.folder / f"{table}.csv" for table in TABLES]
+        for pattern in ("checkpoint.tmp[0-9]*", "checkpoint.old[0-9]*"):
+            for leftover in self.folder.glob(pattern):
+                shutil.rmtree(leftover)
+        for path in (self._settings_file, self._state_file, *tables):
+            remove_unfinished(path)
         written = [path for path in (self._settings_file, self._state_file, self.checkpoint, *tables) if path.exists()]
         if written and resume:
             return self._is_finished(written)
@@ -132,12 +136,8 @@ class TrainingFolder:
                     tensors[f"{moment}/{name}"] = torch.as_tensor(optimizer.state[parameter][moment]).contiguous()
         scalars = {name: value for name, value in asdict(progress).items() if name not in TABLES}
         metadata = {"progress": json.dumps(scalars), "sha256": _digest(tensors, progress)}
-        fresh = self._state_file.with_suffix(f".tmp{os.getpid()}")
-        try:
+        with replacing(self._state_file) as fresh:
             safetensors.torch.save_file(tensors, str(fresh), metadata=metadata)
-            os.replace(fresh, self._state_file)
-        finally:
-            fresh.unlink(missing_ok=True)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
         """Put the last saved state into model and optimiser; a fresh Progress where there is none."""
@@ -179,12 +179,12 @@ class TrainingFolder:
 
     def _describe(self, finished: dict | None) -> None:
         text = json.dumps({"training": self.description, "finished": finished}, indent=2) + "\n"
-        _write(self._settings_file, text)
+        write_lines(self._settings_file, [text])
 
     def _write_tables(self, progress: Progress) -> None:
         for table in TABLES:
             if rows := getattr(progress, table):
-                _write(self.folder / f"{table}.csv", pd.DataFrame(rows).to_csv(index=False))
+                write_lines(self.folder / f"{table}.csv", [pd.DataFrame(rows).to_csv(index=False)])
 
     def _read_table(self, table: str) -> list[dict]:
         file = self.folder / f"{table}.csv"
@@ -200,15 +200,6 @@ def _digest(tensors: dict[str, torch.Tensor], progress: Progress) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    fresh = file.with_name(f"{file.name}.tmp{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _differences(there: dict, here: dict, prefix: str = ""):

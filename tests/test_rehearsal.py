@@ -143,7 +143,7 @@ def toy(toy_bert_folder) -> dict:
 def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monkeypatch):
     """msmarco.yaml itself: BM25 tuned over DeepCT's passages, two systems trained, measured on dev, taken to CAsT."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    wanted = ["04_rerank_and_evaluate_dev-small", "06_win_tie_loss_dev-small", "10_transfer"]
+    wanted = ["02_collection_and_candidates", "04_rerank_and_evaluate_dev-small", "06_win_tie_loss_dev-small", "10_transfer"]
     change = {
         "collection": str(folder), "systems": ["bert", "gdmtl"], "splits": {"cast-2019": 2}, "depth": 20,
         "first_stage": {"tune": 30, "enriched": str(folder.parent / "deepct.jsonl")}, "parameters": toy,
@@ -162,7 +162,7 @@ def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monke
     assert len(by_query) == 2 * DEV and set(by_query["epoch"]) == {0, 1}
     made = {path.name.partition(".")[0] for path in (results / ".jobs").glob("[!.]*")}
     assert made == {
-        "tune_bm25", "02_collection_and_candidates", *wanted,
+        "tune_bm25", "measure_bm25", *wanted,
         *(f"train_{system}_seed0" for system in ("bert", "gdmtl")),
         *(f"rerank_{system}_seed0_cast-2019" for system in ("bert", "gdmtl")),
     }  # fmt: skip

@@ -1,7 +1,6 @@
 import copy
 import dataclasses
 import json
-import os
 import re
 import shutil
 import socket
@@ -130,7 +129,7 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(n
     assert config.systems == SYSTEMS
     assert config.splits == {"dev": 1, "cast": 2}
     names = [job.name for job in sweep.jobs(config)]
-    assert names[1:17] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
+    assert names[2:18] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
     assert len(names) == len(set(names))
 
 
@@ -163,8 +162,9 @@ def test_msmarco_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(tm
     for given in config.parameters.values():
         assert PAPERS.items() <= given.items()
     names = [job.name for job in sweep.jobs(config)]
-    assert names[:9] == ["02_collection_and_candidates", *(f"train_{system}_seed0" for system in config.systems)]
-    assert names[9] == "04_rerank_and_evaluate_dev-small" and "11_architectures_dev-small" in names
+    assert names[:2] == ["measure_bm25", "02_collection_and_candidates"]
+    assert names[2:10] == [f"train_{system}_seed0" for system in config.systems]
+    assert names[10] == "04_rerank_and_evaluate_dev-small" and "11_architectures_dev-small" in names
     (folder / "answers.train.tsv").unlink()
     with pytest.raises(ValueError, match="has no answers for the split 'train'"):
         sweep.jobs(config)
@@ -196,7 +196,7 @@ def test_msmarco_and_cast_say_at_once_what_is_missing_and_how_to_fetch_it(name, 
 def test_every_job_stands_after_what_it_needs_and_first_systems_come_first(values):
     jobs = sweep.jobs(read(values))
     assert [job.name for job in jobs] == [
-        "02_collection_and_candidates",
+        "measure_bm25", "02_collection_and_candidates",
         "train_bert_seed0", "rerank_bert_seed0_cast", "train_gdmtl_plus_seed0", "rerank_gdmtl_plus_seed0_cast",
         "train_bert_seed1", "rerank_bert_seed1_cast", "train_gdmtl_plus_seed1", "rerank_gdmtl_plus_seed1_cast",
         "04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast", "05_score_distributions_dev",
@@ -207,9 +207,9 @@ def test_every_job_stands_after_what_it_needs_and_first_systems_come_first(value
     for place, job in enumerate(jobs):
         assert all(need in jobs[:place] for need in job.needs)
     needs = {job.name: [need.name for need in job.needs] for job in jobs}
-    overview = "02_collection_and_candidates"  # it measures BM25, which 06 alone could not read
-    assert needs["04_rerank_and_evaluate_cast"] == [overview, *(name for name in needs if name.startswith("rerank_"))]
-    assert needs["06_win_tie_loss_dev"] == [overview, *(name for name in needs if name.startswith("train_"))]
+    bm25 = "measure_bm25"
+    assert needs["04_rerank_and_evaluate_cast"] == [bm25, *(name for name in needs if name.startswith("rerank_"))]
+    assert needs["06_win_tie_loss_dev"] == [bm25, *(name for name in needs if name.startswith("train_"))]
 
 
 def changed(values, **change):
@@ -246,7 +246,7 @@ def test_another_seed_adds_jobs(values):
 def test_another_grade_measures_again(values):
     repeated = changed(values, splits={"dev": 1, "cast": 3})
     assert {name for name in repeated if name.startswith("train")} == set()
-    assert "rerank_bert_seed0_cast" in repeated and "04_rerank_and_evaluate_cast" in repeated
+    assert {"measure_bm25", "rerank_bert_seed0_cast"} <= repeated and "04_rerank_and_evaluate_cast" in repeated
 
 
 def test_another_baseline_repeats_the_analyses_alone(values):
@@ -299,7 +299,7 @@ def test_a_study_that_has_a_notebook_is_looked_at_with_its_own_systems(values):
     assert job.name == "09_training_size"
     assert job.run.args[-1]["systems"] == ["bert", "gdmtl"] and job.run.args[-1]["split"] == "dev"
     assert {need.name for need in job.needs} == {
-        "02_collection_and_candidates", "train_bert_seed0", "train_bert_seed1", "train_gdmtl_plus_seed0", "train_gdmtl_plus_seed1",
+        "measure_bm25", "train_bert_seed0", "train_bert_seed1", "train_gdmtl_plus_seed0", "train_gdmtl_plus_seed1",
         *(f"train_training_size_{variant}_{system}_seed0" for variant in ("half", "all") for system in ("bert", "gdmtl")),
     }  # fmt: skip
 
@@ -343,7 +343,7 @@ def test_a_changed_judgment_repeats_what_reads_it(copied, values):
     path = copied / "sample" / "qrels.cast.tsv"
     repeated = changed_in(copied, values, lambda: path.write_text(path.read_text().replace("\t4\n", "\t3\n", 1)))
     assert {name for name in repeated if name.startswith("train")} == set()
-    assert {"rerank_bert_seed0_cast", "02_collection_and_candidates"} | EVALUATE <= repeated
+    assert {"rerank_bert_seed0_cast", "measure_bm25", "02_collection_and_candidates"} | EVALUATE <= repeated
 
 
 def edit(notebook, change):

@@ -98,7 +98,7 @@ def test_tuned_settings_are_found_first_and_used_by_all_that_search(values, monk
     config = read(values, tune=20)
     jobs = {job.name: job for job in sweep.prepare(config)}
     assert next(iter(jobs)) == "tune_bm25"
-    for name in ("02_collection_and_candidates", "train_bert_seed0"):
+    for name in ("measure_bm25", "train_bert_seed0"):
         assert [need.name for need in jobs[name].needs] == ["tune_bm25"]
     jobs["tune_bm25"].execute()
     assert jobs["tune_bm25"].is_done()

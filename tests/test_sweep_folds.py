@@ -70,12 +70,12 @@ def test_every_rotation_is_trained_and_tested_before_the_turns_are_joined(values
     of_bert = [f"{job}_bert_seed0_fold{i}" for i in range(5) for job in ("train", "rerank")] + ["join_bert_seed0"]
     of_gdmtl = [name.replace("bert", "gdmtl") for name in of_bert]
     assert list(jobs) == [
-        "02_collection_and_candidates", *of_bert, *of_gdmtl, "04_rerank_and_evaluate_talk", "05_score_distributions_talk",
+        "measure_bm25", "02_collection_and_candidates", *of_bert, *of_gdmtl, "04_rerank_and_evaluate_talk", "05_score_distributions_talk",
         "06_win_tie_loss_talk", "07_rank_shifts_talk",
     ]  # fmt: skip
     needs = {name: [need.name for need in job.needs] for name, job in jobs.items()}
     assert needs["join_bert_seed0"] == [name for name in of_bert if name.startswith("rerank")]
-    assert needs["06_win_tie_loss_talk"] == ["02_collection_and_candidates", "join_bert_seed0", "join_gdmtl_seed0"]
+    assert needs["06_win_tie_loss_talk"] == ["measure_bm25", "join_bert_seed0", "join_gdmtl_seed0"]
     given = jobs["06_win_tie_loss_talk"].run.args[-1]
     assert (given["collection"], given["split"], given["relevance_level"]) == (str(folder), "talk", 2)
 
@@ -150,7 +150,7 @@ def test_cast2019_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(t
     assert all(PAPERS.items() <= given.items() for given in config.parameters.values())
     assert config.splits == {"cast-2019": 2} and config.depth == 1000 and config.folds == 5
     names = [job.name for job in sweep.jobs(config)]
-    assert len(names) == 1 + 2 * 11 + 4 and names[-4] == "04_rerank_and_evaluate_cast-2019"
+    assert len(names) == 2 + 2 * 11 + 4 and names[-4] == "04_rerank_and_evaluate_cast-2019"
 
 
 # ---- joined

@@ -258,7 +258,7 @@ def test_a_killed_training_ends_with_the_same_bits(finished, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     child = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert list(tmp_path.glob("training_state.tmp*"))
+    assert list(tmp_path.glob(".training_state.safetensors.*.unfinished"))
     Training(checkpoint, validated=True)(tmp_path)
     assert_same_training(tmp_path, whole)
 

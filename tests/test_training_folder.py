@@ -234,7 +234,7 @@ def test_what_a_killed_process_was_writing_is_removed(folder):
     for name in ("checkpoint.tmp7", "checkpoint.old7"):
         (folder.folder / name).mkdir()
         (folder.folder / name / "config.json").touch()
-    for name in ("training_state.tmp7", "history.csv.tmp12"):
+    for name in (".training_state.safetensors.7.unfinished", ".history.csv.12.unfinished"):
         (folder.folder / name).touch()
     folder.open(resume=True)
     assert files(folder) == ["settings.json"]

