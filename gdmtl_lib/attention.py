@@ -91,6 +91,26 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
+def spans_at(spans: list[Span], rows: list[int]) -> list[Span]:
+    """The spans of some rows alone, which then stand one after the other.
+
+    rows: rising. A causal span of which only some rows are taken becomes a span a row.
+    """
+    chosen, rows, at = [], iter(rows), 0
+    row = next(rows, None)
+    for span in spans:
+        first = at
+        seen = []  # what each taken row of this span may attend to
+        while row is not None and row < span.end:
+            seen.append(span.key_end - (span.end - 1 - row) if span.causal else span.key_end)
+            row, at = next(rows, None), at + 1
+        if not span.causal or at - first == span.end - span.start:
+            chosen += [Span(first, at, span.key_start, span.key_end, span.causal)] if seen else []
+        else:
+            chosen += [Span(first + i, first + i + 1, span.key_start, end, False) for i, end in enumerate(seen)]
+    return chosen
+
+
 def _stacked_attention(
     query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scaling: float | None, sliding_window: int | None
 ) -> Tensor:

@@ -6,7 +6,7 @@ and in their heads. A family whose attention is its own sees more than the spans
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Family:
     configuration has for them. masked_lm: what its dense layer, its norm and the vocabulary's bias are called there.
     has_segments: whether segments have embeddings. counts_after_padding: whether the first position is the padding
     token's id + 1, as RoBERTa counts. has_windows: whether some layers attend only to what is near.
-    attention: how the names of its attention modules end.
+    attention: how the names of its attention modules end. has_berts_layers: whether its layers are made as BERT's.
     """
 
     score: Callable[[nn.Module, Tensor], Tensor]
@@ -34,6 +34,7 @@ class Family:
     counts_after_padding: bool = False
     has_windows: bool = False
     attention: str = ".attention.self"
+    has_berts_layers: bool = False
 
     def first_position(self, config) -> int:
         return config.pad_token_id + 1 if self.counts_after_padding else 0
@@ -65,6 +66,7 @@ _BERT = Family(
     activation="hidden_act",
     norm_eps="layer_norm_eps",
     masked_lm=("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+    has_berts_layers=True,
 )
 _ROBERTA = Family(
     score=_by_classifier,
@@ -73,21 +75,24 @@ _ROBERTA = Family(
     masked_lm=("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     has_segments=False,
     counts_after_padding=True,
+    has_berts_layers=True,
 )
+_NORM_FIRST = replace(_ROBERTA, has_berts_layers=False)
 FAMILIES = {
     "bert": _BERT,
     "ernie": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "xlm-roberta-xl": _ROBERTA,
-    "roberta-prelayernorm": _ROBERTA,
+    "xlm-roberta-xl": _NORM_FIRST,
+    "roberta-prelayernorm": _NORM_FIRST,
     "data2vec-text": _ROBERTA,
     "electra": Family(
         score=_by_classifier,
         activation="gelu",
         norm_eps="layer_norm_eps",
         masked_lm=("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+        has_berts_layers=True,
     ),
     "albert": Family(
         score=_by_pooler_and_activation,

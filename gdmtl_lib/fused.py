@@ -33,11 +33,11 @@ def fused_layers(model: nn.Module) -> Iterator[None]:
             for module in model.modules():
                 for linear, activation in WIDE_LAYERS:
                     if _is_gelu(getattr(module, activation, None)) and type(getattr(module, linear, None)) is nn.Linear:
-                        stack.enter_context(_replaced(module, activation, nn.Identity()))
+                        stack.enter_context(replaced(module, activation, nn.Identity()))
                         wide = getattr(module, linear)
-                        stack.enter_context(_replaced(wide, "forward", partial(_linear, wide, "gelu")))
+                        stack.enter_context(replaced(wide, "forward", partial(_linear, wide, "gelu")))
                 if type(module) is nn.Linear and "forward" not in vars(module):
-                    stack.enter_context(_replaced(module, "forward", partial(_linear, module, "none")))
+                    stack.enter_context(replaced(module, "forward", partial(_linear, module, "none")))
         yield
 
 
@@ -51,7 +51,8 @@ def _is_gelu(activation: object) -> bool:
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
+def replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    """While the block runs, an attribute of one module is another: its `forward`, or a part of it."""
     before = vars(module).get(name, getattr(module, name))
     own = name in vars(module) or name in module._modules
     setattr(module, name, value)

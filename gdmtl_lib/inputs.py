@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .attention import Span
+from .attention import Span, spans_at
 from .masks import causal_mask, cross_attention_mask, mixed_attention_mask
 from .settings import GENERATION_MASKS
 from .systems import GENERATIVE_TASKS, System, prefixes
@@ -182,6 +182,7 @@ class PackedBatch:
     decoder_ids, decoder_position_ids: int64 [1, t'], decoder_spans, cross_spans: the same for a decoder, or None.
     score_at: int64 [b'], where the scores of the ranking sequences are read, in the order they were given.
     predict_at, targets: per generative task int64 [n]; lengths: per task int64, the tokens of each target.
+    read_at: int64 [r], all these positions of an encoder, rising; read_spans: who those tokens attend to.
     All positions count packed tokens of the encoder, or of the decoder where there is one.
     """
 
@@ -197,6 +198,8 @@ class PackedBatch:
     decoder_position_ids: Tensor | None = None
     decoder_spans: list[Span] | None = None
     cross_spans: list[Span] | None = None
+    read_at: Tensor | None = None
+    read_spans: list[Span] | None = None
 
     def to(self, device) -> "PackedBatch":
         return type(self)(**{name: _move(value, device) for name, value in vars(self).items()})
@@ -252,7 +255,11 @@ def pack(sequences: list[Sequence]) -> PackedBatch:
                 for sequence, start, end, source in zip(sequences, reading, ends, starts)
             ],
         )
-    return PackedBatch(**batch, **_heads(sequences, reading))
+    heads = _heads(sequences, reading)
+    if reading is starts:
+        read = sorted({position for part in (heads["score_at"], *heads["predict_at"].values()) for position in part.tolist()})
+        batch |= dict(read_at=torch.tensor(read, dtype=torch.long), read_spans=spans_at(spans, read))
+    return PackedBatch(**batch, **heads)
 
 
 def pad(sequences: list[Sequence], pad_id: int) -> PaddedBatch:

@@ -10,9 +10,10 @@ b ranking sequences, t packed tokens, d hidden size, n predicted tokens, v vocab
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import safetensors
@@ -24,10 +25,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokeni
 from transformers.models.bart.modeling_bart import BartForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from . import last_layer
 from .attention import PACKED
 from .checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint, write_sums
 from .encoders import Transform, by_kind_of_layer, cut_layers, family_of, ranking_class, why_refused
 from .inputs import InputBuilder, PackedBatch, PaddedBatch
+from .last_layer import last_layer_at
 from .systems import System, get_system
 
 SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible
@@ -73,18 +76,22 @@ class _Heads:
 
     def forward(self, batch: PackedBatch | PaddedBatch) -> Output:
         """One pass over all sequences of the batch; scores and logits only where they are needed."""
-        states = self.states(batch)
+        states, row_of = self.read(batch)
         embeddings = self.get_input_embeddings().weight
         # Scores are compared with one another: in bf16 many would tie that do not.
         with torch.autocast(states.device.type, enabled=False):
-            scores = self.score(states[batch.score_at].float())
+            scores = self.score(states[row_of(batch.score_at)].float())
         return Output(
             scores=scores,
             logits={
-                task: self.generation_heads[task](states[positions], embeddings)
+                task: self.generation_heads[task](states[row_of(positions)], embeddings)
                 for task, positions in batch.predict_at.items()
             },
         )
+
+    def read(self, batch: PackedBatch | PaddedBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The last states that the heads read, float [r, d], and what turns positions of the batch into rows of them."""
+        return self.states(batch), lambda positions: positions
 
     def input_builder(self, **settings) -> InputBuilder:
         """The builder of this system's sequences; settings override the lengths the model was trained with."""
@@ -150,6 +157,12 @@ class EncoderGDMTL(_Heads):
         else:
             how = dict(mask=batch.mask)
         return self.encode(batch.input_ids, batch.segment_ids, **how).flatten(0, 1)
+
+    def read(self, batch: PackedBatch | PaddedBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        if not (last_layer.WHERE_READ and self.family.has_berts_layers and isinstance(batch, PackedBatch)):
+            return super().read(batch)
+        with last_layer_at(self.base_model.encoder.layer, batch.read_at, batch.read_spans):
+            return self.states(batch), partial(torch.searchsorted, batch.read_at)
 
     def encode(
         self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor | None = None,

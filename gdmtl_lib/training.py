@@ -341,9 +341,9 @@ class _Training:
             chosen = order[position * self.settings.batch_size :][: self.settings.batch_size]
             batch = self._batch(0, chosen, tuple(heads)).to(self.accelerator.device)
             with torch.no_grad(), self.accelerator.autocast():
-                states = self.model.states(batch)
+                states, row_of = self.model.read(batch)
             losses = [
-                generation_cross_entropy(head(states[batch.predict_at[task]].float(), embeddings), batch.targets[task])
+                generation_cross_entropy(head(states[row_of(batch.predict_at[task])].float(), embeddings), batch.targets[task])
                 for task, head in heads.items()
             ]
             optimizer.zero_grad()
