@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from .lean_attention import lean_attention
+from .varlen_attention import Spans, suits, varlen_attention
 
 PACKED = "gdmtl_packed"
 STACK_SPANS = True
@@ -76,6 +77,9 @@ def packed_attention(
             )
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
+    if suits(query):
+        spans = spans if isinstance(spans, Spans) else Spans(spans)
+        return varlen_attention(query, key, value, spans, dropout, scaling, sliding_window), None
     if STACK_SPANS and query.device.type == "cpu" and not torch.is_grad_enabled() and not dropout:
         return _stacked_attention(query, key, value, spans, scaling, sliding_window), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
@@ -91,12 +95,12 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def spans_at(spans: list[Span], rows: list[int]) -> list[Span]:
+def spans_at(spans: list[Span], rows: list[int]) -> Spans:
     """The spans of some rows alone, which then stand one after the other.
 
     rows: rising. A causal span of which only some rows are taken becomes a span a row.
     """
-    chosen, rows, at = [], iter(rows), 0
+    chosen, rows, at = Spans(), iter(rows), 0
     row = next(rows, None)
     for span in spans:
         first = at

@@ -18,6 +18,7 @@ from .attention import Span, spans_at
 from .masks import causal_mask, cross_attention_mask, mixed_attention_mask
 from .settings import GENERATION_MASKS
 from .systems import GENERATIVE_TASKS, System, prefixes
+from .varlen_attention import Spans
 
 
 @dataclass
@@ -230,7 +231,7 @@ class PaddedBatch:
 def pack(sequences: list[Sequence]) -> PackedBatch:
     """One row of all real tokens. The order of the sequences is kept."""
     starts = _starts(len(sequence.input_ids) for sequence in sequences)
-    spans = []
+    spans = Spans()
     for sequence, start in zip(sequences, starts):
         source_end, end = start + sequence.source_length, start + len(sequence.input_ids)
         spans.append(Span(start, source_end, start, source_end, causal=False))
@@ -249,11 +250,11 @@ def pack(sequences: list[Sequence]) -> PackedBatch:
         batch |= dict(
             decoder_ids=_row(id for sequence in sequences for id in sequence.decoder_ids),
             decoder_position_ids=_row(i for sequence in sequences for i in range(len(sequence.decoder_ids))),
-            decoder_spans=[Span(start, end, start, end, causal=True) for start, end in zip(reading, ends)],
-            cross_spans=[
+            decoder_spans=Spans(Span(start, end, start, end, causal=True) for start, end in zip(reading, ends)),
+            cross_spans=Spans(
                 Span(start, end, source, source + len(sequence.input_ids), causal=False)
                 for sequence, start, end, source in zip(sequences, reading, ends, starts)
-            ],
+            ),
         )
     heads = _heads(sequences, reading)
     if reading is starts:
