@@ -157,13 +157,16 @@ def score_pairs(
     lengths = np.array([len(s.input_ids) + len(s.decoder_ids) for s in sequences])
     by_length = np.argsort(-lengths, kind="stable")
     device = next(model.parameters()).device
-    scores = np.empty(len(pairs), dtype=np.float32)
+    scores, passes = np.empty(len(pairs), dtype=np.float32), []
     with fast_products(device), fused_layers(model):
         for batch in by_budget(by_length, lengths, batch_tokens):
             output = model(pack([sequences[i] for i in batch]).to(device))
-            scores[batch] = output.scores.float().cpu().numpy()
+            passes.append((batch, output.scores.float()))
             if on_progress:
                 on_progress(len(batch))
+    # Fetched last: a GPU computes one pass while the next one is packed.
+    for batch, found in passes:
+        scores[batch] = found.cpu().numpy()
     return scores
 
 

@@ -24,8 +24,8 @@ def test_the_embedded_pair_has_the_score_of_the_ranking_pass(model):
     pair = EmbeddedPair(model, *PAIR)
     with torch.no_grad():
         [expected] = model(pack([pair.sequence])).scores
-        assert float(pair(pair.embeddings)) == pytest.approx(float(expected), abs=1e-6)
-        assert pair(pair.embeddings.expand(3, -1, -1)).tolist() == pytest.approx([float(expected)] * 3, abs=1e-6)
+        assert float(pair(pair.embeddings)) == pytest.approx(float(expected), abs=5e-6)
+        assert pair(pair.embeddings.expand(3, -1, -1)).tolist() == pytest.approx([float(expected)] * 3, abs=5e-6)
 
 
 def test_the_baseline_is_masks_between_the_special_tokens(model):
