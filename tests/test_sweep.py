@@ -187,7 +187,7 @@ def test_msmarco_and_cast_say_at_once_what_is_missing_and_how_to_fetch_it(name, 
     started = time.monotonic()
     with pytest.raises(FileNotFoundError, match=re.escape(command)):
         sweep.jobs(config)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 1
 
 
 # ---- jobs
