@@ -234,9 +234,10 @@ def _ordered(run: pd.DataFrame) -> pd.DataFrame:
     for rows in whole_queries(run["query_id"], _ROWS_AT_ONCE):
         part = slice(done, done := done + len(rows))
         order[part], rank[part] = _best_first(run, rows)
-    scores = run["score"].to_numpy(dtype=np.float32)
-    ordered = run[["query_id", "doc_id"]].iloc[order].reset_index(drop=True)
-    return ordered.assign(score=scores[order], rank=rank)
+    ids = {column: run[column].iloc[order].reset_index(drop=True) for column in ("query_id", "doc_id")}
+    scores = run["score"].to_numpy(dtype=np.float32)[order]
+    del order
+    return pd.DataFrame(ids | {"score": scores, "rank": rank}, copy=False)
 
 
 def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
