@@ -8,8 +8,9 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from .devices import DTYPES, fast_products, pick_device, pick_precision
 from .fused import fused_layers
 from .inputs import pack
 from .locking import held
-from .runs import canonical_order, frame_hash, validate_run, write_run
+from .partial_scores import PartialScores
+from .runs import frame_hash, rescored, validate_run, whole_queries, write_ordered
 
 CHUNK_PAIRS = 4096
 CACHED_TOKENS = 1 << 25  # at 4 bytes each
@@ -41,6 +43,7 @@ def rerank(
     score: str = "rank",
     weight: float | None = None,
     states=None,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Score every candidate with the model and order each query's candidates by it.
 
@@ -49,18 +52,25 @@ def rerank(
     model: from `build_model`, `load_model` or trained. collection: looks up texts by id.
     candidates: query_id, doc_id (and whatever else).
     output: also write the run there as a TREC file, and resume a call that was interrupted from the file beside it
-        (`<output>.partial`), if model and candidates are the same.
+        (`<output>.partial`), if model and candidates are the same. Of several processes it is a folder
+        (`<output>.processes`), and their number has to be the same too.
     batch_tokens: tokens of one pass; only speed and memory depend on it.
     precision: `fp32`; `bf16` or `fp16` for the backbone (the heads always compute in fp32); `auto`: bf16 where the
         hardware is fast at it. device: as in TrainingSettings.
     score: `rank`, the ranking head's; `likelihood`, log P(query | passage); `joint`, both, the likelihood with `weight`
-        (see `likelihood`). Only `rank` resumes.
+        (see `likelihood`). Only `rank` resumes and takes `processes`.
     states: of the likelihood: a folder that keeps the passages' states for later runs, or `StoredStates` with a limit.
+    processes: so many of this machine share the candidates, on a GPU each where there are some; on a CPU they share
+        its cores. The collection has to be one that `load_collection` finds by its name.
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
     duplicates, no row), for unknown ids and for an unknown score; RuntimeError, naming it, where another process is
-    writing this output.
+    writing this output, and, with the end of what it printed, where one of several processes fails.
     """
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, found {processes}")
+    if processes > 1 and score != "rank":
+        raise ValueError(f"several processes share the score 'rank' alone, but score is {score!r}: leave processes out")
     if score != "rank" or weight is not None or states is not None:
         from .likelihood import rerank_by  # which computes with what stands here
 
@@ -72,15 +82,18 @@ def rerank(
     # Two processes would mix their scores in one partial file.
     lock = output and held(output.with_name(f".{output.name}.lock"), f"{output} is being written already")
     with lock or nullcontext():
-        return _rerank(model, collection, candidates, output, batch_tokens, precision, device, progress)
+        return _rerank(model, collection, candidates, output, batch_tokens, precision, device, progress, processes)
 
 
-def _rerank(model, collection, candidates, output, batch_tokens, precision, device, progress) -> pd.DataFrame:
+def _rerank(
+    model, collection, candidates, output, batch_tokens, precision, device, progress, processes
+) -> pd.DataFrame:
     torch_device = pick_device(device)
     precision = pick_precision(precision, torch_device)
     budget = batch_tokens or BATCH_TOKENS[torch_device.type]
-    partial = None
-    if output is not None:
+    is_shared = processes > 1 and len(candidates) > CHUNK_PAIRS  # or there is but one chunk
+    key = {}
+    if output is not None or is_shared:
         key = {
             "model": fingerprint_of(model),
             "candidates": frame_hash(candidates[["query_id", "doc_id"]]),
@@ -88,37 +101,66 @@ def _rerank(model, collection, candidates, output, batch_tokens, precision, devi
             "precision": precision,
             "chunk_pairs": CHUNK_PAIRS,
         }
-        partial = _Partial(output.with_name(f"{output.name}.partial"), key)
-    done = partial.chunks if partial else {}
-    parts = []
     bar = tqdm(total=len(candidates), desc=f"re-ranking with {model.system.name}", disable=not progress)
+    with bar:
+        if is_shared:
+            from .rerank_processes import score_in_processes  # which computes with what stands here
+
+            scores = score_in_processes(
+                model, collection, candidates, processes, output and _shared(output), key, budget, torch_device,
+                bar.update,
+            )
+        else:
+            partial = output and PartialScores(_partial(output), key)
+            scores = score_candidates(
+                model, collection, candidates, CHUNK_PAIRS, budget, precision, torch_device, bar.update, partial
+            )
+    run = rescored(candidates, scores)
+    if output is not None:
+        write_ordered(run, output, tag=model.system.name)
+        _partial(output).unlink(missing_ok=True)
+        shutil.rmtree(_shared(output), ignore_errors=True)
+    return run
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def _shared(output: Path) -> Path:
+    return output.with_name(f"{output.name}.processes")
+
+
+def score_candidates(
+    model, collection, candidates: pd.DataFrame, chunk_pairs: int, batch_tokens: int, precision: str,
+    device: torch.device, on_progress: Callable[[int], object], partial: PartialScores | None = None,
+) -> np.ndarray:
+    """Scores of all candidates, float32, in the order given: whole queries, about `chunk_pairs` pairs at a time.
+
+    partial: takes the scores of every chunk, and gives those that it has.
+    """
+    scores = np.empty(len(candidates), dtype=np.float32)
     was_on = next(model.parameters()).device
-    model.eval().to(torch_device)
+    model.eval().to(device)
     try:
         scorer = in_precision(model, precision)
         tokens = _Tokens(model.input_builder())
-        for number, chunk in enumerate(_chunks(candidates)):
-            if number in done:
-                scores = np.array(done[number], dtype=np.float32)
-                bar.update(len(chunk))
-            else:
-                queries = collection.query_texts(chunk["query_id"].unique())
-                query_of = dict(zip(chunk["query_id"].unique(), queries))
-                doc_ids = chunk["doc_id"].unique()
-                text_of = dict(zip(doc_ids, collection.text(doc_ids)))
-                pairs = [(query_of[q], text_of[d]) for q, d in zip(chunk["query_id"], chunk["doc_id"])]
-                scores = score_pairs(scorer, pairs, budget, bar.update, tokens)
-                if partial:
-                    partial.append(number, scores)
-            parts.append(chunk[["query_id", "doc_id"]].assign(score=scores))
+        for number, rows in enumerate(whole_queries(candidates["query_id"], chunk_pairs)):
+            if partial and number in partial.chunks:
+                scores[rows] = partial.chunks[number]
+                on_progress(len(rows))
+                continue
+            chunk = candidates.iloc[rows]
+            query_ids, doc_ids = chunk["query_id"].unique(), chunk["doc_id"].unique()
+            query_of = dict(zip(query_ids, collection.query_texts(query_ids)))
+            text_of = dict(zip(doc_ids, collection.text(doc_ids)))
+            pairs = [(query_of[q], text_of[d]) for q, d in zip(chunk["query_id"], chunk["doc_id"])]
+            scores[rows] = score_pairs(scorer, pairs, batch_tokens, on_progress, tokens)
+            if partial:
+                partial.append(number, scores[rows])
     finally:
-        bar.close()
         model.to(was_on)
-    run = canonical_order(pd.concat(parts, ignore_index=True))
-    if partial:
-        write_run(run, output, tag=model.system.name)
-        partial.remove()
-    return run
+    return scores
 
 
 def rerank_texts(model, query: str, passages: Iterable[str]) -> np.ndarray:
@@ -203,19 +245,6 @@ def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iter
         yield order[start:]
 
 
-def _chunks(candidates: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Whole queries, about CHUNK_PAIRS pairs at a time."""
-    groups, pairs = [], 0
-    for _, group in candidates.groupby("query_id", sort=False):
-        groups.append(group)
-        pairs += len(group)
-        if pairs >= CHUNK_PAIRS:
-            yield pd.concat(groups)
-            groups, pairs = [], 0
-    if groups:
-        yield pd.concat(groups)
-
-
 def fingerprint_of(model) -> str:
     """SHA-256 of a model's weights and of what else decides its scores."""
     digest = hashlib.sha256(json.dumps(model.config.gdmtl, sort_keys=True).encode())
@@ -223,46 +252,3 @@ def fingerprint_of(model) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().float().cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-class _Partial:
-    """The scores of the chunks that an interrupted call has finished: a line of JSON each, with its own hash.
-
-    The first line says of what; a file of another model, or of other candidates, is written anew.
-    """
-
-    def __init__(self, file: Path, key: dict):
-        self.file, self.chunks = file, {}
-        self.good = [_checked(key)]
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        if lines[:1] == self.good:
-            for line in lines[1:]:
-                text, _, _ = line.partition(b"\t")
-                try:
-                    number, scores = json.loads(text)
-                except (ValueError, TypeError):
-                    break
-                if line != _checked([number, scores]):
-                    break  # cut off by the interruption, or damaged
-                self.chunks[number] = scores
-                self.good.append(line)
-
-    def append(self, number: int, scores: np.ndarray) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("ab") as file:
-            if self.good:  # the first time: nothing but what was good stays in the file
-                file.truncate(0)
-                file.writelines(self.good)
-                self.good = []
-            file.write(_checked([number, scores.tolist()]))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def remove(self) -> None:
-        self.file.unlink(missing_ok=True)
-
-
-def _checked(content) -> bytes:
-    """A line of JSON that ends with its own hash."""
-    text = json.dumps(content)
-    return f"{text}\t{hashlib.sha256(text.encode()).hexdigest()[:16]}\n".encode()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
 from .whole_files import replacing
@@ -51,6 +52,24 @@ def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
         ValueError: as `validate_run`.
     """
     validate_run(run)
+    return _ordered(run)
+
+
+def rescored(run: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+    """A run's passages with other scores, in canonical order.
+
+    Args:
+        run: one that `validate_run` has passed: its ids are not looked at again, which takes long for millions.
+        scores: float32 [rows of `run`].
+
+    Returns:
+        As `canonical_order`.
+
+    Raises:
+        ValueError: a score is not finite; the message names the row.
+    """
+    run = run[["query_id", "doc_id"]].assign(score=scores)
+    _refuse_row("run", _bad_score(run["score"]))
     return _ordered(run)
 
 
@@ -141,9 +160,13 @@ def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") ->
     Raises:
         ValueError: as `validate_run`, or the tag is empty or holds white space.
     """
-    if not tag or _NOT_IN_AN_ID.search(tag):
-        raise ValueError(f"tag: expected a name without white space, found {tag!r}")
-    run = canonical_order(run)
+    _refuse_tag(tag)
+    write_ordered(canonical_order(run), path, tag)
+
+
+def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
+    """`write_run` for what `canonical_order`, `rescored` or `read_run` returned: neither checked nor ordered again."""
+    _refuse_tag(tag)
     columns = ("query_id", "doc_id", "rank", "score")
     rows = (row for part in _parts(run) for row in zip(*(part[column].tolist() for column in columns), strict=True))
     # Nine significant digits tell any two float32 apart, also when a reader goes through float64.
@@ -192,20 +215,51 @@ def write_qrels(qrels: pd.DataFrame, path: str | os.PathLike) -> None:
     write_lines(path, (f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
 
 
+def whole_queries(query_ids: pd.Series, size: int) -> Iterator[np.ndarray]:
+    """The rows of whole queries, about so many at a time: int64 positions, at least `size` but for the last ones.
+
+    Queries come in the order of their first rows, a query's rows in their own.
+    """
+    queries, _ = pd.factorize(query_ids)
+    rows, ends = np.argsort(queries, kind="stable"), np.cumsum(np.bincount(queries))
+    del queries  # what is made of millions of rows here stays until the last of them
+    first = 0
+    while first < len(rows):
+        end = ends[min(np.searchsorted(ends, first + size), len(ends) - 1)]
+        yield rows[first:end]
+        first = end
+
+
 def _ordered(run: pd.DataFrame) -> pd.DataFrame:
-    queries, _ = pd.factorize(run["query_id"])
-    scores = run["score"].to_numpy(dtype=np.float32)
+    """In canonical order. Some queries at a time, so that it takes little more memory than the result."""
+    order, rank, done = np.empty(len(run), dtype=np.int64), np.empty(len(run), dtype=np.int64), 0
+    for rows in whole_queries(run["query_id"], _ROWS_AT_ONCE):
+        part = slice(done, done := done + len(rows))
+        order[part], rank[part] = _best_first(run, rows)
+    ids = {column: run[column].iloc[order].reset_index(drop=True) for column in ("query_id", "doc_id")}
+    scores = run["score"].to_numpy(dtype=np.float32)[order]
+    del order
+    return pd.DataFrame(ids | {"score": scores, "rank": rank}, copy=False)
+
+
+def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of some whole queries, int64 [n], with each query's best first, and their ranks, int64 [n]."""
+    queries, _ = pd.factorize(run["query_id"].iloc[rows])
+    scores = run["score"].iloc[rows].to_numpy(dtype=np.float32)
     order = np.lexsort((-scores, queries))
+    queries, scores = queries[order], scores[order]
+    begins = np.append(True, queries[1:] != queries[:-1])
+    differs = begins | np.append(True, scores[1:] != scores[:-1])
+    rows = rows[order]
     # Only ties need the passages' ids, and sorting millions of strings is what would take long here.
-    same = (np.diff(queries[order]) == 0) & (np.diff(scores[order]) == 0)
-    tied = np.append(same, False) | np.append(False, same)
-    tied_rows = order[tied]
-    doc_ids = run["doc_id"].iloc[tied_rows].to_numpy(dtype=object)
-    by_id = tied_rows[np.array(sorted(range(len(doc_ids)), key=doc_ids.__getitem__, reverse=True), dtype=np.int64)]
-    order[tied] = by_id[np.lexsort((-scores[by_id], queries[by_id]))]
-    ordered = run[["query_id", "doc_id"]].iloc[order].reset_index(drop=True)
-    rank = ordered.groupby(queries[order]).cumcount() + 1
-    return ordered.assign(score=scores[order], rank=rank)
+    tied = ~(differs & np.append(differs[1:], True))
+    found, doc_ids = pd.factorize(run["doc_id"].iloc[rows[tied]])
+    places = np.empty(len(doc_ids), dtype=np.int64)
+    last_first = sorted(range(len(doc_ids)), key=doc_ids.tolist().__getitem__, reverse=True)
+    places[last_first] = np.arange(len(doc_ids))
+    rows[tied] = rows[tied][np.lexsort((places[found], np.cumsum(differs)[tied]))]
+    first = np.flatnonzero(begins)
+    return rows, np.arange(1, len(rows) + 1) - np.repeat(first, np.diff(first, append=len(rows)))
 
 
 def _validate(frame: pd.DataFrame, name: str, value: str, bad_value: _Check) -> None:
@@ -217,9 +271,18 @@ def _validate(frame: pd.DataFrame, name: str, value: str, bad_value: _Check) -> 
         )
     if frame.empty:
         raise ValueError(f"{name}: expected at least one row, found none")
-    if problem := _first_problem(frame, bad_value(frame[value])):
+    _refuse_row(name, _first_problem(frame, bad_value(frame[value])))
+
+
+def _refuse_row(name: str, problem: _Problem) -> None:
+    if problem:
         row, text = problem
         raise ValueError(f"{name}, row {row}: {text}")
+
+
+def _refuse_tag(tag: str) -> None:
+    if not tag or _NOT_IN_AN_ID.search(tag):
+        raise ValueError(f"tag: expected a name without white space, found {tag!r}")
 
 
 def _refuse_line(path: str | os.PathLike, frame: pd.DataFrame, bad_value: _Problem) -> None:
@@ -232,15 +295,18 @@ def _refuse_line(path: str | os.PathLike, frame: pd.DataFrame, bad_value: _Probl
 
 def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
     for column in ("query_id", "doc_id"):
-        for found in frame[column].unique().tolist():
-            if not isinstance(found, str) or not found or _NOT_IN_AN_ID.search(found):
-                text = f"expected {column} to be a string without white space or NUL, found {found!r}"
-                return _row_of(frame[column], found), text
+        for ids in _parts(frame[column].unique()):
+            for found in ids.tolist():
+                if not isinstance(found, str) or not found or _NOT_IN_AN_ID.search(found):
+                    text = f"expected {column} to be a string without white space or NUL, found {found!r}"
+                    return _row_of(frame[column], found), text
     if bad_value:
         return bad_value
-    twice = frame.duplicated(["query_id", "doc_id"]).to_numpy()
-    if twice.any():
-        row = int(np.argmax(twice))
+    pairs = frame[["query_id", "doc_id"]]
+    by_query = whole_queries(frame["query_id"], _ROWS_AT_ONCE)  # the pairs of all at once would take a large table
+    twice = np.concatenate([rows[pairs.iloc[rows].duplicated().to_numpy()] for rows in by_query])
+    if len(twice):
+        row = int(twice.min())
         query, doc = frame["query_id"].iloc[row], frame["doc_id"].iloc[row]
         return row, f"passage {doc!r} stands a second time for query {query!r}; keep one of the two"
     return None
@@ -303,10 +369,11 @@ def frame_hash(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _parts(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _parts(values: pd.DataFrame | ExtensionArray | np.ndarray) -> Iterator:
     """Some rows at a time, at least once: Python's own strings and numbers take many times what a column takes."""
-    for first in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
-        yield frame.iloc[first : first + _ROWS_AT_ONCE]
+    rows = values.iloc if isinstance(values, pd.DataFrame) else values
+    for first in range(0, max(len(values), 1), _ROWS_AT_ONCE):
+        yield rows[first : first + _ROWS_AT_ONCE]
 
 
 def file_hash(path: str | os.PathLike) -> str:
