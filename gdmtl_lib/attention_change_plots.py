@@ -73,7 +73,7 @@ def heads_on_a_pair(
     root so that small weights show.
 
     weights: float [l, h, s, s] of one sequence, by system. heads: (layer, head), from 1. tokens: of the sequence.
-    rows: which tokens' attention is drawn; a row looks, a column is looked at.
+    rows: which tokens' attention is drawn; a row looks, a column is looked at. A line stands before the first of them.
     """
     with plt.rc_context(STYLE):
         strips = [(layer, head, system) for layer, head in heads for system in weights]
@@ -82,6 +82,7 @@ def heads_on_a_pair(
         for axis, (layer, head, system) in zip(axes[:, 0], strips):
             each = weights[system][layer - 1, head - 1][list(rows)]
             image = axis.imshow(each, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+            axis.axvline(rows[0] - 0.5, color="#555555", linewidth=0.7)
             axis.set_title(f"layer {layer}, head {head}: {LABELS[system]}", fontsize=9, color=SYSTEM_COLOURS[system])
             axis.set_yticks(range(len(rows)), [tokens[row] for row in rows], fontsize=7)
             axis.grid(visible=False)

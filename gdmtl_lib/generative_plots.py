@@ -69,10 +69,12 @@ def recall_by_count(
             axis.vlines(places, base + rows["low"], base + rows["high"], color="#0072B2", linewidth=1.4, alpha=0.6)
             for place, mean, high in zip(places, rows["mean"], rows["high"].fillna(0)):
                 axis.annotate(f"{mean:.3f}", (place, max(mean, base + high)), (0, 5), textcoords="offset points",
-                              ha="center", fontsize=8)  # fmt: skip
+                              ha="center", fontsize=8, bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
             axis.set_xticks(places, rows["count"])
             axis.set(title=measure.replace("R@", "recall@"), xlabel="queries appended", xlim=(-0.5, len(rows) - 0.5))
             axis.margins(y=0.15)
+            low, high = axis.get_ylim()
+            axis.set_yticks([tick for tick in axis.get_yticks() if low <= tick <= min(high, 1)])  # a bar may reach above 1
             axis.grid(visible=False, axis="x")
         suptitle(figure, title)
     return figure

@@ -4,6 +4,7 @@ import ipywidgets
 import pandas as pd
 
 from gdmtl_lib import generative_plots
+from gdmtl_lib.evaluation import PAPER_NAMES
 from gdmtl_lib.widgets import Explorer, number_slider
 
 
@@ -21,7 +22,7 @@ def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
         ways = table.set_index("way")
         row, base = ways.loc[k], ways.loc["ranking head"]
         said = (
-            f"{k}: {measure} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} (difference from "
+            f"{k}: {PAPER_NAMES.get(measure, measure)} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} (difference from "
             f"{row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
             f"{row['stored'] / base['gflop']:.0%} with stored states"
         )
