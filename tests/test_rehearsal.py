@@ -20,10 +20,14 @@ from gdmtl_lib.first_stage import bm25_candidates
 from gdmtl_lib.first_stage_tuning import tune_bm25
 from gdmtl_lib.folds import cross_validated_epochs, joined, kfold, session_folds
 from gdmtl_lib.notebook import indexes_folder
+from gdmtl_lib.page import write_page
 from gdmtl_lib.runs import canonical_order, frame_hash, read_run
+from gdmtl_lib.systems import LABELS
 
 PROJECT = Path(__file__).parent.parent
 PASSAGES, TRAINING, DEV, SESSIONS = 8_842, 533, 7, 10
+STRESS = bool(os.environ.get("GDMTL_STRESS"))
+INSIDE = ("13_generated_queries", "14_what_changes_inside")
 
 
 @pytest.fixture(scope="module")
@@ -177,17 +181,23 @@ def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monke
 
 @pytest.mark.slow
 def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_path, monkeypatch):
-    """cast2019.yaml itself, smaller: five rotations of each system, every turn tested once by a model that has not seen
-    its session, all turns in the tables."""
+    """cast2019.yaml itself, smaller: five rotations, every turn tested once by a model that has not seen its session, all
+    turns in the tables. GDMTL_STRESS=1: GDMTL beside BERT, and the notebooks that look into the first rotation."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    wanted = ["04_rerank_and_evaluate_cast-2019", "06_win_tie_loss_cast-2019"]
+    systems, wanted = ["bert"], ["04_rerank_and_evaluate_cast-2019", "06_win_tie_loss_cast-2019"]
+    if STRESS:
+        systems = ["bert", "gdmtl"]
+        wanted += ["11_architectures_cast-2019", "01_attention_masks", *(f"{name}_test0" for name in INSIDE)]
     collection = f"folds:cast-2019:{folder}"
-    change = {"collection": collection, "depth": 20, "parameters": toy | {"epochs": 1, "train_fraction": 1.0}}
+    change = {
+        "collection": collection, "systems": systems, "depth": 20,
+        "parameters": toy | {"epochs": 1, "train_fraction": 1.0},
+    }  # fmt: skip
     snakemake("cast2019", tmp_path, "--until", *wanted, **change)
     results, rotations = tmp_path / "cast2019", load_collection(collection)
     turns = load_collection(folder).queries("cast-2019")
     session_of = dict(turns[["query_id", "session"]].to_numpy())
-    for system in ("bert", "gdmtl"):
+    for system in systems:
         tested = []
         for number in range(5):
             home = results / "folds" / str(number) / system / "seed0"
@@ -208,11 +218,19 @@ def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_p
         values = read_values(results / system / "seed0" / "per_query.cast-2019.csv")
         assert all(sorted(of["query_id"]) == sorted(session_of) for _, of in values.groupby("measure"))
     table = pd.read_csv(results / "tables" / "effectiveness.cast-2019.csv", index_col="system")
-    assert list(table.index) == ["BM25", "BERT", "GDMTL"]
+    assert list(table.index) == ["BM25", *(LABELS[system] for system in systems)]
     counts = pd.read_csv(results / "tables" / "win_tie_loss.cast-2019.csv")
-    assert len(counts) == 3 and counts[["win", "tie", "loss"]].sum(axis=1).eq(len(session_of)).all()
+    assert len(counts) == len(systems) * (len(systems) + 1) // 2
+    assert counts[["win", "tie", "loss"]].sum(axis=1).eq(len(session_of)).all()
+    if STRESS:
+        costs = pd.read_csv(results / "tables" / "architectures.cast-2019.csv", index_col="system")
+        assert costs.loc[["BERT", "GDMTL"], ["parameters", "training_seconds", "pairs_per_second"]].gt(0).all(axis=None)
+        of_first = {path.name for part in ("figures", "tables") for path in (results / "folds" / "0" / part).iterdir()}
+        assert {"attention_heads.png", "generated_queries.test0.csv", "attention_moved.test0.csv"} <= of_first
+        page = write_page(results).read_text()
+        assert "Attention heads, rotation 0<" in page and "folds/0/tables/attention_moved.test0.csv" in page
     stamps = {path: path.stat().st_ino for path in (results / ".jobs").glob("[!.]*")}
-    assert len(stamps) == 1 + 2 * 11 + len(wanted)
+    assert len(stamps) == 1 + 11 * len(systems) + len(wanted)
     snakemake("cast2019", tmp_path, "--until", *wanted, **change)
     assert {path: path.stat().st_ino for path in (results / ".jobs").glob("[!.]*")} == stamps
 

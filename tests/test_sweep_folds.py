@@ -81,7 +81,7 @@ def test_every_rotation_is_trained_and_tested_before_the_turns_are_joined(values
     assert (given["collection"], given["split"], given["relevance_level"]) == (str(folder), "talk", 2)
 
 
-def test_what_looks_into_models_looks_into_the_first_rotations_on_the_turns_they_were_tested_on(values, folder, tmp_path):
+def test_what_looks_into_models_looks_into_those_of_the_first_rotation(values, folder, tmp_path):
     jobs = {job.name: job for job in sweep.jobs(read(values))}
     for name in ("01_attention_masks", "13_generated_queries_test0", "14_what_changes_inside_test0"):
         needs = [need.name for need in jobs[name].needs]
