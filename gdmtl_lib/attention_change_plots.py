@@ -13,6 +13,9 @@ from .attention_changes import DESTINATIONS
 from .plots import STYLE, SYSTEM_COLOURS, new_figure, suptitle
 from .systems import LABELS
 
+# Inches: what a token takes, what its name takes at least, and the widest figure, which fits beside a file browser.
+TOKEN, NAME, WIDEST = 0.115, 0.09, 9.6
+
 
 def query_attention(
     tables: Mapping[str, pd.DataFrame], title: str = "Where do the query's tokens look?"
@@ -49,17 +52,19 @@ def head_changes(table: pd.DataFrame, title: str = "Which heads look elsewhere?"
     with plt.rc_context(STYLE):
         grid = table.pivot(index="layer", columns="head", values="moved")
         figure, axis = new_figure(figsize=(1.6 + 0.46 * grid.shape[1], 1.5 + 0.4 * grid.shape[0]))
-        image = axis.imshow(grid, cmap="Blues", vmin=0, vmax=max(float(grid.max().max()), 0.01), aspect="auto")
+        most = max(float(grid.max().max()), 0.01)
+        digits = 0 if most >= 0.1 else 1
+        image = axis.imshow(grid, cmap="Blues", vmin=0, vmax=most, aspect="auto")
         for (row, column), moved in np.ndenumerate(grid.to_numpy()):
-            dark = moved > 0.6 * image.norm.vmax
-            axis.text(column, row, f"{100 * moved:.0f}", ha="center", va="center", fontsize=8,
+            dark = moved > 0.6 * most
+            axis.text(column, row, f"{100 * moved:.{digits}f}", ha="center", va="center", fontsize=8,
                       color="white" if dark else "black")  # fmt: skip
         axis.set_xticks(range(grid.shape[1]), grid.columns)
         axis.set_yticks(range(grid.shape[0]), grid.index)
         axis.set(xlabel="head", ylabel="layer")
         axis.grid(visible=False)
         axis.tick_params(length=0)
-        bar = figure.colorbar(image, ax=axis, format=PercentFormatter(1, decimals=0), label="attention moved")
+        bar = figure.colorbar(image, ax=axis, format=PercentFormatter(1, decimals=digits), label="attention moved")
         bar.outline.set_visible(False)
         suptitle(figure, title)
     return figure
@@ -70,25 +75,40 @@ def heads_on_a_pair(
     title: str = "The heads that changed most",
 ) -> Figure:
     """What some tokens attend to in chosen heads: for each head a strip a system, all on one colour scale, a square
-    root so that small weights show.
+    root so that small weights show. Of a long sequence the tokens are named that are looked at most.
 
     weights: float [l, h, s, s] of one sequence, by system. heads: (layer, head), from 1. tokens: of the sequence.
-    rows: which tokens' attention is drawn; a row looks, a column is looked at.
+    rows: which tokens' attention is drawn; a row looks, a column is looked at. A line stands before the first of them.
     """
     with plt.rc_context(STYLE):
         strips = [(layer, head, system) for layer, head in heads for system in weights]
-        size = (max(6.0, 0.115 * len(tokens) + 1.6), (0.3 + 0.125 * len(rows)) * len(strips) + 1.2)
+        width = min(max(6.0, TOKEN * len(tokens) + 1.6), WIDEST)
+        size = (width, (0.3 + 0.125 * len(rows)) * len(strips) + 1.2)
         figure, axes = new_figure(len(strips), 1, figsize=size, sharex=True, squeeze=False)
-        for axis, (layer, head, system) in zip(axes[:, 0], strips):
-            each = weights[system][layer - 1, head - 1][list(rows)]
+        drawn = [weights[system][layer - 1, head - 1][list(rows)] for layer, head, system in strips]
+        for axis, each, (layer, head, system) in zip(axes[:, 0], drawn, strips):
             image = axis.imshow(each, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+            axis.axvline(rows[0] - 0.5, color="#555555", linewidth=0.7)
             axis.set_title(f"layer {layer}, head {head}: {LABELS[system]}", fontsize=9, color=SYSTEM_COLOURS[system])
             axis.set_yticks(range(len(rows)), [tokens[row] for row in rows], fontsize=7)
             axis.grid(visible=False)
             axis.tick_params(length=0)
-        axes[-1, 0].set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
+        named = _named(np.concatenate(drawn).max(axis=0), apart=NAME * len(tokens) / (width - 1.6))
+        axes[-1, 0].set_xticks(named, [tokens[column] for column in named], rotation=90, fontsize=6)
         ticks = dict(ticks=[0, 0.05, 0.2, 0.5, 1], format=PercentFormatter(1, decimals=0))
         bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01, label="attention", **ticks)
         bar.outline.set_visible(False)
         suptitle(figure, title)
     return figure
+
+
+def _named(peaks: np.ndarray, apart: float) -> list[int]:
+    """The columns that are named: all, or those looked at most, where names of neighbours would touch.
+
+    peaks: float [c], the largest weight of each. apart: by how many columns, at least, two names have to differ.
+    """
+    named: list[int] = []
+    for column in np.argsort(-peaks, kind="stable").tolist():
+        if all(abs(column - other) >= apart for other in named):
+            named.append(column)
+    return sorted(named)

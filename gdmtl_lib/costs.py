@@ -167,13 +167,13 @@ def reranking_speed(
 def system_costs(results: Results, systems: Sequence[str], pairs: pd.DataFrame) -> pd.DataFrame:
     """A row for each of these systems that has a checkpoint: `system, parameters, ranking_parameters` (without
     generation heads), `encoder_tokens, decoder_tokens, gflops` of a pair, `training_seconds, tokens_per_second` (means
-    over seeds). BM25, which has no model, has no row.
+    over seeds, and over rotations where there are folds). BM25, which has no model, has no row.
 
     pairs: what `sample_pairs` returns.
     """
     rows = []
     for system in systems:
-        homes = [results.folder / system / f"seed{seed}" for seed in results.seeds(system)]
+        homes = results.trainings(system)
         checkpoints = [home / "checkpoint" for home in homes if (home / "checkpoint" / "model.safetensors").is_file()]
         if checkpoints:
             counts = parameter_counts(checkpoints[0])

@@ -25,8 +25,8 @@ def cost_and_effectiveness(
         figure, axis = new_figure(figsize=(6.8, 4.0))
         ways = table.set_index("way")
         axis.axhline(ways["mean"]["BM25"], color=COLOURS["BM25"], linewidth=1, linestyle="--")
-        axis.annotate("BM25", (1, ways["mean"]["BM25"]), (-2, 3), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", ha="right", fontsize=9, color="#555555")  # fmt: skip
+        axis.annotate("BM25", (0, ways["mean"]["BM25"]), (4, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=9, color="#555555")  # fmt: skip
         base = ways["mean"]["ranking head"]
         cascades = ways[ways.index.str.startswith("cascade")]
         axis.plot(cascades["gflop"], cascades["mean"], color=CASCADE, linewidth=0.8, alpha=0.6)
@@ -65,14 +65,16 @@ def recall_by_count(
             base = rows.loc[rows["count"] == 0, "mean"].item()
             places = np.arange(len(rows))
             axis.axhline(base, color="#7f7f7f", linewidth=1, linestyle="--")
-            axis.plot(places, rows["mean"], "o-", color="#0072B2", markersize=6, linewidth=1.2)
+            axis.plot(places, rows["mean"], "o-", color="#0072B2", markersize=6, linewidth=1.2, zorder=4)
             axis.vlines(places, base + rows["low"], base + rows["high"], color="#0072B2", linewidth=1.4, alpha=0.6)
             for place, mean, high in zip(places, rows["mean"], rows["high"].fillna(0)):
                 axis.annotate(f"{mean:.3f}", (place, max(mean, base + high)), (0, 5), textcoords="offset points",
-                              ha="center", fontsize=8)  # fmt: skip
+                              ha="center", fontsize=8, bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
             axis.set_xticks(places, rows["count"])
             axis.set(title=measure.replace("R@", "recall@"), xlabel="queries appended", xlim=(-0.5, len(rows) - 0.5))
             axis.margins(y=0.15)
+            low, high = axis.get_ylim()
+            axis.set_yticks([tick for tick in axis.get_yticks() if low <= tick <= min(high, 1)])  # a bar may reach above 1
             axis.grid(visible=False, axis="x")
         suptitle(figure, title)
     return figure

@@ -4,6 +4,7 @@ import ipywidgets
 import pandas as pd
 
 from gdmtl_lib import generative_plots
+from gdmtl_lib.evaluation import PAPER_NAMES
 from gdmtl_lib.widgets import Explorer, number_slider
 
 
@@ -21,8 +22,8 @@ def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
         ways = table.set_index("way")
         row, base = ways.loc[k], ways.loc["ranking head"]
         said = (
-            f"{k}: {measure} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} (difference from "
-            f"{row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
+            f"{k}: {PAPER_NAMES.get(measure, measure)} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} "
+            f"(difference from {row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
             f"{row['stored'] / base['gflop']:.0%} with stored states"
         )
         return [figure, said]
@@ -46,9 +47,9 @@ def explore_written(table: pd.DataFrame) -> Explorer:
         passage = min(passage, len(found))
         chosen = found.iloc[passage - 1]
         written = chosen.drop("passage").rename("text").rename_axis("written by").reset_index()
-        style = {"text-align": "left", "padding": "4px 8px"}
-        return [f"Passage {passage} of {len(found)}: {chosen['passage']}",
-                written.style.hide(axis="index").format(escape="html").set_properties(**style)]  # fmt: skip
+        styled = written.style.hide(axis="index").format(escape="html")
+        styled.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
+        return [f"Passage {passage} of {len(found)}: {chosen['passage']}", styled]
 
     words = ipywidgets.Text(description="containing", placeholder="words of a passage", continuous_update=False)
     passage = number_slider("passage", len(table), 1)

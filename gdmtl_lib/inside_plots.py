@@ -43,7 +43,7 @@ def gradient_cosines(
             image = axis.imshow(grid, cmap=DIVERGING, vmin=-scale, vmax=scale, aspect="auto", origin="lower")
             for (row, place), value in np.ndenumerate(grid.to_numpy()):
                 if np.isfinite(value) and len(across) <= 12:
-                    axis.text(place, row, f"{value:+.2f}", ha="center", va="center", fontsize=8,
+                    axis.text(place, row, f"{round(value, 2) + 0.0:+.2f}", ha="center", va="center", fontsize=8,
                               color="white" if abs(value) > 0.65 * scale else "black")  # fmt: skip
             axis.set_xticks(range(len(across)), across)
             axis.set_yticks(range(len(down)), down)
@@ -88,6 +88,7 @@ def attributions(found: Mapping[str, Attribution], title: str = "Which tokens do
             scale = dict(orientation="horizontal", shrink=0.6, aspect=36, ticks=MaxNLocator(5))
             bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, **scale)
             bar.ax.tick_params(labelsize=8, length=2)
+            bar.ax.xaxis.get_offset_text().set_fontsize(8)
             bar.set_label("added to the score", fontsize=8)
             bar.outline.set_visible(False)
         suptitle(figure, title)

@@ -33,7 +33,7 @@ def explore_heads(
 
     def draw(pair, layer, head):
         found, tokens, rows = weights(pair)
-        title = f"pair {pair}: what the query's tokens attend to"
+        title = f"“{pairs[pair - 1][1]}”: what do the query's tokens attend to?"
         return attention_change_plots.heads_on_a_pair(found, [(layer, head)], tokens, rows, title)
 
     config = first.config

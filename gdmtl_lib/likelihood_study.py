@@ -127,5 +127,5 @@ def advice(table: pd.DataFrame) -> list[str]:
             f"{ways['mean'][cheapest]:.3f} against {head['mean']:.3f}, at {share:.0%} of its cost."
         )
     worse = list(ways.index[ways["verdict"] == "worse"])
-    sentences.append(f"Shown to be worse than the ranking head: {', '.join(worse) or 'none'}.")
+    sentences.append(f"Shown to be worse than the ranking head: {'; '.join(worse) or 'none'}.")
     return sentences

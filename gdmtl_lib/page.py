@@ -51,8 +51,8 @@ def write_page(folder: str | os.PathLike) -> Path:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     parts = [
         _facts(config),
-        _section("Tables", (_table(folder, path) for path in _sorted((folder / "tables").glob("*.csv")))),
-        _section("Figures", (_figure(folder, path) for path in _sorted((folder / "figures").glob("*.png")))),
+        _section("Tables", (_table(folder, path) for path in _drawn(folder, "tables", "csv"))),
+        _section("Figures", (_figure(folder, path) for path in _drawn(folder, "figures", "png"))),
         _section("Training", (_figure(folder, path) for path in _trainings(folder, config))),
         _notebooks(folder, config),
     ]
@@ -94,7 +94,7 @@ def _table(folder: Path, path: Path) -> str:
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.head(ROWS_SHOWN).itertuples(index=False))
     more = f"<p>and {len(table) - ROWS_SHOWN:,} more rows</p>" if len(table) > ROWS_SHOWN else ""
     return (
-        f"<h3>{_title(path)}{_links(folder, path, path.with_suffix('.tex'))}</h3>\n"
+        f"<h3>{_title(path, folder)}{_links(folder, path, path.with_suffix('.tex'))}</h3>\n"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>{more}'
     )
 
@@ -141,22 +141,24 @@ def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
     ]
 
 
-def _sorted(paths: Iterable[Path]) -> list[Path]:
+def _drawn(folder: Path, part: str, kind: str) -> list[Path]:
+    """The figures or tables of a config, and after them those of the rotations whose models were looked into."""
+
     def place(path: Path):
         return next((i for i, start in enumerate(ORDER) if path.name.startswith(start)), len(ORDER)), path.name
 
-    return sorted(paths, key=place)
+    return [path for at in ("", "folds/*/") for path in sorted(folder.glob(f"{at}{part}/*.{kind}"), key=place)]
 
 
-def _title(path: Path, folder: Path | None = None) -> str:
+def _title(path: Path, folder: Path) -> str:
     """What a file is called on the page: `effectiveness.dev` becomes `Effectiveness: dev`."""
     name, *split = path.stem.split(".")
     title = name.replace("_", " ").capitalize() + "".join(f": {part}" for part in split)
-    system, seed = path.parts[-3], path.parts[-2]
-    if folder is not None and system in LABELS:
+    *_, system, seed, _ = ("", *path.relative_to(folder).parts)
+    if system in LABELS:
         title = f"{LABELS[system]}, {seed.replace('seed', 'seed ')}"
-        if path.parts[-5] == "folds":
-            title += f", rotation {path.parts[-4]}"
+    if rotation := re.match(r"folds/(\d+)/", path.relative_to(folder).as_posix()):
+        title += f", rotation {rotation[1]}"
     return html.escape(title)
 
 

@@ -5,6 +5,7 @@ it appears, text large enough for print.
 """
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -438,7 +439,9 @@ def panels(count: int, height: float = 2.7, **shared: bool) -> tuple[Figure, lis
 
 
 def suptitle(figure: Figure, title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    """A title at the left, in as many lines as the figure's width asks for (about 11 characters an inch)."""
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, int(11.4 * figure.get_figwidth())) or [""]]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
 
 
 def _written(measure: str) -> str:

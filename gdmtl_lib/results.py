@@ -77,6 +77,16 @@ class Results:
         """The seeds a system was trained with; none for BM25."""
         return [seed for seed in self._homes(system_name(system)) if seed is not None]
 
+    def trainings(self, system: str) -> list[Path]:
+        """The folders that a system was trained into: one a seed; where the results are those of folds, joined, one a
+        rotation and seed."""
+        system = system_name(system)
+        here = list(self._homes(system).values())
+        if any((home / "checkpoint").is_dir() for home in here):
+            return here
+        rotations = sorted(self.folder.glob("folds/*"), key=lambda path: (len(path.name), path.name))
+        return [home for place in rotations for home in self._homes(system, place=place).values()] or here
+
     def common_seeds(self, *systems: str) -> list[int | None]:
         """The seeds that all of these systems were trained with: run against run, a pair of systems is compared seed
         by seed. BM25 goes with every seed; by itself it gives `[None]`.
@@ -156,14 +166,16 @@ class Results:
             latex = latex.replace(mark, command)
         (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
 
-    def _homes(self, system: str, file: str = "") -> dict[int | None, Path]:
-        """The folders of a system by seed, those that have the file; BM25 has one, without a seed."""
+    def _homes(self, system: str, file: str = "", place: Path | None = None) -> dict[int | None, Path]:
+        """The folders of a system by seed, those that have the file; BM25 has one, without a seed. place: where they are
+        looked for; the folder itself when None."""
+        place = place or self.folder
         if system == FIRST_STAGE:
-            homes = {None: self.folder / system}
+            homes = {None: place / system}
         else:
             homes = {
                 int(match[1]): home
-                for home in (self.folder / system).glob("seed*")
+                for home in (place / system).glob("seed*")
                 if (match := re.fullmatch(r"seed(\d+)", home.name))
             }
         return {seed: homes[seed] for seed in sorted(homes) if (homes[seed] / file).exists()}

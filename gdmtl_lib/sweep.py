@@ -31,7 +31,7 @@ from .results import Results
 from .runs import file_hash, frame_hash
 from .sweep_config import TRAINING, Config
 from .sweep_first_stage import first_stage_inputs, first_stage_of, tune
-from .sweep_trainings import Training, part, trainings, with_rotations
+from .sweep_trainings import Training, look_into, part, trainings, with_rotations
 from .systems import FIRST_STAGE, LABELS, SYSTEMS
 
 __all__ = ["Job", "Training", "jobs", "main", "prepare", "trainings", "visible_gpus"]
@@ -53,8 +53,11 @@ ANALYSES = {
     "13_generated_queries": "generating",
     "14_what_changes_inside": "generating",
 }
-# With folds there is no single checkpoint of a system to look into, and no second split.
-OF_FOLDS = ("every", "categories")
+# With folds there is no single checkpoint of a system: these look into the first rotation's, on the turns that it was
+# tested on. Left out is what asks for more than that: a second split to take a system to, and turns enough to choose a
+# weight on one half and measure on the other (a rotation tests a fifth of them, in some four sessions).
+OF_ONE_ROTATION = ("once", "generating")
+NOT_OF_FOLDS = ("10_transfer", "12_query_likelihood")
 # Those that look at a study of the config.
 STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
 PAGE = "page"
@@ -94,9 +97,12 @@ def jobs(config: Config) -> list[Job]:
     fingerprint, weights = collection.fingerprint(), cache(_weights)
     defaults = {name: default for name, (_, default) in notebook_parameters(_notebook(config, TRAINING)).items()}
 
-    def analysis(notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] = compared) -> Job:
-        given = parameters | {"systems": systems, "system": _compared_with(config.baseline, systems)}
-        if split is not None:
+    def analysis(
+        notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] = compared,
+        rotation: Mapping | None = None,
+    ) -> Job:
+        given = parameters | {"systems": systems, "system": _compared_with(config.baseline, systems)} | (rotation or {})
+        if split in config.splits:
             given |= {"split": split, "relevance_level": config.splits[split]}
         given = {name: given[name] for name in notebook_parameters(_notebook(config, notebook)) if name in given}
         name = notebook if split is None else f"{notebook}_{split}"
@@ -126,7 +132,8 @@ def jobs(config: Config) -> list[Job]:
     bm25 = Job("measure_bm25", key, folder, partial(_measure_first_stage, config), tuned)
     made = [*tuned, bm25, analysis(OVERVIEW, None, [bm25])]
     # Filled while the jobs are made; each has what was measured before it when it runs.
-    measured: dict[str, list[tuple[str, int, Job]]] = {split: [] for split in config.splits}
+    first = look_into(config, 0) if config.folds else {"split": validation}
+    measured: dict[str, list[tuple[str, int, Job]]] = {split: [] for split in (*config.splits, first["split"])}
     for group in with_rotations(config, list(trainings(config))):
         system, seed = group[0].system, group[0].seed
         if config.folds:
@@ -136,6 +143,7 @@ def jobs(config: Config) -> list[Job]:
                 level = config.splits[validation]
                 made.append(rerank(each, trained, each.name, part("test", rotation), level, None))
                 tested.append(made[-1])
+            measured[first["split"]].append((system, seed, tested[0]))
             key = _hash([job.key for job in tested])
             run = partial(_join, config, group, measured[validation])
             made.append(Job(f"join_{system}_seed{seed}", key, folder, run, tuple(tested)))
@@ -148,18 +156,20 @@ def jobs(config: Config) -> list[Job]:
             made.append(rerank(each, trained, f"{each.name}_{split}", split, level, measured[split]))
             measured[split].append((system, seed, made[-1]))
     for notebook, which in ANALYSES.items():
-        if config.folds and which not in OF_FOLDS:
+        if config.folds and notebook in NOT_OF_FOLDS:
             continue
+        rotation = first if config.folds and which in OF_ONE_ROTATION else None
         looked_at = {
             "every": list(config.splits), "validation": [validation], "once": [None], "another": [None] * len(away),
             "categories": [split for split in config.splits if "category" in collection.queries(split)],
-            "generating": [validation] if generating else [],
+            "generating": [first["split"]] if generating else [],
         }  # fmt: skip
         systems = generating if which == "generating" else compared
         for split in looked_at[which]:
-            needed = measured if which == "another" else {split or validation: measured[split or validation]}
+            of_split = split or first["split"]
+            needed = measured if which == "another" else {of_split: measured[of_split]}
             needs = [bm25, *(job for found in needed.values() for _, _, job in found)]
-            made.append(analysis(notebook, split, needs, systems))
+            made.append(analysis(notebook, split, needs, systems, rotation))
     for study in config.studies:
         of_study = [train(each, None) for each in trainings(config, study)]
         made += of_study
@@ -295,6 +305,7 @@ def _analyse(config: Config, notebook: str, name: str, given: dict) -> list[Path
     from .executing import execute_notebook
 
     folder, declared = Path(config.folder), notebook_parameters(_notebook(config, notebook))
+    drawn_into = Path(given["results_dir"])  # a rotation's own, where its models are looked into
     given = given | {key: value for key, value in first_stage_of(config).items() if key in declared}
     executed = folder / "notebooks" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +313,7 @@ def _analyse(config: Config, notebook: str, name: str, given: dict) -> list[Path
     started.touch()  # the file system's own clock, to tell which figures and tables are new
     try:
         execute_notebook(_notebook(config, notebook), executed, given, config.project, name)
-        drawn = [path for part in ("figures", "tables") for path in (folder / part).glob("*")]
+        drawn = [path for part in ("figures", "tables") for path in (drawn_into / part).glob("*")]
         return [executed, *(path for path in drawn if path.stat().st_mtime_ns >= started.stat().st_mtime_ns)]
     finally:
         started.unlink()

@@ -54,6 +54,16 @@ def part(name: str, rotation: int) -> str:
     return f"{name}{rotation}"
 
 
+def look_into(config: Config, rotation: int) -> dict:
+    """What a notebook is given to look into the models of a rotation, on the queries that they were tested on: sessions
+    that they have not seen."""
+    return {
+        "collection": rotations_name(config.collection, config.train_split, config.folds),
+        "train_split": part("train", rotation), "split": part("test", rotation),
+        "results_dir": str(_folder(config, rotation)),
+    }  # fmt: skip
+
+
 def with_rotations(config: Config, found: Sequence[Training]) -> list[list[Training]]:
     """The trainings of a system and seed together: one each without folds, one a rotation with them."""
     size = config.folds or 1
@@ -63,7 +73,7 @@ def with_rotations(config: Config, found: Sequence[Training]) -> list[list[Train
 def _rotated(config: Config, training: Training) -> Iterator[Training]:
     """A training once a rotation: three folds of five train, one validates, one tests (Section 5.2)."""
     for rotation in range(config.folds):
-        home = Path(config.folder) / "folds" / str(rotation) / training.system / f"seed{training.seed}"
+        home = _folder(config, rotation) / training.system / f"seed{training.seed}"
         given = training.given | {
             "collection": rotations_name(config.collection, config.train_split, config.folds),
             "train_split": part("train", rotation), "validation_split": part("validate", rotation),
@@ -71,3 +81,7 @@ def _rotated(config: Config, training: Training) -> Iterator[Training]:
         }  # fmt: skip
         name, title = f"{training.name}_fold{rotation}", f"{training.title}, rotation {rotation}"
         yield Training(name, title, training.system, training.seed, home, given)
+
+
+def _folder(config: Config, rotation: int) -> Path:
+    return Path(config.folder) / "folds" / str(rotation)

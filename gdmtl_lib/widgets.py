@@ -236,7 +236,8 @@ def _html(drawn: Drawn) -> str:
         png = io.BytesIO()
         with plt.rc_context(plots.STYLE):
             FigureCanvasAgg(drawn).print_png(png)  # savefig draws twice, once to lay the figure out
-        return f'<img src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
+        data = base64.b64encode(png.getvalue()).decode()
+        return f'<img src="data:image/png;base64,{data}" style="max-width: 100%">'  # or JupyterLab cuts off what is wider
     if isinstance(drawn, Styler):
         return drawn.to_html()
     return f"<p>{html.escape(drawn)}</p>"

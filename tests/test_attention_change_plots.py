@@ -44,3 +44,21 @@ def test_the_rows_of_the_heads_asked_for_are_drawn():
     assert first.images[0].get_array().tolist() == weights["bert"][1, 0][[1, 2]].tolist()
     assert [label.get_text() for label in first.get_yticklabels()] == ["ice", "blue"]
     assert len([axis for axis in figure.axes if axis.images]) == 4
+
+
+def test_of_a_long_pair_the_tokens_are_named_that_are_looked_at_most():
+    tokens = [f"t{column}" for column in range(256)]
+    weights = np.full((1, 1, 256, 256), 0.001)
+    weights[..., [7, 100, 101]] = [0.1, 0.2, 0.3]
+    figure = plots.heads_on_a_pair({"bert": weights}, [(1, 1)], tokens, range(250, 255))
+    named = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert {"t7", "t101"} <= set(named) and "t100" not in named and 60 < len(named) < 90
+    assert figure.get_figwidth() < 10
+    assert figure.axes[0].lines[0].get_xdata() == [249.5, 249.5]  # the query begins
+    few = plots.heads_on_a_pair({"bert": weights[..., :60, :60]}, [(1, 1)], tokens[:60], [50, 51])
+    assert [label.get_text() for label in few.axes[0].get_xticklabels()] == tokens[:60]
+
+
+def test_small_changes_are_told_apart():
+    table = pd.DataFrame({"layer": 1, "head": [1, 2], "moved": [0.004, 0.021]})
+    assert [text.get_text() for text in plots.head_changes(table).axes[0].texts] == ["0.4", "2.1"]

@@ -1,5 +1,5 @@
-"""JupyterLab in a real browser: 01 and 06 are run from their first cell to their last, and their pictures follow
-the controls."""
+"""JupyterLab in a real browser: 01, 06 and 12 to 14 are run from their first cell to their last, and what they show
+follows the controls."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -209,6 +210,69 @@ def test_06_pictures_follow_what_is_clicked_and_typed(lab, page, tmp_path, write
     query = re.search(r"Query \d+ of \d+, \u201c(.*?)\u201d", view.inner_text())[1]
     assert "moon" in query.lower()
     assert (tmp_path / "figures" / "query_deltas.dev.png").is_file()
+
+
+@pytest.fixture
+def results(tmp_path, toy_bert_folder, write_random_results) -> Path:
+    """Random runs of cast's turns, and beside them checkpoints of toys that have learned nothing."""
+    from gdmtl_lib.models import build_model
+
+    write_random_results(tmp_path, {"bm25": (None,), "bert": (0,), "gdmtl": (0,)}, ["cast"])
+    for seed, system in enumerate(("bert", "gdmtl")):
+        model = build_model(system, checkpoint=toy_bert_folder, seed=seed)
+        model.save_pretrained(tmp_path / system / "seed0" / "checkpoint")
+    return tmp_path
+
+
+def run_on_cast(lab, page, results: Path, name: str, **parameters):
+    """Run a notebook on the random results; what there is to play with, in order."""
+    address, folder = lab
+    given = {"results_dir": str(results), "split": "cast", "relevance_level": 2}
+    run_all(page, address, with_parameters(folder, name, **given, **parameters), timeout=120 * SECONDS)
+    explorers = page.locator(".jp-OutputArea-output .widget-vbox")
+    explorers.first.scroll_into_view_if_needed()
+    return explorers
+
+
+def test_12_the_picture_and_its_sentence_follow_the_cascade(lab, page, results):
+    [explorer] = run_on_cast(lab, page, results, "12_query_likelihood", cascade_depths=[2, 5], cost_queries=1).all()
+    view = explorer.locator(".widget-html-content:has(img)")
+    choice = explorer.get_by_label("best k")
+    assert choice.locator("option").all_inner_texts() == ["all", "2", "5"]
+    assert "cascade" not in view.inner_text()
+    follows(view, partial(choice.select_option, "5"), "the best five")
+    assert re.search(r"cascade, best 5: MRR@10 0\.\d{3} against the ranking head's", view.inner_text())
+    follows(view, partial(choice.select_option, "all"), "all ways")
+
+
+def test_13_the_passage_follows_what_is_dragged_and_typed(lab, page, results):
+    few = {"systems": ["gdmtl"], "passages_read": 12, "most_passages": 1, "max_tokens": 4}
+    [explorer] = run_on_cast(lab, page, results, "13_generated_queries", **few).all()
+    view = explorer.locator(".widget-html-content").last
+    assert "Passage 1 of 12: " in view.inner_text()
+    assert all(writer in view.inner_text() for writer in ("real query", "GDMTL"))
+    follows(view, partial(slider(explorer, "passage").press, "ArrowRight"), "passage moved")
+    assert "Passage 2 of 12: " in view.inner_text()
+    word = max(re.findall(r"[a-z]+", view.inner_text().partition("written by")[0]), key=len)
+    explorer.get_by_label("containing").fill(word)
+    follows(view, partial(explorer.get_by_label("containing").press, "Enter"), "a word typed")
+    found = re.search(r"Passage \d+ of (\d+): (.*)", view.inner_text())
+    assert int(found[1]) < 12 and word in found[2].lower()
+
+
+def test_14_heads_and_attributions_follow_the_controls(lab, page, results):
+    rows = [(step, "query_generation", layer, 0.1) for step in (0, 40) for layer in ("embeddings", "encoder 1")]
+    logged = pd.DataFrame(rows, columns=["step", "task", "layer", "cosine"])
+    logged.to_csv(results / "gdmtl" / "seed0" / "gradients.csv", index=False)
+    few = {"examples": 3, "heads_shown": 1, "attribution_pairs": 2, "attribution_steps": 8}
+    heads, attributions = run_on_cast(lab, page, results, "14_what_changes_inside", **few).all()
+    for explorer, names in ((heads, ("pair", "layer", "head")), (attributions, ("pair",))):
+        explorer.scroll_into_view_if_needed()
+        view = explorer.locator(".widget-html-content:has(img)")
+        for name in names:
+            handle = slider(explorer, name)
+            at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+            follows(view, partial(handle.press, "ArrowLeft" if at_end else "ArrowRight"), f"{name} moved")
 
 
 def slider(explorer, name: str):

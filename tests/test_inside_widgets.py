@@ -67,7 +67,7 @@ def test_explore_ways():
     explorer = explore_ways(table, "RR@10", "a title")
     assert [label for label, _ in explorer.controls["k"].options] == ["all", "2", "5"]
     assert changes(explorer, ("k", "cascade, best 5"), ("k", "cascade, best 2")) == 3
-    assert "cascade, best 2: RR@10 0.650 against the ranking head" in explorer.view
+    assert "cascade, best 2: MRR@10 0.650 against the ranking head" in explorer.view
     assert "for 30% of its operations, 15% with stored states" in explorer.view
 
 

@@ -77,5 +77,5 @@ def test_verdicts_and_advice_follow_from_the_numbers():
         "0.750 against 0.800, at 60% of its cost.",
         "With the passages' states stored, the cheapest way that is not shown to be worse than the ranking head: "
         "cascade, best 2, 0.750 against 0.800, at 20% of its cost.",
-        "Shown to be worse than the ranking head: BM25, likelihood.",
+        "Shown to be worse than the ranking head: BM25; likelihood.",
     ]

@@ -24,6 +24,9 @@ def folder(tmp_path):
         "gdmtl_plus/seed0/03_train.ipynb": "{}",
         "gdmtl_plus/seed0/training_curves.png": "x",
         "gdmtl/seed0/training_curves.png": "of another config",
+        "folds/0/gdmtl_plus/seed0/training_curves.png": "x",
+        "folds/0/figures/changed_heads.test0.png": "x",
+        "folds/0/tables/attention_moved.test0.csv": "layer\n1\n",
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +50,8 @@ def test_tables_are_shown_with_three_digits_and_as_text(folder):
     assert "<td>&lt;b&gt;</td><td>1</td><td>2</td>" in text
     assert "a &lt;folder&gt;" in text and "dev (relevant from grade 1), cast (relevant from grade 2)" in text
     assert text.index("Effectiveness: dev<") < text.index("Collection<")
-    assert "GDMTL+, seed 0" in text
+    assert "GDMTL+, seed 0<" in text and "GDMTL+, seed 0, rotation 0<" in text
+    assert text.index("A b<") < text.index("Changed heads: test0, rotation 0<")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_of_a_long_table_the_first_rows_are_shown(folder):
 
 
 def test_of_what_is_not_there_nothing_is_shown(folder):
-    for path in [*folder.glob("figures/*"), *folder.glob("tables/*")]:
+    for path in [*folder.glob("**/figures/*"), *folder.glob("**/tables/*")]:
         path.unlink()
     text = write_page(folder).read_text()
     assert "Figures" not in text and "Tables" not in text and "Executed notebooks" in text

@@ -15,13 +15,19 @@ import pytest
 from gdmtl_lib.cast import RESOLVED
 from gdmtl_lib.collections import load_collection
 from gdmtl_lib.comparison import compare
-from gdmtl_lib.evaluation import PAPER_MEASURES, evaluate, summarize
+from gdmtl_lib.evaluation import PAPER_MEASURES, evaluate, read_values, summarize
 from gdmtl_lib.first_stage import bm25_candidates
 from gdmtl_lib.first_stage_tuning import tune_bm25
 from gdmtl_lib.folds import cross_validated_epochs, joined, kfold, session_folds
+from gdmtl_lib.notebook import indexes_folder
+from gdmtl_lib.page import write_page
+from gdmtl_lib.runs import canonical_order, frame_hash, read_run
+from gdmtl_lib.systems import LABELS
 
 PROJECT = Path(__file__).parent.parent
-PASSAGES, TRAINING, DEV, SESSIONS = 8_842, 533, 7, 5
+PASSAGES, TRAINING, DEV, SESSIONS = 8_842, 533, 7, 10
+STRESS = bool(os.environ.get("GDMTL_STRESS"))
+INSIDE = ("13_generated_queries", "14_what_changes_inside")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +177,62 @@ def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monke
     assert "train_bert_seed0" not in again
     other = snakemake("msmarco", tmp_path, "-n", "--until", *wanted, **change | {"first_stage": {"k1": 2.0}})
     assert "train_bert_seed0" in other
+
+
+@pytest.mark.slow
+def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_path, monkeypatch):
+    """cast2019.yaml itself, smaller: five rotations, every turn tested once by a model that has not seen its session, all
+    turns in the tables. GDMTL_STRESS=1: GDMTL beside BERT, and the notebooks that look into the first rotation."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    systems, wanted = ["bert"], ["04_rerank_and_evaluate_cast-2019", "06_win_tie_loss_cast-2019"]
+    if STRESS:
+        systems = ["bert", "gdmtl"]
+        wanted += ["11_architectures_cast-2019", "01_attention_masks", *(f"{name}_test0" for name in INSIDE)]
+    collection = f"folds:cast-2019:{folder}"
+    change = {
+        "collection": collection, "systems": systems, "depth": 20,
+        "parameters": toy | {"epochs": 1, "train_fraction": 1.0},
+    }  # fmt: skip
+    snakemake("cast2019", tmp_path, "--until", *wanted, **change)
+    results, rotations = tmp_path / "cast2019", load_collection(collection)
+    turns = load_collection(folder).queries("cast-2019")
+    session_of = dict(turns[["query_id", "session"]].to_numpy())
+    for system in systems:
+        tested = []
+        for number in range(5):
+            home = results / "folds" / str(number) / system / "seed0"
+            trained = json.loads((home / "settings.json").read_text())["training"]
+            # What it learned from, by the hash that the training itself left: candidates of three folds, and no others.
+            learned = canonical_order(bm25_candidates(rotations, f"train{number}", depth=10, index_dir=indexes_folder()))
+            assert trained["candidates"] == frame_hash(learned[["query_id", "doc_id"]])
+            assert trained["validation"]["qrels"] == frame_hash(rotations.qrels(f"validate{number}"))
+            run = read_run(home / f"run.test{number}.trec.gz")
+            seen = {session_of[turn] for turn in learned["query_id"]}
+            scored = {session_of[turn] for turn in run["query_id"]}
+            assert len(seen) == 6 and len(scored) == 2 and not seen & scored
+            tested.append(run)
+        joined_run = read_run(results / system / "seed0" / "run.cast-2019.trec.gz")
+        assert not joined_run.duplicated(["query_id", "doc_id"]).any()
+        key = ["query_id", "doc_id", "score"]
+        assert sorted(joined_run[key].to_numpy().tolist()) == sorted(joined(tested)[key].to_numpy().tolist())
+        values = read_values(results / system / "seed0" / "per_query.cast-2019.csv")
+        assert all(sorted(of["query_id"]) == sorted(session_of) for _, of in values.groupby("measure"))
+    table = pd.read_csv(results / "tables" / "effectiveness.cast-2019.csv", index_col="system")
+    assert list(table.index) == ["BM25", *(LABELS[system] for system in systems)]
+    counts = pd.read_csv(results / "tables" / "win_tie_loss.cast-2019.csv")
+    assert len(counts) == len(systems) * (len(systems) + 1) // 2
+    assert counts[["win", "tie", "loss"]].sum(axis=1).eq(len(session_of)).all()
+    if STRESS:
+        costs = pd.read_csv(results / "tables" / "architectures.cast-2019.csv", index_col="system")
+        assert costs.loc[["BERT", "GDMTL"], ["parameters", "training_seconds", "pairs_per_second"]].gt(0).all(axis=None)
+        of_first = {path.name for part in ("figures", "tables") for path in (results / "folds" / "0" / part).iterdir()}
+        assert {"attention_heads.png", "generated_queries.test0.csv", "attention_moved.test0.csv"} <= of_first
+        page = write_page(results).read_text()
+        assert "Attention heads, rotation 0<" in page and "folds/0/tables/attention_moved.test0.csv" in page
+    stamps = {path: path.stat().st_ino for path in (results / ".jobs").glob("[!.]*")}
+    assert len(stamps) == 1 + 11 * len(systems) + len(wanted)
+    snakemake("cast2019", tmp_path, "--until", *wanted, **change)
+    assert {path: path.stat().st_ino for path in (results / ".jobs").glob("[!.]*")} == stamps
 
 
 @pytest.mark.parametrize("config", sorted(path.stem for path in (PROJECT / "papermill_runs" / "configs").glob("*.yaml")))

@@ -68,6 +68,18 @@ def test_common_seeds(folder):
         results.common_seeds("bert", "gdmtl_plus")
 
 
+def test_trainings_of_folds_are_those_of_the_rotations(tmp_path):
+    of_folds = ["folds/2/bert/seed0", "folds/2/bert/seed1", "folds/10/bert/seed0"]
+    for place in (*of_folds, "gdmtl/seed0"):
+        (tmp_path / place / "checkpoint").mkdir(parents=True)
+    (tmp_path / "bert" / "seed0").mkdir(parents=True)  # where the joined run lies
+    results = Results(tmp_path)
+    assert results.trainings("BERT") == [tmp_path / place for place in of_folds]
+    assert results.trainings("gdmtl") == [tmp_path / "gdmtl" / "seed0"] and results.trainings("mono") == []
+    (tmp_path / "bert" / "seed0" / "checkpoint").mkdir()
+    assert results.trainings("bert") == [tmp_path / "bert" / "seed0"]
+
+
 def test_run_of_a_seed_and_of_the_lowest(folder):
     results = Results(folder)
     assert list(results.run("bert", "dev")["doc_id"]) == ["d0", "other"]

@@ -70,14 +70,28 @@ def test_every_rotation_is_trained_and_tested_before_the_turns_are_joined(values
     of_bert = [f"{job}_bert_seed0_fold{i}" for i in range(5) for job in ("train", "rerank")] + ["join_bert_seed0"]
     of_gdmtl = [name.replace("bert", "gdmtl") for name in of_bert]
     assert list(jobs) == [
-        "measure_bm25", "02_collection_and_candidates", *of_bert, *of_gdmtl, "04_rerank_and_evaluate_talk", "05_score_distributions_talk",
-        "06_win_tie_loss_talk", "07_rank_shifts_talk",
+        "measure_bm25", "02_collection_and_candidates", *of_bert, *of_gdmtl, "04_rerank_and_evaluate_talk",
+        "05_score_distributions_talk", "06_win_tie_loss_talk", "07_rank_shifts_talk", "11_architectures_talk",
+        "01_attention_masks", "13_generated_queries_test0", "14_what_changes_inside_test0",
     ]  # fmt: skip
     needs = {name: [need.name for need in job.needs] for name, job in jobs.items()}
     assert needs["join_bert_seed0"] == [name for name in of_bert if name.startswith("rerank")]
     assert needs["06_win_tie_loss_talk"] == ["measure_bm25", "join_bert_seed0", "join_gdmtl_seed0"]
     given = jobs["06_win_tie_loss_talk"].run.args[-1]
     assert (given["collection"], given["split"], given["relevance_level"]) == (str(folder), "talk", 2)
+
+
+def test_what_looks_into_models_looks_into_those_of_the_first_rotation(values, folder, tmp_path):
+    jobs = {job.name: job for job in sweep.jobs(read(values))}
+    for name in ("01_attention_masks", "13_generated_queries_test0", "14_what_changes_inside_test0"):
+        needs = [need.name for need in jobs[name].needs]
+        assert needs == ["measure_bm25", "rerank_bert_seed0_fold0", "rerank_gdmtl_seed0_fold0"]
+        given = jobs[name].run.args[-1]
+        assert given["collection"] == f"folds:talk:{folder}" and given["split"] == "test0"
+        assert given["results_dir"] == str(tmp_path / "results" / "talks" / "folds" / "0")
+        assert name.startswith("01") or (given["train_split"], given["relevance_level"]) == ("train0", 2)
+    given = jobs["11_architectures_talk"].run.args[-1]
+    assert (given["split"], given["results_dir"]) == ("talk", str(tmp_path / "results" / "talks"))
 
 
 def test_a_rotation_learns_from_its_own_folds(values, folder, tmp_path):
@@ -150,7 +164,7 @@ def test_cast2019_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(t
     assert all(PAPERS.items() <= given.items() for given in config.parameters.values())
     assert config.splits == {"cast-2019": 2} and config.depth == 1000 and config.folds == 5
     names = [job.name for job in sweep.jobs(config)]
-    assert len(names) == 2 + 2 * 11 + 4 and names[-4] == "04_rerank_and_evaluate_cast-2019"
+    assert len(names) == 2 + 2 * 11 + 8 and names[-8] == "04_rerank_and_evaluate_cast-2019"
 
 
 # ---- joined
