@@ -87,6 +87,11 @@ class Collection:
         """The ids of what a split searches, or of all passages."""
         return (doc_id for doc_id, _ in self.passages(split))
 
+    def passage_count(self, split: str | None = None) -> int:
+        """How many passages a split searches, or how many there are; none of them is read where that is known."""
+        doc_ids = None if split is None else self._split(split).doc_ids
+        return len(self._passages if doc_ids is None else doc_ids)
+
     def fingerprint(self) -> str:
         """SHA-256 of all texts with their ids, passages, queries and answers, whatever their order.
 
@@ -106,10 +111,10 @@ class Collection:
 
     def passages_fingerprint(self, split: str) -> str:
         """SHA-256 of the passages that a split searches, ids and texts, whatever their order."""
-        passages = self.passages(split)
+        self._split(split)  # refuses an unknown one
         if hasattr(self._passages, "fingerprint"):
             return self._passages.fingerprint
-        return _digest(passages)
+        return _digest(self.passages(split))
 
     def text(self, doc_ids: Iterable[str]) -> list[str]:
         """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""

@@ -93,7 +93,11 @@ class IrdsPassages(Mapping[str, str]):
         return (doc_id for doc_id, _ in self.items())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        import ir_datasets
+
+        with _downloading(self.dataset_id, self._command):
+            known = ir_datasets.load(self.dataset_id).docs_count()  # None until passages have been looked up
+        return sum(1 for _ in self) if known is None else known
 
 
 class IrdsSplits(Mapping[str, Split]):

@@ -17,7 +17,7 @@ from .first_stage import bm25_candidates
 from .folds import joined
 from .notebook import indexes_folder
 from .results import Results, as_measured
-from .runs import canonical_order, file_hash, frame_hash, read_run, write_lines, write_run
+from .runs import canonical_order, file_hash, frame_hash, read_run, write_lines, write_ordered
 from .systems import FIRST_STAGE
 
 
@@ -38,13 +38,14 @@ def measure_first_stage(
 def measure_system(
     folder: str | os.PathLike, collection: Collection, candidates: pd.DataFrame, split: str, relevance_level: int = 1,
     device: str = "auto", model=None, progress: bool = True, output_dir: str | os.PathLike | None = None,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Re-rank a split with the trained system of a folder, measure it, and keep both there.
 
     It is computed in the precision it was trained in.
 
     folder: where `train` left its `checkpoint/`. model: that checkpoint, where it is loaded already.
-    device, progress: as for `rerank`. relevance_level: as for `evaluate`.
+    device, progress, processes: as for `rerank`. relevance_level: as for `evaluate`.
     output_dir: where to keep them instead; for the split of another collection, which may have the same name.
 
     Returns the per-query values, those kept if they were made from the same. Raises FileNotFoundError where there is
@@ -75,7 +76,8 @@ def measure_system(
     model = load_model(weights.parent) if model is None else model
     path = output / f"run.{split}.trec.gz"
     run = rerank(
-        model, collection, candidates, output=path, precision=precision, device=device, progress=progress
+        model, collection, candidates, output=path, precision=precision, device=device, progress=progress,
+        processes=processes,
     )
     values = evaluate(run, qrels, relevance_level=relevance_level)
     _keep(output, split, run, values, model.system.name, made_from)
@@ -128,7 +130,7 @@ def _keep(
     folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made_from: Mapping | None = None
 ) -> None:
     paths = _paths(folder, split)
-    write_run(run, paths[0], tag=tag)
+    write_ordered(run, paths[0], tag=tag)
     write_values(values, paths[1])
     kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
     write_lines(folder / f"run.{split}.json", [json.dumps(kept, indent=2) + "\n"])

@@ -6,6 +6,10 @@ import numpy as np
 import pandas as pd
 
 from .collections import Collection
+from .sampling import nested_sample
+
+LARGE = 200_000  # passages; to read more of them takes minutes, and gigabytes of memory
+SAMPLED = 10_000
 
 # Section 5.1: the shares of MS MARCO's dev queries by the kind of answer that is asked for, per cent (Table 5).
 PAPER_CATEGORY_SHARES = {"DESCRIPTION": 53.12, "NUMERIC": 26.12, "ENTITY": 8.81, "LOCATION": 6.17, "PERSON": 5.78}
@@ -25,7 +29,7 @@ def split_sizes(collection: Collection, relevance_levels: Mapping[str, int]) -> 
         rows[split] = {
             "queries": len(queries),
             "words a query": round(queries["text"].str.split().str.len().mean(), 1),
-            "passages": sum(1 for _ in collection.doc_ids(split)),
+            "passages": collection.passage_count(split),
             "judged a query": round(len(qrels) / len(queries), 2),
             "relevant a query": round((qrels["relevance"] >= level).sum() / len(queries), 2),
             "grades": ", ".join(map(str, sorted(qrels["relevance"].unique()))),
@@ -38,14 +42,28 @@ def split_sizes(collection: Collection, relevance_levels: Mapping[str, int]) -> 
 
 def text_lengths(collection: Collection, splits: Sequence[str]) -> dict[str, np.ndarray]:
     """How many words each passage, query and answer of some splits has, int [n] by kind; a kind that is not there is
-    left out."""
-    passages = {doc_id: text for split in splits for doc_id, text in collection.passages(split)}
+    left out.
+
+    Of more than `LARGE` passages none is read but judged ones, `SAMPLED` of them by a hash of their ids; the kind is then
+    `judged passages (sample)`, and there is none where nothing is judged.
+    """
+    large = max(collection.passage_count(split) for split in splits) > LARGE
     texts = {
-        "passages": list(passages.values()),
+        "passages": [] if large else _passages(collection, splits),
+        "judged passages (sample)": _judged_passages(collection, splits) if large else [],
         "queries": [text for split in splits for text in collection.queries(split)["text"]],
         "answers": [text for split in splits for text in _answers(collection, split)],
     }
     return {kind: np.array([len(text.split()) for text in found]) for kind, found in texts.items() if found}
+
+
+def _passages(collection: Collection, splits: Sequence[str]) -> list[str]:
+    return list({doc_id: text for split in splits for doc_id, text in collection.passages(split)}.values())
+
+
+def _judged_passages(collection: Collection, splits: Sequence[str]) -> list[str]:
+    judged = dict.fromkeys(doc_id for split in splits for doc_id in collection.qrels(split)["doc_id"])
+    return collection.text(nested_sample(judged, SAMPLED))
 
 
 def category_shares(collection: Collection, splits: Sequence[str]) -> pd.DataFrame:

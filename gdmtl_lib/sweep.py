@@ -280,7 +280,7 @@ def _rerank(
     with own_gpus(training.given):
         measure_system(
             folder, collection, candidates, split, level, training.given.get("device", "auto"),
-            progress=sys.stderr.isatty(),
+            progress=sys.stderr.isatty(), processes=training.given.get("processes", 1),
         )
     if measured is not None:
         _show_so_far(config, split, measured, (training.system, training.seed))

@@ -139,6 +139,7 @@ def test_what_another_number_of_processes_has_left_is_not_mixed_in(job, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shared.trec", "whole.trec"]
 
 
+@pytest.mark.slow
 def test_what_another_model_has_left_is_not_mixed_in(job, toy_bert_folder, tmp_path):
     (model, *rest), whole = job
     output = tmp_path / "shared.trec"
@@ -164,6 +165,7 @@ gdmtl.rerank(load_model({model!r}), collection, candidates_of(collection), {outp
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="this system does not list its processes in /proc")
 def test_killed_itself_it_leaves_no_process_behind_and_resumes(model, folder, tmp_path, monkeypatch):
     """The processes end with the one that started them, before another call could write beside them."""
