@@ -197,20 +197,3 @@ def test_the_joined_turns_are_what_the_whole_split_would_give(folder, tmp_path):
     )
     with pytest.raises(ValueError, match="stands in an earlier one too"):
         measuring.join_folds([*parts, parts[0]], output, "talk", "bert")
-
-
-@pytest.mark.slow
-def test_folds_are_trained_and_joined_for_real(values, tmp_path, monkeypatch):
-    """The jobs of one system by themselves, notebooks executed, up to Table 6's first row."""
-    monkeypatch.chdir(PROJECT)
-    values |= {"systems": ["bert"], "collection": values["collection"].replace("folds:", "folds3:", 1), "folds": 3}
-    folder = tmp_path / "results" / "talks"
-    for job in sweep.prepare(read(values)):
-        if job.name.startswith(("train", "rerank", "join", "04")):
-            job.execute()
-    joined = read_values(folder / "bert" / "seed0" / "per_query.talk.csv")
-    assert set(joined["query_id"]) == set(TURNS)
-    assert Results(folder).seeds("bert") == [0] and Results(folder).systems("talk") == ["bm25", "bert"]
-    table = pd.read_csv(folder / "tables" / "effectiveness.talk.csv", index_col=0)
-    assert list(table.index) == ["BM25", "BERT"]
-    assert sorted(path.name for path in (folder / "folds").iterdir()) == ["0", "1", "2"]
