@@ -10,7 +10,7 @@ import yaml
 
 from gdmtl_lib import measuring, sweep, sweep_config
 from gdmtl_lib.collections import load_collection, rotations_name, rotations_of
-from gdmtl_lib.evaluation import evaluate, read_values, write_values
+from gdmtl_lib.evaluation import evaluate, write_values
 from gdmtl_lib.results import Results
 from gdmtl_lib.runs import canonical_order, read_run, write_run
 from gdmtl_lib.sweep_config import read_config
