@@ -140,7 +140,8 @@ def in_precision(model, precision: str):
         id(parameter): torch.nn.Parameter(parameter.data.to(DTYPES[precision]), parameter.requires_grad)
         for parameter in model.base_model.parameters() if id(parameter) not in of_heads
     }  # fmt: skip
-    rounded = copy.deepcopy(model, weights)  # in their place, instead of copying them first
+    # In their place, instead of copying them first; a tokenizer, copied word by word, takes as long as the weights.
+    rounded = copy.deepcopy(model, weights | {id(model.tokenizer): model.tokenizer})
     if pooler is not None:
         rounded.base_model.pooler.register_forward_pre_hook(lambda _, states: states[0].float())
     return rounded
