@@ -26,6 +26,8 @@ from .varlen_attention import Spans, suits, varlen_attention
 PACKED = "gdmtl_packed"
 STACK_SPANS = True
 """Whether spans of one shape are multiplied at once, on a CPU without gradients; False: one by one, the reference."""
+FEW_ROWS = 32
+"""Up to so many rows attend to a longer text by plain products, on a CPU without gradients; 0: never, the reference."""
 LEAN_DROPOUT = True
 """Whether weights are dropped by `lean_attention` on a CPU, which needs half the memory; False: by torch's own."""
 
@@ -75,12 +77,14 @@ def packed_attention(
                 "packed attention needs spans or a bool mask [b, 1, t, t'], and found neither: call the model with a "
                 "batch from gdmtl_lib.inputs.pack or pad, or give the backbone the whole mask"
             )
+        if query.shape[2] <= FEW_ROWS and query.shape[2] < key.shape[2] and _computes_alone(query, dropout):
+            return _few_rows(query, key, value, attention_mask, scaling), None
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
     if suits(query):
         spans = spans if isinstance(spans, Spans) else Spans(spans)
         return varlen_attention(query, key, value, spans, dropout, scaling, sliding_window), None
-    if STACK_SPANS and query.device.type == "cpu" and not torch.is_grad_enabled() and not dropout:
+    if STACK_SPANS and _computes_alone(query, dropout):
         return _stacked_attention(query, key, value, spans, scaling, sliding_window), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
     keys, values = _columns(key, spans), _columns(value, spans)
@@ -113,6 +117,21 @@ def spans_at(spans: list[Span], rows: list[int]) -> Spans:
         else:
             chosen += [Span(first + i, first + i + 1, span.key_start, end, False) for i, end in enumerate(seen)]
     return chosen
+
+
+def _computes_alone(query: Tensor, dropout: float) -> bool:
+    """Whether nothing but the result is wanted, on a CPU."""
+    return query.device.type == "cpu" and not torch.is_grad_enabled() and not dropout
+
+
+def _few_rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """A few tokens of a target over a whole source: a CPU's fused kernel, which spares the memory of many rows, takes
+    twice the time of plain products. Arguments and result as in `packed_attention`."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = torch.matmul(query * scaling, key.transpose(-1, -2))
+    weights.masked_fill_(~mask, torch.finfo(weights.dtype).min)  # finite: a row of padding may attend to nothing at all
+    weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous()
 
 
 def _stacked_attention(

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from .devices import DTYPES, fast_products, pick_device, pick_precision
+from .devices import fast_products, pick_device, pick_precision
 from .evaluation import evaluate
+from .fused import fused_layers
 from .generation import check_learns
-from .reranking import BATCH_TOKENS, by_budget, rerank
+from .reranking import BATCH_TOKENS, by_budget, in_precision, rerank
 from .runs import canonical_order, validate_run, write_run
 from .source_states import Continuation, encode_sources
 from .stored_states import ModelStates, StoredStates, opened
@@ -25,6 +26,8 @@ from .stored_states import ModelStates, StoredStates, opened
 REDUCTIONS = ("sum", "mean")
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CHUNK_PASSAGES = 1024  # looked up and computed together
+# Passes whose passages are at hand together, so that queries of one length find each other: a CPU's hold few.
+PASSES = {"cpu": 4, "mps": 4, "cuda": 1}
 
 
 def query_likelihood(
@@ -62,13 +65,14 @@ def query_likelihood(
     was_on = next(model.parameters()).device
     model.eval().to(torch_device)
     try:
+        scorer = in_precision(model, precision)
         with opened(states, model, precision) as stored:
             for start in range(0, len(doc_ids), CHUNK_PASSAGES):
                 chunk = doc_ids[start : start + CHUNK_PASSAGES]
                 text_of = dict(zip(chunk, collection.text(chunk)))
                 rows = candidates[candidates["doc_id"].isin(text_of)]
                 pairs = [(query_of[query], text_of[doc]) for query, doc in zip(rows["query_id"], rows["doc_id"])]
-                totals, counts = log_likelihoods(model, pairs, budget, precision, bar.update, stored)
+                totals, counts = log_likelihoods(scorer, pairs, budget, bar.update, stored)
                 scores = totals if reduction == "sum" else totals / counts
                 parts.append(rows[["query_id", "doc_id"]].assign(score=scores))
     finally:
@@ -77,16 +81,16 @@ def query_likelihood(
     return canonical_order(pd.concat(parts, ignore_index=True))
 
 
-@torch.no_grad()  # not inference_mode, under which autocast rounds the weights anew at every pass
+@torch.inference_mode()
 def log_likelihoods(
-    model, pairs: Sequence[tuple[str, str]], batch_tokens: int, precision: str = "fp32",
-    on_progress: Callable[[int], object] | None = None, stored: ModelStates | None = None,
+    model, pairs: Sequence[tuple[str, str]], batch_tokens: int, on_progress: Callable[[int], object] | None = None,
+    stored: ModelStates | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
     of tokens that is over, int64; in the order given.
 
-    batch_tokens: source tokens of one pass, and tokens that the queries of one pass attend to. precision: as for
-    `score_pairs`. on_progress: called with the number of pairs after every pass. stored: where states are kept.
+    model: as `in_precision` gives it. batch_tokens: source tokens of one pass, and tokens that the queries of one pass
+    attend to. on_progress: called with the number of pairs after every pass. stored: where states are kept.
     """
     builder = model.input_builder()
     queries = list(dict.fromkeys(query for query, _ in pairs))
@@ -100,10 +104,12 @@ def log_likelihoods(
     lengths = [source.source_length for source in sources]
     totals = np.empty(len(pairs), dtype=np.float32)
     device = next(model.parameters()).device
-    with fast_products(device), torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
-        for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, batch_tokens):
-            chosen = [sources[i] for i in batch]
-            encoded = encode_sources(model, chosen) if stored is None else stored.sources(chosen)
+    encode = encode_sources if stored is None else stored.sources
+    together = PASSES[device.type] * batch_tokens
+    with fast_products(device), fused_layers(model):
+        for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, together):
+            passes = by_budget(batch, lengths, batch_tokens)
+            encoded = [source for each in passes for source in encode(model, [sources[i] for i in each])]
             continuation = Continuation(model, encoded)
             first = continuation.start()
             rows = [(place, number) for place, i in enumerate(batch) for number in pairs_of[passages[i]]]
@@ -128,7 +134,7 @@ def _log_p(model, continuation: Continuation, first: torch.Tensor, targets: list
     if longest > 1:
         states = torch.cat([states, continuation.advance(padded[:, :-1].clamp(min=0)).to(states.dtype)], dim=1)
     real = padded >= 0
-    logits = model.generation_heads["query_generation"](states[real], model.get_input_embeddings().weight)
+    logits = model.generation_heads["query_generation"](states[real].float(), model.get_input_embeddings().weight)
     losses = torch.zeros(padded.shape, device=first.device)
     losses[real] = F.cross_entropy(logits.float(), padded[real], reduction="none")
     return -losses.sum(dim=1).cpu().numpy()

@@ -65,7 +65,8 @@ class GenerationHead(nn.Module):
 
     def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
         """states: float [n, d] at the positions that predict; embeddings: float [v, d]. Returns float [n, v]."""
-        return F.linear(self.transform(states), embeddings, self.bias)
+        states, bias = (part.to(embeddings.dtype) for part in (self.transform(states), self.bias))
+        return F.linear(states, embeddings, bias)
 
 
 class _Heads:

@@ -175,12 +175,17 @@ def in_precision(model, precision: str):
     scores are compared with one another, and in bf16 many would tie that do not."""
     if precision == "fp32":
         return model
-    rounded = copy.deepcopy(model)
-    for parameter in rounded.base_model.parameters():  # and no buffer: rotary positions would lose their digits
-        parameter.data = parameter.data.to(DTYPES[precision])
-    if getattr(rounded.base_model, "pooler", None) is not None:  # BERT's belongs to its ranking head
-        pooler = rounded.base_model.pooler = copy.deepcopy(model.base_model.pooler)
-        pooler.register_forward_pre_hook(lambda _, states: states[0].float())
+    pooler = getattr(model.base_model, "pooler", None)  # BERT's belongs to its ranking head
+    of_heads = {id(parameter) for parameter in pooler.parameters()} if pooler is not None else set()
+    # And no buffer: rotary positions would lose their digits.
+    weights = {
+        id(parameter): torch.nn.Parameter(parameter.data.to(DTYPES[precision]), parameter.requires_grad)
+        for parameter in model.base_model.parameters() if id(parameter) not in of_heads
+    }  # fmt: skip
+    # In their place, instead of copying them first; a tokenizer, copied word by word, takes as long as the weights.
+    rounded = copy.deepcopy(model, weights | {id(model.tokenizer): model.tokenizer})
+    if pooler is not None:
+        rounded.base_model.pooler.register_forward_pre_hook(lambda _, states: states[0].float())
     return rounded
 
 

@@ -25,7 +25,7 @@ from .locking import alone
 from .reranking import fingerprint_of
 from .source_states import Source, encode_sources
 
-FORMAT = "passages' states, 1"
+FORMAT = "passages' states, 2"
 # Of a configuration, what a model's states do not depend on: it may change when a checkpoint is saved and opened.
 NOT_OF_STATES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 WORDS = 64  # of 8 bytes, a disk's sector, that a checksum adds up
@@ -71,28 +71,31 @@ class ModelStates:
     """What `opened` gives. limit: bytes that the whole folder may take."""
 
     def __init__(self, folder: Path, model, precision: str, limit: int):
-        self._model, self._limit = model, limit
+        self._limit = limit
         config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_OF_STATES}
         whose = [FORMAT, fingerprint_of(model), config, precision]
         self._key = hashlib.sha256(json.dumps(whose, sort_keys=True, default=str).encode())
         self._folder = folder / self._key.hexdigest()[:16]
         self._size = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
 
-    def sources(self, sequences: list[Sequence]) -> list[Source]:
-        """As `encode_sources`, in bf16: each read where it is stored, else computed and, within the limit, stored."""
+    def sources(self, model, sequences: list[Sequence]) -> list[Source]:
+        """As `encode_sources`, in bf16: each read where it is stored, else computed and, within the limit, stored.
+
+        model: what `in_precision` makes of the one that these states belong to.
+        """
         keys = [self._key_of(sequence) for sequence in sequences]
         found = [self._read(key) for key in keys]
         missing = [i for i, tensors in enumerate(found) if tensors is None]
-        computed = encode_sources(self._model, [sequences[i] for i in missing]) if missing else []
+        computed = encode_sources(model, [sequences[i] for i in missing]) if missing else []
         for i, source in zip(missing, computed):
             found[i] = {
                 name: part.to(torch.bfloat16).contiguous() for name, part in vars(source).items() if part is not None
             }
             self._write(keys[i], found[i])
-        device = next(self._model.parameters()).device
+        device = next(model.parameters()).device
         sources = [Source(**{name: part.to(device) for name, part in tensors.items()}) for tensors in found]
         for source in sources:
-            source.states = source.states.float()  # beside those of the target, which are fp32
+            source.states = source.states.to(model.get_input_embeddings().weight.dtype)  # as those of the target
         return sources
 
     def _key_of(self, sequence: Sequence) -> str:

@@ -185,3 +185,21 @@ def test_a_backbone_called_by_itself_does_not_forget_its_mask(name, toy_bert_fol
     ids = torch.tensor([[2, 10, 11, 3]])
     with pytest.raises(ValueError, match="packed attention needs spans or a bool mask"):
         backbone(ids)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_few_rows_attend_as_many_do(scaling, monkeypatch):
+    """Plain products of a target's few tokens are what the fused kernel gives, whatever the padding."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 2, 5, 8, generator=generator)
+    key, value = torch.randn(2, 3, 2, 40, 8, generator=generator)
+    mask = torch.ones(3, 1, 5, 40, dtype=torch.bool).tril(35)
+    mask[1, :, :, 7:30] = False
+    mask[2, :, 4] = False  # a row of padding: what it gives is nobody's, but it must be a number
+    with torch.inference_mode():
+        found, _ = packed_attention(MODULE, query, key, value, mask, scaling=scaling)
+        monkeypatch.setattr(attention, "FEW_ROWS", 0)
+        monkeypatch.setattr(attention, "_few_rows", None)
+        expected, _ = packed_attention(MODULE, query, key, value, mask, scaling=scaling)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[:, :4], expected[:, :4], atol=1e-6, rtol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib import likelihood
+from gdmtl_lib import attention, devices, likelihood
 from gdmtl_lib.collections import Collection
 from gdmtl_lib.formats import Split
 from gdmtl_lib.inputs import pad
@@ -81,6 +81,16 @@ def test_it_does_not_depend_on_batches_and_chunks(toys, collection, candidates, 
         merged = expected.merge(run, on=["query_id", "doc_id"], validate="1:1")
         assert len(merged) == len(expected)
         np.testing.assert_allclose(merged["score_x"], merged["score_y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gdmtl", "gdmtl_s"])
+def test_fast_layers_and_products_change_no_likelihood(toys, collection, candidates, name, monkeypatch):
+    found = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
+    monkeypatch.setattr(devices, "FAST_PRODUCTS", False)
+    monkeypatch.setattr(attention, "FEW_ROWS", 0)
+    expected = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
+    merged = found.merge(expected, on=["query_id", "doc_id"], validate="1:1")
+    np.testing.assert_allclose(merged["score_x"], merged["score_y"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_passage_is_computed_once_for_all_its_queries(toys, collection, candidates, monkeypatch):

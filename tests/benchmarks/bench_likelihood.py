@@ -9,7 +9,7 @@ from gdmtl_lib.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.devices import pick_precision
 from gdmtl_lib.models import build_model
 
-DEPTH = 16  # candidates a query
+DEPTH = 64  # candidates a query: 1024 pairs, which a real call has several times over
 
 
 def bert_base(folder):
@@ -28,7 +28,7 @@ def test_likelihood_with_stored_states(tmp_path):
     states were stored by the call that is not counted. Their pages are then in memory, as those of a store that fits.
     """
     model = bert_base(tmp_path / "bert-base")
-    collection, candidates = collection_of(*like_ms_marco(model.input_builder(), number=500), DEPTH)
+    collection, candidates = collection_of(*like_ms_marco(model.input_builder(), number=1000), DEPTH)
     fastest = pick_precision("auto", torch.device("cpu"))
     how = dict(precision=fastest, device="cpu", progress=False)
 
