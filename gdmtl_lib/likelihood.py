@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .devices import fast_products, pick_device, pick_precision
 from .evaluation import evaluate
-from .fused import fused_layers
+from .fused import fused_layers, linear_layer
 from .generation import check_learns
 from .reranking import BATCH_TOKENS, by_budget, in_precision, rerank
 from .runs import canonical_order, validate_run, write_run
@@ -25,6 +25,7 @@ from .stored_states import ModelStates, StoredStates, opened
 
 REDUCTIONS = ("sum", "mean")
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LOGIT_ROWS = 128  # a vocabulary's logits are computed for so many tokens at once, for want of memory
 CHUNK_PASSAGES = 1024  # looked up and computed together
 # Passes whose passages are at hand together, so that queries of one length find each other: a CPU's hold few.
 PASSES = {"cpu": 4, "mps": 4, "cuda": 1}
@@ -106,7 +107,9 @@ def log_likelihoods(
     device = next(model.parameters()).device
     encode = encode_sources if stored is None else stored.sources
     together = PASSES[device.type] * batch_tokens
-    with fast_products(device), fused_layers(model):
+    tokens = sum(map(len, targets)) + (sum(lengths) if stored is None else 0)
+    with fast_products(device), fused_layers(model, tokens):
+        vocabulary = _vocabulary(model, tokens)
         for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, together):
             passes = by_budget(batch, lengths, batch_tokens)
             encoded = [source for each in passes for source in encode(model, [sources[i] for i in each])]
@@ -115,18 +118,25 @@ def log_likelihoods(
             rows = [(place, number) for place, i in enumerate(batch) for number in pairs_of[passages[i]]]
             rows.sort(key=lambda row: -len(targets[row[1]]))
             sizes = [lengths[batch[0]] + len(targets[number]) for _, number in rows]
-            for part in by_budget(range(len(rows)), sizes, batch_tokens):
+            for part in by_budget(range(len(rows)), sizes, together):
                 places, numbers = zip(*(rows[i] for i in part))
                 places = torch.tensor(places, device=device)
                 totals[list(numbers)] = _log_p(
-                    model, continuation.select(places), first[places], [targets[number] for number in numbers]
+                    vocabulary, continuation.select(places), first[places], [targets[number] for number in numbers]
                 )
                 if on_progress:
                     on_progress(len(part))
     return totals, np.array([len(target) for target in targets], dtype=np.int64)
 
 
-def _log_p(model, continuation: Continuation, first: torch.Tensor, targets: list[list[int]]) -> np.ndarray:
+def _vocabulary(model, tokens: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The language-model head, by far the largest of all products: states, float [n, d], -> logits, float [n, v]."""
+    head, embeddings = model.generation_heads["query_generation"], model.get_input_embeddings().weight
+    product = linear_layer(embeddings, head.bias.to(embeddings.dtype), tokens)
+    return lambda states: product(head.transform(states.float()).to(embeddings.dtype)).float()
+
+
+def _log_p(vocabulary, continuation: Continuation, first: torch.Tensor, targets: list[list[int]]) -> np.ndarray:
     """log P of each row's target; all rows in one pass, logits only where a real token is predicted."""
     longest = max(map(len, targets))
     padded = torch.tensor([target + [-1] * (longest - len(target)) for target in targets], device=first.device)
@@ -134,9 +144,9 @@ def _log_p(model, continuation: Continuation, first: torch.Tensor, targets: list
     if longest > 1:
         states = torch.cat([states, continuation.advance(padded[:, :-1].clamp(min=0)).to(states.dtype)], dim=1)
     real = padded >= 0
-    logits = model.generation_heads["query_generation"](states[real].float(), model.get_input_embeddings().weight)
     losses = torch.zeros(padded.shape, device=first.device)
-    losses[real] = F.cross_entropy(logits.float(), padded[real], reduction="none")
+    parts = zip(states[real].split(LOGIT_ROWS), padded[real].split(LOGIT_ROWS))
+    losses[real] = torch.cat([F.cross_entropy(vocabulary(part), target, reduction="none") for part, target in parts])
     return -losses.sum(dim=1).cpu().numpy()
 
 

@@ -205,7 +205,7 @@ def score_pairs(
     by_length = np.argsort(-lengths, kind="stable")
     device = next(model.parameters()).device
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
-    with fast_products(device), fused_layers(model):
+    with fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
             output = model(pack([sequences[i] for i in batch]).to(device))
             passes.append((batch, output.scores.float()))

@@ -103,15 +103,17 @@ class KeyValues:
 
     def _side_by_side(self, dtype: torch.dtype, room: int) -> list[list[Tensor]]:
         layers, heads, _, width = self._sources[0].keys.shape
-        shape = (layers, len(self._sources), heads, self._length + room, width)
-        both = [self._sources[0].keys.new_empty(shape, dtype=dtype) for _ in range(2)]
+        shape = (len(self._sources), heads, self._length + room, width)
+        # A piece a layer: memory for all of them at once would be fetched from the system anew at every pass.
+        both = [[self._sources[0].keys.new_empty(shape, dtype=dtype) for _ in range(2)] for _ in range(layers)]
         for row, source in enumerate(self._sources):
-            for all_rows, states in zip(both, (source.keys, source.values)):
-                all_rows[:, row, :, : len(source)] = states
-                # What is not attended to has weight 0, and 0 times NaN is NaN.
-                all_rows[:, row, :, len(source) : self._length] = 0
+            for layer, *states in zip(both, source.keys, source.values):
+                for all_rows, of_source in zip(layer, states):
+                    all_rows[row, :, : len(source)] = of_source
+                    # What is not attended to has weight 0, and 0 times NaN is NaN.
+                    all_rows[row, :, len(source) : self._length] = 0
         self._sources = []  # let them go
-        return [list(layer) for layer in zip(*both)]
+        return both
 
 
 class Continuation:

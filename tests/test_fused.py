@@ -9,7 +9,7 @@ from test_models import ALL_TOYS, random_sequences, toys  # noqa: F401, toys is 
 from torch import nn
 
 from gdmtl_lib import devices, fused
-from gdmtl_lib.fused import fused_layers
+from gdmtl_lib.fused import LAID_OUT_FROM, fused_layers, linear_layer
 from gdmtl_lib.inputs import pack
 from gdmtl_lib.reranking import in_precision
 
@@ -25,13 +25,13 @@ def ranking_batch(model, seed):
 
 
 @pytest.mark.parametrize("name", ALL_TOYS)
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_are_those_of_the_layers_one_by_one(toys, name, seed, everywhere):  # noqa: F811
+@pytest.mark.parametrize(("seed", "tokens"), [(0, 0), (1, 0), (2, LAID_OUT_FROM), (3, LAID_OUT_FROM)])
+def test_scores_are_those_of_the_layers_one_by_one(toys, name, seed, tokens, everywhere):  # noqa: F811
     model = toys[name].eval()
     batch = ranking_batch(model, seed)
     with torch.inference_mode():
         expected = model(batch).scores
-        with fused_layers(model):
+        with fused_layers(model, tokens):
             found = model(batch).scores
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -46,7 +46,7 @@ def test_in_bf16_it_rounds_no_more_than_the_layers_one_by_one(toys, name, everyw
         with torch.inference_mode():
             exact = model(batch).scores
             errors[False] += (rounded(batch).scores - exact).abs().mean()
-            with fused_layers(rounded):
+            with fused_layers(rounded, LAID_OUT_FROM * (seed % 2)):
                 errors[True] += (rounded(batch).scores - exact).abs().mean()
     assert 0 < errors[True] < 1.3 * errors[False]
 
@@ -55,7 +55,7 @@ def test_in_bf16_it_rounds_no_more_than_the_layers_one_by_one(toys, name, everyw
 def test_every_linear_layer_is_fused_and_all_is_as_it_was_afterwards(toys, name, everywhere, monkeypatch):  # noqa: F811
     model, calls = toys[name].eval(), []
     original = fused._linear
-    monkeypatch.setattr(fused, "_linear", lambda layer, activation, states: [calls.append(activation), original(layer, activation, states)][1])
+    monkeypatch.setattr(fused, "_linear", lambda *given: [calls.append(given[2]), original(*given)][1])
     before = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
     with torch.inference_mode(), pytest.raises(KeyError), fused_layers(model):
         model(ranking_batch(model, 0))
@@ -84,6 +84,15 @@ def test_another_activation_is_left_where_it_is(everywhere):
             expected = wide(states)
             with fused_layers(wide):
                 torch.testing.assert_close(wide(states), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_is_laid_out_once_gives_the_same_bits(dtype, everywhere):
+    weight, bias, states = (torch.randn(*shape).to(dtype) for shape in ((48, 24), (48,), (2, 5, 24)))
+    with torch.inference_mode():
+        plain, laid_out = linear_layer(weight, bias), linear_layer(weight, bias, LAID_OUT_FROM)
+        assert not plain.args[0].is_mkldnn and laid_out.args[0].is_mkldnn
+        assert torch.equal(laid_out(states), plain(states))
 
 
 def test_where_products_are_left_to_torch_so_are_the_layers(toys, monkeypatch):  # noqa: F811
