@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib import generation
+from gdmtl_lib import generation, inputs, systems
 from gdmtl_lib.flops import count_flops
 from gdmtl_lib.generation import compare_with_queries
 from gdmtl_lib.inputs import Sequence, pad
 from gdmtl_lib.models import build_model
-from gdmtl_lib.systems import SYSTEMS
+from gdmtl_lib.systems import SYSTEMS, System, Task, add_system, add_task
 
 GENERATING = [name for name, system in SYSTEMS.items() if system.generative_tasks]
 PASSAGES = ["blue glacier ice", "an old king of the north", "water", "the river by the city in new light " * 8]
@@ -269,3 +269,48 @@ def test_what_cannot_be_generated_says_why(toy_bert_folder, name, arguments, mes
     with pytest.raises(ValueError) as error:
         gdmtl.generate(build_model(name, checkpoint=toy_bert_folder), PASSAGES, **arguments)
     assert str(error.value) == message
+
+
+@pytest.fixture
+def tasks_of_ones_own(monkeypatch):
+    """A task that reads the passage alone and one that reads the query too, and systems that learn both."""
+    monkeypatch.setattr(systems, "GENERATIVE_TASKS", dict(systems.GENERATIVE_TASKS))
+    for module in (systems, generation, inputs):
+        monkeypatch.setattr(module, "GENERATIVE_TASKS", systems.GENERATIVE_TASKS)
+    monkeypatch.setattr(systems, "SYSTEMS", dict(systems.SYSTEMS))
+    monkeypatch.setattr(systems, "LABELS", dict(systems.LABELS))
+    add_task(Task("guess", prefix="new:", source=("passage",), target="answer"))
+    add_task(Task("reply", prefix="old:", source=("passage", "query"), target="answer"))
+    tasks = ("rank", "guess", "reply")
+    add_system(System("alone", "Alone", "encoder", tasks, "concatenated", "pairwise", "bert-base-uncased"))
+    add_system(System("in_two", "In two", "encoder_decoder", tasks, "separate", "pairwise", "facebook/bart-base"))
+
+
+@pytest.mark.parametrize("name", ["alone", "in_two"])
+def test_a_task_of_ones_own_is_written_as_by_a_slow_loop(name, tasks_of_ones_own, toy_bert_folder):
+    model = build_model(name, checkpoint=toy_bert_folder)
+    embeddings = model.get_input_embeddings().weight
+    for key, parameter in model.named_parameters():
+        if parameter.dim() > 1 and parameter is not embeddings:
+            parameter.data *= 20 if "position" in key else 8
+    builder = model.input_builder()
+
+    def slow(task, passage, query):
+        [tokens], [asked], written = builder.passage_tokens([passage]), builder.tokens([query]), []
+        while len(written) < 6:
+            batch = pad([builder.generation(task, tokens, asked, written)], model.config.pad_token_id)
+            with torch.no_grad():
+                written.append(int(model(batch).logits[task][-1].argmax()))
+            if written[-1] == builder.end:
+                break
+        return model.tokenizer.decode(written, skip_special_tokens=True).strip()
+
+    for task, queries in (("guess", None), ("reply", QUERIES)):
+        expected = [slow(task, passage, query) for passage, query in zip(PASSAGES, queries or [""] * len(PASSAGES))]
+        assert len(set(expected)) > 1
+        assert gdmtl.generate(model, PASSAGES, queries, max_tokens=6, task=task) == expected
+        assert gdmtl.generate(model, PASSAGES, queries, max_tokens=6) == expected  # the only one that reads these
+    with pytest.raises(ValueError, match="task 'reply' needs `queries`, one a passage"):
+        gdmtl.generate(model, PASSAGES, task="reply")
+    with pytest.raises(ValueError, match="task 'guess' takes no queries: leave them out, or ask for "):
+        gdmtl.generate(model, PASSAGES, QUERIES, task="guess")
