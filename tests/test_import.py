@@ -64,7 +64,7 @@ print(sorted({"torch", "transformers", "accelerate"} & set(sys.modules)))
 
 
 # These know nothing of the library but each other, and the systems' names and labels.
-BASE = {"masks", "losses", "runs", "evaluation", "comparison", "plots"}
+BASE = {"masks", "losses", "whole_files", "runs", "evaluation", "comparison", "plots"}
 
 
 @pytest.mark.parametrize("module", sorted(module for module in BASE if (LIBRARY / f"{module}.py").exists()))

@@ -238,7 +238,7 @@ WRITERS = {
     "run.trec.gz": lambda path, n: runs.write_run(RUN.assign(score=float(n)), path),
     "qrels.tsv": lambda path, n: runs.write_qrels(QRELS.assign(relevance=n), path),
     "per_query.csv": lambda path, n: evaluation.write_values(VALUES.assign(value=float(n)), path),
-    "history.csv": lambda path, n: training_folder._write(path, f"{n}\n"),
+    "history.csv": lambda path, n: runs.write_lines(path, [f"{n}\n"]),
 }
 
 
@@ -274,15 +274,6 @@ def fill(patch):
         return opened(path, mode, *arguments, **named)
 
     patch.setattr(training_folder.Path, "open", open_full)
-    patch.setattr(
-        training_folder.Path, "write_text",
-        lambda path, text, encoding=None: _write_text(open_full(path, "w", encoding=encoding), text),
-    )  # fmt: skip
-
-
-def _write_text(file, text):
-    with file:
-        file.write(text)
 
 
 @pytest.mark.parametrize("write", ["save_model", "write_sums"])
