@@ -25,9 +25,9 @@ from .stored_states import ModelStates, StoredStates, opened
 
 REDUCTIONS = ("sum", "mean")
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-LOGIT_ROWS = 128  # a vocabulary's logits are computed for so many tokens at once, for want of memory
+LOGIT_ROWS = {"cpu": 128, "mps": 1024, "cuda": 8192}  # tokens whose logits over the vocabulary are there at once
 CHUNK_PASSAGES = 1024  # looked up and computed together
-# Passes whose passages are at hand together, so that queries of one length find each other: a CPU's hold few.
+# Passes whose passages are at hand together, and read by queries of like length: a CPU's hold too few.
 PASSES = {"cpu": 4, "mps": 4, "cuda": 1}
 
 
@@ -90,8 +90,8 @@ def log_likelihoods(
     """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
     of tokens that is over, int64; in the order given.
 
-    model: as `in_precision` gives it. batch_tokens: source tokens of one pass, and tokens that the queries of one pass
-    attend to. on_progress: called with the number of pairs after every pass. stored: where states are kept.
+    model: as `in_precision` gives it. batch_tokens: source tokens of one pass; the queries of one pass attend to at most
+    PASSES times as many. on_progress: called with the number of pairs after every pass. stored: where states are kept.
     """
     builder = model.input_builder()
     queries = list(dict.fromkeys(query for query, _ in pairs))
@@ -145,7 +145,7 @@ def _log_p(vocabulary, continuation: Continuation, first: torch.Tensor, targets:
         states = torch.cat([states, continuation.advance(padded[:, :-1].clamp(min=0)).to(states.dtype)], dim=1)
     real = padded >= 0
     losses = torch.zeros(padded.shape, device=first.device)
-    parts = zip(states[real].split(LOGIT_ROWS), padded[real].split(LOGIT_ROWS))
+    parts = zip(*(of_all[real].split(LOGIT_ROWS[first.device.type]) for of_all in (states, padded)))
     losses[real] = torch.cat([F.cross_entropy(vocabulary(part), target, reduction="none") for part, target in parts])
     return -losses.sum(dim=1).cpu().numpy()
 
