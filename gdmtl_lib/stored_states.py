@@ -10,6 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ class ModelStates:
         model: what `in_precision` makes of the one that these states belong to.
         """
         keys = [self._key_of(sequence) for sequence in sequences]
-        found = [self._read(key) for key in keys]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            found = list(pool.map(self._read, keys))
         missing = [i for i, tensors in enumerate(found) if tensors is None]
         computed = encode_sources(model, [sequences[i] for i in missing]) if missing else []
         for i, source in zip(missing, computed):
