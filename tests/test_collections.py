@@ -263,8 +263,8 @@ def test_malformed_judgments_name_file_and_line(tmp_path):
     "content",
     [
         b"d1\tplain text",
-        gzip.compress(PASSAGES.encode())[:-12],
-        gzip.compress(PASSAGES.encode())[:15] + b"\xff" * 30,
+        gzip.compress(PASSAGES.encode(), mtime=0)[:-12],
+        gzip.compress(PASSAGES.encode(), mtime=0)[:15] + b"\xff" * 30,
     ],
 )
 def test_damaged_gzip(tmp_path, content):

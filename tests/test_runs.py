@@ -283,7 +283,7 @@ RUN_COLUMNS = "expected 6 columns (query_id Q0 doc_id rank score tag)"
             "convert the file, or name it .gz if it is compressed",
         ),
         (
-            gzip.compress(GOOD),
+            gzip.compress(GOOD, mtime=0),
             ", line 1: expected UTF-8, found the byte 0x8b; "
             "convert the file, or name it .gz if it is compressed",
         ),
