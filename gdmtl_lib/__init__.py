@@ -1,5 +1,9 @@
 """gdmtl: a companion to "Generalizing Discriminative Retrieval Models using Generative Tasks" (WWW 2021).
 
+The paper stands in the files beside this one. Read them in this order: `systems` (Tables 1 and 2), `inputs` (text to
+sequences), `masks` (Eq. 1 and 7), `packing` (sequences to a batch), `models` (Figures 3 and 4), `losses` and `joint`
+(Eq. 2-6). The folders are rooms for all else; each says in its first lines what is in it.
+
 Names are loaded when they are first used, so that `import gdmtl_lib` is instant and evaluation never imports torch.
 """
 
@@ -8,37 +12,33 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "load_collection": "collections",
-    "bm25_candidates": "first_stage",
+    "load_collection": "data.collection",
+    "bm25_candidates": "data.bm25",
     "build_model": "models",
     "load_model": "models",
     "TrainingSettings": "settings",
-    "train": "training",
-    "rerank": "reranking",
-    "rerank_texts": "reranking",
-    "generate": "generation",
-    "PAPER_MEASURES": "evaluation",
-    "evaluate": "evaluation",
-    "compare": "comparison",
+    "train": "training.loop",
+    "rerank": "inference.rerank",
+    "rerank_texts": "inference.rerank",
+    "generate": "inference.generation",
+    "PAPER_MEASURES": "evaluation.measures",
+    "evaluate": "evaluation.measures",
+    "compare": "evaluation.comparison",
     "SYSTEMS": "systems",
 }
-_MODULES = {
-    "systems", "checkpoints", "collections", "sampling", "first_stage", "inputs", "instances", "masks", "attention",
-    "models", "losses", "settings", "training", "reranking", "generation", "runs", "evaluation", "comparison",
-    "results", "plots", "mask_plots", "attention_plots", "attention_maps", "inspection", "overview", "overview_plots",
-    "paper", "widgets", "mask_widgets", "notebook", "studies", "study_plots", "study_widgets", "transfer",
-    "transfer_plots", "costs", "interactions", "architecture_plots", "folds", "first_stage_tuning", "enrichment",
-    "decoding", "likelihood", "generated_queries", "gradients", "attribution", "encoders", "stored_states",
-    "gradient_study", "inside_plots", "inside_widgets", "generative_widgets",
-}  # fmt: skip
-__all__ = sorted(_HOME) + sorted(_MODULES)
+_TOP = ("systems", "settings", "inputs", "masks", "models", "losses", "joint")
+_ROOMS = (
+    "backbones", "data", "training", "inference", "evaluation", "inside", "experiments", "sweep", "figures", "widgets"
+)  # fmt: skip
+_ALIASES = {"plots": "figures.results", "comparison": "evaluation.comparison", "runs": "data.trec"}
+__all__ = sorted([*_HOME, *_TOP, *_ROOMS, *_ALIASES])
 
 
 def __getattr__(name):
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
+    if name in __all__:
+        return import_module(f"{__name__}.{_ALIASES.get(name, name)}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .attention import Span, spans_at
+from gdmtl_lib.backbones.attention import Span, spans_at
 from .masks import causal_mask, cross_attention_mask, mixed_attention_mask
 from .settings import GENERATION_MASKS
 from .systems import GENERATIVE_TASKS, System, prefixes
-from .varlen_attention import Spans
+from gdmtl_lib.backbones.flash import Spans
 
 
 @dataclass

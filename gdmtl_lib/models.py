@@ -25,12 +25,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokeni
 from transformers.models.bart.modeling_bart import BartForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from . import last_layer
-from .attention import PACKED
-from .checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint, write_sums
-from .encoders import Transform, by_kind_of_layer, cut_layers, family_of, ranking_class, why_refused
+from gdmtl_lib.backbones import last_layer
+from gdmtl_lib.backbones.attention import PACKED
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint, write_sums
+from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, cut_layers, family_of, ranking_class, why_refused
 from .inputs import InputBuilder, PackedBatch, PaddedBatch
-from .last_layer import last_layer_at
+from gdmtl_lib.backbones.last_layer import last_layer_at
 from .systems import System, get_system
 
 SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible

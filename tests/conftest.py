@@ -109,8 +109,8 @@ def write_random_results() -> Callable[[Path, Mapping[str, Sequence[int | None]]
         import pandas as pd
 
         import gdmtl_lib as gdmtl
-        from gdmtl_lib.evaluation import write_values
-        from gdmtl_lib.runs import canonical_order, write_run
+        from gdmtl_lib.evaluation.measures import write_values
+        from gdmtl_lib.data.trec import canonical_order, write_run
 
         collection, generator = gdmtl.load_collection("sample"), np.random.default_rng(0)
         doc_ids = np.array(list(collection.doc_ids()))

@@ -57,7 +57,7 @@ print(gdmtl.evaluate(run, qrels, ["RR@10", "nDCG@10", "RBP(p=0.5)"])["value"].ro
 def test_evaluation_never_imports_torch():
     code = """
 import sys
-import gdmtl_lib.evaluation, gdmtl_lib.comparison, gdmtl_lib.runs
+import gdmtl_lib.evaluation.measures, gdmtl_lib.evaluation.comparison, gdmtl_lib.data.trec
 print(sorted({"torch", "transformers", "accelerate"} & set(sys.modules)))
 """
     assert run(code) == "[]"

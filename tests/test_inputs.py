@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from gdmtl_lib import reranking
-from gdmtl_lib.attention import Span
-from gdmtl_lib.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+from gdmtl_lib.inference import rerank as reranking
+from gdmtl_lib.backbones.attention import Span
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.inputs import InputBuilder, Sequence, pack, pad
 from gdmtl_lib.masks import bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
 from gdmtl_lib.models import build_model

@@ -10,7 +10,7 @@ from texts import collection_of, like_ms_marco
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.models import build_model
 
 pytestmark = pytest.mark.gpu

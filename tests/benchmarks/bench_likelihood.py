@@ -7,8 +7,8 @@ from harness import record, take_turns
 from texts import collection_of, like_ms_marco
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
-from gdmtl_lib.devices import pick_precision
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+from gdmtl_lib.backbones.devices import pick_precision
 from gdmtl_lib.models import build_model
 
 DEPTH = 64  # candidates a query

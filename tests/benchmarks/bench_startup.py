@@ -31,10 +31,10 @@ def test_import():
 
 def test_import_of_evaluation():
     """It has to do without torch, whose import alone takes longer than all the rest."""
-    torch_free = IMPORT.format("gdmtl_lib.evaluation") + "; import sys; assert 'torch' not in sys.modules"
+    torch_free = IMPORT.format("gdmtl_lib.evaluation.measures") + "; import sys; assert 'torch' not in sys.modules"
     ours = median(float(run("-c", torch_free)) for _ in range(3))
     torch = median(float(run("-c", IMPORT.format("torch"))) for _ in range(3))
-    record("import gdmtl_lib.evaluation against import torch, seconds", ours, torch, ours / torch, "at most 1")
+    record("import gdmtl_lib.evaluation.measures against import torch, seconds", ours, torch, ours / torch, "at most 1")
 
 
 def test_evaluation():
@@ -46,7 +46,7 @@ def test_evaluation():
 
 def test_notebook(tmp_path):
     """From the start of the kernel until the parameters of 03_train are resolved, and the kernel is gone again."""
-    from gdmtl_lib.executing import execute_notebook
+    from gdmtl_lib.sweep.execute import execute_notebook
 
     notebook = json.loads((PROJECT / "notebooks" / "03_train.ipynb").read_text(encoding="utf-8"))
     code = [number for number, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
@@ -64,7 +64,7 @@ def evaluate() -> None:
     import numpy as np
     import pandas as pd
 
-    from gdmtl_lib.evaluation import PAPER_MEASURES, evaluate
+    from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate
 
     rng = np.random.default_rng(0)
     query_ids = np.repeat([f"q{i}" for i in range(QUERIES)], DEPTH)

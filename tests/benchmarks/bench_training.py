@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from harness import peak_memory, record, take_turns
 from texts import PROFILES, texts_like
 
-from gdmtl_lib.devices import fast_products
+from gdmtl_lib.backbones.devices import fast_products
 from gdmtl_lib.inputs import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import build_model
 from gdmtl_lib.settings import TrainingSettings
-from gdmtl_lib.training import parameter_groups
+from gdmtl_lib.training.loop import parameter_groups
 
 INSTANCES = 32
 CPU = torch.device("cpu")

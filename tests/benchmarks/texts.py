@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.collections import Collection
-from gdmtl_lib.formats import Split
+from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.readers import Split
 
 DATA = Path(os.environ.get("GDMTL_BENCH_DATA", "no folder"))
 QUERIES = 16

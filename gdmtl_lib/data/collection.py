@@ -1,0 +1,317 @@
+"""Collections: passages, queries, judgments, answers, categories and sessions, from wherever they lie."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import NoReturn
+
+import pandas as pd
+
+from .folds import session_folds
+from .readers import Split, part_of, read_folder, read_sentences, read_squad, read_wikiqa
+from .irds import open_irds
+from .msmarco import read_msmarco
+from .splits import SampledSplits, split_name
+
+KINDS = {
+    "sample": "the embedded collection",
+    "<folder>": "a folder with passages.tsv, queries.<split>.tsv, ..., or with MS MARCO's own collection.tsv",
+    "irds:<id>": "a data set of ir_datasets",
+    "wikiqa:<folder>": "WikiQA as it is distributed",
+    "squad:<file>.json": "a file in SQuAD's format",
+    "sentences:<folder>": "sentences and the questions they answer, src-<split>.txt and tgt-<split>.txt",
+    "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
+}
+
+_NOTHING = {
+    "qrels": pd.DataFrame(columns=["query_id", "doc_id", "relevance"], dtype=str).astype({"relevance": int}),
+    "answers": pd.DataFrame(columns=["query_id", "text"], dtype=str),
+}
+
+
+class Collection:
+    """Passages and, for each split, queries with their judgments. Ids are strings; frames are pandas.
+
+    A query id belongs to one split, so that queries, judgments and answers can be looked up by id alone. (The
+    splits of MS MARCO, and of other data sets of ir_datasets, are samples of one another: there the first that has
+    the query, and the part of it that is asked for, counts.)
+    """
+
+    def __init__(self, name: str, passages: Mapping[str, str], splits: Mapping[str, Split]):
+        """name: how messages call it. passages: text by doc_id. splits: by name."""
+        self.name = name
+        self._passages = passages
+        self._splits = splits
+        self._query_texts: dict[str, str] = {}  # of the splits that were needed so far
+
+    def __repr__(self) -> str:
+        return f"<collection {self.name!r} with splits {', '.join(self.splits)}>"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return tuple(self._splits)
+
+    def sampled(self, sizes: Mapping[str, int]) -> "Collection":
+        """The same collection with a fixed sample of some splits' queries. sizes: how many, by split."""
+        asked = "&".join(f"{split}={size}" for split, size in sizes.items())
+        return Collection(f"{self.name}?{asked}", self._passages, SampledSplits(self._splits, sizes))
+
+    def queries(self, split: str) -> pd.DataFrame:
+        """Columns query_id, text, and category and session where the collection has them."""
+        return self._split(split).queries.copy()
+
+    def qrels(self, split: str) -> pd.DataFrame:
+        """Columns query_id, doc_id, relevance (int64). Raises ValueError for a split without judgments."""
+        return self._part(split, "qrels")
+
+    def answers(self, split: str) -> pd.DataFrame:
+        """Columns query_id, text; a query may lack one. Raises ValueError for a split without answers."""
+        return self._part(split, "answers")
+
+    def candidates(self, split: str) -> pd.DataFrame:
+        """Columns query_id, doc_id, score, rank. Raises ValueError for a split without candidates."""
+        return self._part(split, "candidates")
+
+    def passages(self, split: str | None = None) -> Iterator[tuple[str, str]]:
+        """Pairs of doc_id and text: what a split searches, or everything."""
+        doc_ids = None if split is None else self._split(split).doc_ids
+        if doc_ids is None:
+            return iter(self._passages.items())
+        return ((doc_id, self._passages[doc_id]) for doc_id in doc_ids)
+
+    def doc_ids(self, split: str | None = None) -> Iterator[str]:
+        """The ids of what a split searches, or of all passages."""
+        return (doc_id for doc_id, _ in self.passages(split))
+
+    def passage_count(self, split: str | None = None) -> int:
+        """How many passages a split searches, or how many there are; none of them is read where that is known."""
+        doc_ids = None if split is None else self._split(split).doc_ids
+        return len(self._passages if doc_ids is None else doc_ids)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all texts with their ids, passages, queries and answers, whatever their order.
+
+        What was computed from texts may be reused while it stays the same. Of ir_datasets it is that of the
+        data set's id: ir_datasets verifies what it downloads, and nine million texts are not read for a name.
+        Of MS MARCO's own files it is the files'.
+        """
+        for part in (self._splits, self._passages):
+            if hasattr(part, "fingerprint"):
+                return part.fingerprint
+        texts = [(f"passages {doc_id}", text) for doc_id, text in self.passages()]
+        for split in self._splits.values():
+            for part in ("queries", "answers"):
+                if (frame := getattr(split, part)) is not None:
+                    texts += zip(part + " " + frame["query_id"], frame["text"], strict=True)
+        return _digest(texts)
+
+    def passages_fingerprint(self, split: str) -> str:
+        """SHA-256 of the passages that a split searches, ids and texts, whatever their order."""
+        self._split(split)  # refuses an unknown one
+        if hasattr(self._passages, "fingerprint"):
+            return self._passages.fingerprint
+        return _digest(self.passages(split))
+
+    def text(self, doc_ids: Iterable[str]) -> list[str]:
+        """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""
+        texts = []
+        for doc_id in doc_ids:
+            try:
+                texts.append(self._passages[doc_id])
+            except KeyError:
+                raise ValueError(f"collection {self.name!r} has no passage {doc_id!r}") from None
+        return texts
+
+    def query_texts(self, query_ids: Iterable[str]) -> list[str]:
+        """The queries' texts, of any split, in the order of the ids. Raises ValueError for an unknown id."""
+        query_ids = list(query_ids)
+        for split in self._splits.values():
+            if all(query_id in self._query_texts for query_id in query_ids):
+                break
+            self._query_texts |= zip(split.queries["query_id"], split.queries["text"], strict=True)
+        if missing := set(query_ids).difference(self._query_texts):
+            self._refuse_queries(missing)
+        return [self._query_texts[query_id] for query_id in query_ids]
+
+    def qrels_of(self, query_ids: Iterable[str]) -> pd.DataFrame:
+        """The judgments of these queries, of any split. Raises ValueError for an unknown id."""
+        return self._of_queries(query_ids, "qrels")
+
+    def answers_of(self, query_ids: Iterable[str]) -> pd.DataFrame:
+        """The answers of those of these queries that have one. Raises ValueError for an unknown id."""
+        return self._of_queries(query_ids, "answers")
+
+    def by_session(self, split: str, folds: int = 5) -> "Collection":
+        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT).
+
+        Its splits are `train0`, `validate0`, `test0`, `train1`, ...; passages and texts are this collection's, and
+        so are the first stage's candidates for a query.
+
+        Raises ValueError where the split's queries have no sessions, and as `session_folds`.
+        """
+        whole = self._split(split)
+        queries = whole.queries
+        if "session" not in queries:
+            raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
+        rotations = session_folds(dict(zip(queries["query_id"], queries["session"], strict=True)), folds)
+        splits = {
+            f"{part}{number}": part_of(whole, getattr(rotation, part))
+            for number, rotation in enumerate(rotations)
+            for part in ("train", "validate", "test")
+        }
+        return _Folds(rotations_name(self.name, split, folds), self, splits)
+
+    def _split(self, split: str) -> Split:
+        if split not in self._splits:
+            raise ValueError(
+                f"collection {self.name!r} has no split {split!r}: its splits are {', '.join(self.splits)}"
+            )
+        return self._splits[split]
+
+    def _part(self, split: str, part: str) -> pd.DataFrame:
+        frame = getattr(self._split(split), part)
+        if frame is None:
+            advice = self._splits.advice(split, part) if hasattr(self._splits, "advice") else ""
+            raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}{advice}")
+        return frame.copy()
+
+    def _of_queries(self, query_ids: Iterable[str], part: str) -> pd.DataFrame:
+        missing = set(query_ids)
+        unknown = set(missing)
+        frames = []
+        for split in self._splits.values():
+            here = missing.intersection(split.queries["query_id"])
+            unknown -= here
+            frame = getattr(split, part) if here else None
+            if frame is not None:
+                frames.append(frame[frame["query_id"].isin(here)])
+                missing -= here
+            if not missing:
+                break
+        if unknown:
+            self._refuse_queries(unknown)
+        return pd.concat(frames or [_NOTHING[part]], ignore_index=True)
+
+    def _refuse_queries(self, query_ids: set[str]) -> NoReturn:
+        raise ValueError(
+            f"collection {self.name!r} has no query {min(query_ids)!r} ({len(query_ids)} unknown) "
+            f"in its splits {', '.join(self.splits)}"
+        )
+
+
+class _Folds(Collection):
+    """Parts of another collection's split, whose texts are that collection's."""
+
+    def __init__(self, name: str, whole: Collection, splits: Mapping[str, Split]):
+        super().__init__(name, whole._passages, splits)
+        self.fingerprint = whole.fingerprint
+
+
+def rotations_name(collection: str, split: str, folds: int = 5) -> str:
+    """What `load_collection` calls the rotations of a collection's split; five folds need no number."""
+    return f"folds{'' if folds == 5 else folds}:{split}:{collection}"
+
+
+def rotations_of(name: str) -> tuple[str, str, int] | None:
+    """The collection, the split and the number of folds in such a name; None for the name of anything else.
+
+    Raises ValueError for one that lacks the split or the collection.
+    """
+    match = re.match(r"folds(\d*):", name)
+    if match is None:
+        return None
+    split, _, whole = name[match.end() :].partition(":")
+    if not whole:
+        raise ValueError(f"expected folds:<split>:<collection>, found {name!r}")
+    return whole, split, int(match[1] or 5)
+
+
+def _digest(texts: Iterable[tuple[str, str]]) -> str:
+    digest = hashlib.sha256()
+    for key, text in sorted(texts):
+        digest.update(f"{key}\t{text}\0".encode())  # ids hold no tab and texts no NUL
+    return digest.hexdigest()
+
+
+def load_collection(
+    name: str | os.PathLike[str], *, seed: int | None = None, shares: Mapping[str, float] | None = None
+) -> Collection:
+    """Open a collection.
+
+    Args:
+        name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
+            `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, `sentences:<folder>`, or
+            `folds:<split>:<collection>` for any of these (five folds, `folds7:` for seven; see
+            `Collection.by_session`). Any of them may end in
+            `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
+            (`irds:msmarco-passage?dev-small=500`).
+        seed: for `squad:` alone, decides which articles go to which split (0 unless given).
+        shares: for `squad:` alone, each split's share of the articles
+            (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
+
+    Returns:
+        The collection. All but `irds:` and MS MARCO's files is read and checked at once.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file, or the kind is unknown.
+        ValueError: a file is malformed; the message names file and line.
+    """
+    name, sizes = split_name(os.fspath(name))
+    collection = _load(name, seed, shares)
+    for split in sizes:
+        collection.queries(split)  # refuses an unknown one
+    return collection.sampled(sizes) if sizes else collection
+
+
+def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Collection:
+    kind, colon, rest = name.partition(":")
+    if kind != "squad" and (seed is not None or shares is not None):
+        raise ValueError(
+            f"seed and shares split a squad:<file>.json, and nothing else: leave them out for {name!r}"
+        )
+    if name == "sample":
+        return Collection(name, *read_folder(Path(str(files("gdmtl_lib.data") / "sample"))))
+    if rotations := rotations_of(name):
+        whole, split, folds = rotations
+        return load_collection(whole).by_session(split, folds)
+    if colon and kind == "irds":
+        return Collection(name, *open_irds(rest))
+    if colon and kind == "wikiqa":
+        return Collection(name, *read_wikiqa(Path(rest).expanduser()))
+    if colon and kind == "squad":
+        shares = {"train": 0.8, "dev": 0.1, "test": 0.1} if shares is None else shares
+        return Collection(name, *read_squad(Path(rest).expanduser(), seed or 0, shares))
+    if colon and kind == "sentences":
+        return Collection(name, *read_sentences(Path(rest).expanduser()))
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        known = "; ".join(f"{form} ({meaning})" for form, meaning in KINDS.items())
+        raise FileNotFoundError(
+            f"no collection {name!r}, and no folder of that name; a collection is one of: {known}"
+        )
+    if list(folder.glob("collection.*")) and not list(folder.glob("passages.tsv*")):
+        return Collection(name, *read_msmarco(folder))
+    return Collection(name, *read_folder(folder))
+
+
+def describe(collection: Collection, candidates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What is at hand for each split: queries, judged relevant passages, candidates, and the share of the relevant
+    passages (grade 1 and up) that are among the candidates.
+
+    candidates: first-stage runs by split.
+    """
+    rows = {}
+    for split, run in candidates.items():
+        qrels = collection.qrels(split)
+        relevant = qrels.loc[qrels["relevance"] > 0, ["query_id", "doc_id"]]
+        rows[split] = {
+            "queries": len(collection.queries(split)),
+            "relevant": len(relevant),
+            "candidates": len(run),
+            "recall": len(relevant.merge(run, on=["query_id", "doc_id"])) / max(len(relevant), 1),
+        }
+    return pd.DataFrame(rows).T.astype({"queries": int, "relevant": int, "candidates": int}).round(3)

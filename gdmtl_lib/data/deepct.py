@@ -1,0 +1,104 @@
+"""DeepCT: passages whose words are repeated by their weight, to be indexed in place of the passages themselves.
+
+Published as JSON lines, `{"id": ..., "contents": ...}` a passage. BM25 over them finds what the models then read in
+the original (Section 5.1).
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from .collection import Collection
+from .readers import decode_line
+
+_CHECKED_AT_ONCE = 10_000
+
+
+def enriched_passages(
+    collection: Collection, split: str, path: str | os.PathLike[str]
+) -> Iterator[tuple[str, str]]:
+    """Pairs of doc_id and the text to index.
+
+    Args:
+        collection, split: whose passages they are: each that the split searches, once.
+        path: a file of JSON lines, or a folder of such files (`.json`, `.jsonl`, `.gz` after it).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no such JSON, a passage is not the collection's or stands twice, or some are missing;
+            the message names file and line.
+    """
+    hashes: set[bytes] = set()  # eight bytes a passage, not the id
+    batch: list[tuple[str, str]] = []
+    where = ""
+    for file in enriched_files(path):
+        for number, line in _lines(file):
+            where = f"{file}, line {number}"
+            doc_id, text = _entry(where, line)
+            if (key := hashlib.blake2b(doc_id.encode(), digest_size=8).digest()) in hashes:
+                raise ValueError(f"{where}: passage {doc_id!r} stood before: each is expected once")
+            hashes.add(key)
+            batch.append((doc_id, text))
+            if len(batch) == _CHECKED_AT_ONCE:
+                yield from _known(collection, batch, where)
+                batch = []
+    yield from _known(collection, batch, where)
+    if len(hashes) != (expected := sum(1 for _ in collection.doc_ids(split))):
+        raise ValueError(
+            f"{os.fspath(path)} holds {len(hashes)} passages, and {split!r} of {collection.name!r} searches {expected}: "
+            "the enriched passages must be all of them, and no others"
+        )
+
+
+def enriched_fingerprint(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of the enriched passages' files, in order."""
+    digest = hashlib.sha256()
+    for file in enriched_files(path):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def enriched_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files of JSON lines: the path itself, or those of its folder. Raises FileNotFoundError where there is none."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return [path]
+    files = sorted(file for end in ("", ".gz") for kind in ("json", "jsonl") for file in path.glob(f"*.{kind}{end}"))
+    if not files:
+        raise FileNotFoundError(f"no enriched passages at {path}: expected a file of JSON lines, or a folder of them")
+    return files
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                yield number, decode_line(file, number, raw)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is damaged or not gzip-compressed, as its name says it is: {error}") from None
+
+
+def _entry(where: str, line: str) -> tuple[str, str]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from None
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "contents")):
+        raise ValueError(f"{where}: expected an object with the texts 'id' and 'contents'")
+    return entry["id"], entry["contents"]
+
+
+def _known(
+    collection: Collection, batch: list[tuple[str, str]], where: str
+) -> list[tuple[str, str]]:
+    """The batch, when all of its passages are the collection's."""
+    try:
+        collection.text(doc_id for doc_id, _ in batch)
+    except ValueError as error:
+        raise ValueError(f"{where}, or one of the {len(batch)} passages up to it: {error}") from None
+    return batch

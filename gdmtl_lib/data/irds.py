@@ -1,0 +1,211 @@
+"""Data sets of ir_datasets: passages looked up on disk, splits read when they are first used."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .cast import RESOLVED, RESOLVED_URL, ms_marco_part, sessions_of
+from .readers import Split, qrels_frame, read_pairs, texts_frame
+
+MS_MARCO, CAST_2019, QNA = "msmarco-passage", "trec-cast/v1/2019", "msmarco-qna"
+
+
+def open_irds(dataset_id: str) -> tuple["IrdsPassages", "IrdsSplits"]:
+    """Open a data set of ir_datasets, which announces and verifies what it has to download.
+
+    A split is named after what follows the passages' own id, with `-` for `/` (names of files hold it): of
+    `msmarco-passage`, `dev-small` is `msmarco-passage/dev/small`. Given `msmarco-passage/dev/small` itself,
+    `dev-small` is the only split. Queries of the passages' own id are the split `all`.
+
+    Two data sets are more than ir_datasets has of them. The queries of `msmarco-passage` get their answers and
+    categories from `msmarco-qna`, by id, where that is on this machine. `trec-cast/v1/2019` is its MS MARCO part,
+    under MS MARCO's ids, with the sessions; its one split is `2019`. The texts are the resolved queries, whose file
+    has to lie in ir_datasets' folder.
+
+    Returns:
+        The passages, which are looked up on disk, and the splits, which are read when first used.
+
+    Raises:
+        ValueError: ir_datasets does not know the id, or it has no passages or no queries.
+    """
+    import ir_datasets
+
+    known = ir_datasets.registry
+    if dataset_id not in known:
+        raise ValueError(
+            f"ir_datasets knows no {dataset_id!r}: its ids are listed at https://ir-datasets.com"
+        )
+    if not known[dataset_id].has_docs():
+        raise ValueError(f"{dataset_id!r} of ir_datasets has no passages")
+    if dataset_id in (CAST_2019, f"{CAST_2019}/judged"):
+        return IrdsPassages(MS_MARCO), IrdsSplits({"2019": dataset_id})
+    parent = ir_datasets.docs_parent_id(dataset_id)
+    ids = [dataset_id]
+    if dataset_id == parent:
+        ids += sorted(name for name in known if name.startswith(f"{parent}/"))
+    splits = {
+        name.removeprefix(parent).strip("/").replace("/", "-") or "all": name
+        for name in ids
+        if known[name].has_queries()
+    }
+    if not splits:
+        raise ValueError(f"{dataset_id!r} of ir_datasets has no queries")
+    return IrdsPassages(parent), IrdsSplits(splits)
+
+
+class IrdsPassages(Mapping[str, str]):
+    """The passages of an ir_datasets data set by doc_id, looked up on disk: never all in memory."""
+
+    def __init__(self, dataset_id: str):
+        self.dataset_id = dataset_id
+        self._command = f"lookup {dataset_id} 0"  # makes what passages are looked up in
+
+    @cached_property
+    def _store(self) -> Any:
+        import ir_datasets
+
+        with _downloading(self.dataset_id, self._command):
+            return ir_datasets.load(self.dataset_id).docs_store()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the data set's id, 64 hexadecimal digits."""
+        return hashlib.sha256(f"irds:{self.dataset_id}".encode()).hexdigest()
+
+    def __getitem__(self, doc_id: str) -> str:
+        with _downloading(self.dataset_id, self._command):
+            return self._store.get(doc_id).default_text()
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Pairs of doc_id and text, in the data set's order."""
+        import ir_datasets
+
+        with _downloading(self.dataset_id, self._command):
+            for document in ir_datasets.load(self.dataset_id).docs_iter():
+                yield document.doc_id, document.default_text()
+
+    def __iter__(self) -> Iterator[str]:
+        return (doc_id for doc_id, _ in self.items())
+
+    def __len__(self) -> int:
+        import ir_datasets
+
+        with _downloading(self.dataset_id, self._command):
+            known = ir_datasets.load(self.dataset_id).docs_count()  # None until passages have been looked up
+        return sum(1 for _ in self) if known is None else known
+
+
+class IrdsSplits(Mapping[str, Split]):
+    """The splits of an ir_datasets data set, each read when first used."""
+
+    def __init__(self, dataset_ids: Mapping[str, str]):
+        self._dataset_ids = dataset_ids
+        self._read: dict[str, Split] = {}
+
+    def __getitem__(self, name: str) -> Split:
+        dataset_id = self._dataset_ids[name]
+        if name not in self._read:
+            split = _cast_split(dataset_id) if dataset_id.startswith(CAST_2019) else _split(dataset_id)
+            self._read[name] = _with_qna(split, dataset_id)
+        return self._read[name]
+
+    def advice(self, name: str, part: str) -> str:
+        """How to get a part that a split lacks, where it can be had."""
+        qna = _qna_part(self._dataset_ids[name])
+        if part != "answers" or qna is None:
+            return ""
+        return f": make them, where there is a network, with `ir_datasets export {QNA}/{qna} queries`"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dataset_ids)
+
+    def __len__(self) -> int:
+        return len(self._dataset_ids)
+
+
+def _split(dataset_id: str) -> Split:
+    import ir_datasets
+
+    dataset = ir_datasets.load(dataset_id)
+    with _downloading(dataset_id, f"export {dataset_id} queries"):
+        queries = texts_frame({query.query_id: query.default_text() for query in dataset.queries_iter()})
+    return Split(queries, _qrels(dataset_id) if dataset.has_qrels() else None)
+
+
+def _qrels(dataset_id: str) -> pd.DataFrame:
+    import ir_datasets
+
+    with _downloading(dataset_id, f"export {dataset_id} qrels"):
+        rows = ir_datasets.load(dataset_id).qrels_iter()
+        return qrels_frame((row.query_id, row.doc_id, row.relevance) for row in rows)
+
+
+def _cast_split(dataset_id: str) -> Split:
+    """The judged turns of CAsT 2019: resolved queries, sessions, and judgments of MS MARCO's passages."""
+    path = _home() / "trec-cast" / RESOLVED
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the resolved queries of {dataset_id!r}, which ir_datasets does not have, are not at {path}: fetch them with "
+            f"`curl --create-dirs -o {path} {RESOLVED_URL}`"
+        )
+    qrels = ms_marco_part(_qrels(dataset_id))
+    judged = set(qrels["query_id"])
+    texts = {query_id: text for query_id, text in read_pairs(path, "query_id", "text").items() if query_id in judged}
+    if missing := judged - set(texts):
+        raise ValueError(
+            f"{path} has no line for query id {min(missing)!r} ({len(missing)} missing): fetch it anew from {RESOLVED_URL}"
+        )
+    return Split(texts_frame(texts).assign(session=sessions_of(texts)), qrels)
+
+
+def _with_qna(split: Split, dataset_id: str) -> Split:
+    """The split with the answers and categories that MS MARCO's question answering data has of its queries.
+
+    The data are made once, of several downloads (`ir_datasets export msmarco-qna/train queries`), and taken where
+    they are: nobody who only ranks has to wait for them. A query's answer is the first of those that people wrote.
+    """
+    import ir_datasets
+
+    part = _qna_part(dataset_id)
+    if part is None or not (_home() / QNA / f"{part}.queries.tsv").is_file():
+        return split
+    wanted = set(split.queries["query_id"])
+    categories, answers = {}, {}
+    with _downloading(f"{QNA}/{part}", f"export {QNA}/{part} queries"):
+        for query in ir_datasets.load(f"{QNA}/{part}").queries_iter():
+            if query.query_id in wanted:
+                categories[query.query_id] = query.type
+                answers |= {query.query_id: text for text in query.answers[:1] if text.strip()}
+    queries = split.queries
+    if categories:
+        queries = queries.assign(category=queries["query_id"].map(categories))
+    return Split(queries, split.qrels, texts_frame(answers) if answers else None)
+
+
+def _qna_part(dataset_id: str) -> str | None:
+    """The part of MS MARCO's question answering data that a data set's queries are from."""
+    return next((part for part in ("train", "dev") if f"{dataset_id}/".startswith(f"{MS_MARCO}/{part}/")), None)
+
+
+def _home() -> Path:
+    import ir_datasets
+
+    return Path(ir_datasets.util.home_path())
+
+
+@contextmanager
+def _downloading(dataset_id: str, command: str) -> Iterator[None]:
+    """What ir_datasets cannot get hold of, in a sentence with the command that fetches it."""
+    # ir_datasets raises RuntimeError when all of a file's sources failed; requests' errors are OSErrors.
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"ir_datasets cannot read {dataset_id!r}, which is not on this machine or incomplete ({error}): "
+            f"fetch it where there is a network, with `ir_datasets {command}`, and copy its folder {_home()} here"
+        ) from error

@@ -1,0 +1,260 @@
+"""MS MARCO's passage ranking files as they are distributed, and TREC's topics and judgments over its passages.
+
+`collection.tsv` stays on disk; a split's files are read when they are first needed.
+"""
+
+import gzip
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from .cast import RESOLVED, ms_marco_part, sessions_of
+from .readers import decode_line, line_with, read_pairs, texts_frame
+from .passage_file import PassageFile
+from .trec import canonical_order, read_qrels, read_run
+
+PASSAGES = "collection.tsv"
+
+# Files whose published names do not say what they are: kind and split.
+PUBLISHED = {
+    "msmarco-test2019-queries.tsv": ("queries", "dl-2019"),
+    "2019qrels-pass.txt": ("qrels", "dl-2019"),
+    "msmarco-passagetest2019-top1000.tsv": ("top1000", "dl-2019"),
+    "msmarco-test2020-queries.tsv": ("queries", "dl-2020"),
+    "2020qrels-pass.txt": ("qrels", "dl-2020"),
+    RESOLVED: ("queries", "cast-2019"),
+    "2019qrels.txt": ("qrels", "cast-2019"),
+}
+_NAME = re.compile(
+    r"(?!.*\.tar$)(queries|topics|qrels|answers|categories|sessions|candidates|top1000)\.(.+?)(?:\.(?:tsv|txt|trec))?"
+)
+
+
+def read_msmarco(folder: Path) -> tuple[PassageFile, "MsMarcoSplits"]:
+    """Open a folder with MS MARCO's `collection.tsv` and, for a split, its queries and what there is of the rest.
+
+    Files keep their published names: `queries.<split>.tsv`, `qrels.<split>.tsv`, `top1000.<split>`; those of TREC DL
+    2019 and 2020 (splits `dl-2019`, `dl-2020`) and of CAsT 2019 (`cast-2019`: the MS MARCO part, by the resolved
+    queries); `topics.<split>.txt` and `qrels.<split>.txt`, as Anserini has them. `answers.<split>.tsv`,
+    `categories.<split>.tsv`, `sessions.<split>.tsv` and `candidates.<split>.trec` are read as in any collection
+    folder. `.gz` is accepted for all but the collection. A split's name has `-` for `.`: `dev-small` is
+    `queries.dev.small.tsv`.
+
+    A split with judgments has the queries that were judged: of TREC DL 2019's 200, 43. Judgments of queries that the
+    queries' file lacks are left out, and a warning says how many; a passage that is judged and not there is refused.
+    A query may stand in several splits, as published (all of `dev-small` are in `dev`).
+
+    Returns:
+        The passages, which are looked up on disk, and the splits, each read when first used.
+
+    Raises:
+        FileNotFoundError: the folder lacks the collection or queries.
+        ValueError: a file stands twice, or has no queries beside it. Later, when it is read: a file is malformed or
+            names a passage that is not there; the message names file and line.
+    """
+    if not (folder / PASSAGES).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {PASSAGES}, which has to be unpacked: passages are looked up in the file itself"
+        )
+    files: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name.removesuffix(".gz")
+        match = _NAME.fullmatch(name)
+        if name not in PUBLISHED and match is None:
+            continue
+        kind, split = PUBLISHED[name] if name in PUBLISHED else (match[1], match[2].replace(".", "-"))
+        kind = "queries" if kind == "topics" else kind
+        if kind in (parts := files.setdefault(split, {})):
+            raise ValueError(
+                f"{folder} holds {parts[kind].name} and {path.name}, both {kind} of {split!r}: keep one of them"
+            )
+        parts[kind] = path
+    names = [split for split, parts in files.items() if "queries" in parts]
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no queries.<split>.tsv, for example queries.dev.small.tsv")
+    top1000 = {split: parts["top1000"] for split, parts in files.items() if "top1000" in parts}
+    for split, parts in files.items():
+        if split not in names and set(parts) != {"top1000"}:
+            path = next(path for kind, path in parts.items() if kind != "top1000")
+            raise ValueError(
+                f"{path} has no queries of {split!r} beside it: add them, or rename the file to one of the splits "
+                f"{', '.join(names)}"
+            )
+    passages = PassageFile(folder / PASSAGES)
+    splits = {}
+    for split in names:
+        # top1000.dev holds the queries of dev.small alone.
+        longest = max((name for name in top1000 if f"{split}-".startswith(f"{name}-")), key=len, default=None)
+        own = {kind: path for kind, path in files[split].items() if kind != "top1000"}
+        splits[split] = MsMarcoSplit(passages, own, top1000.get(longest))
+    return passages, MsMarcoSplits(passages, splits)
+
+
+class MsMarcoSplits(Mapping[str, "MsMarcoSplit"]):
+    """The splits of a folder by name, and the hash of what they and the passages hold."""
+
+    def __init__(self, passages: PassageFile, splits: Mapping[str, "MsMarcoSplit"]):
+        self._passages, self._splits = passages, splits
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all texts' files, passages, queries and answers, 64 hexadecimal digits."""
+        digest = hashlib.sha256(self._passages.fingerprint.encode())
+        for name, split in self._splits.items():
+            for kind in ("queries", "answers"):
+                if path := split.files.get(kind):
+                    digest.update(f"{kind} {name}".encode())
+                    with path.open("rb") as file:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def __getitem__(self, name: str) -> "MsMarcoSplit":
+        return self._splits[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+
+class MsMarcoSplit:
+    """One split's frames, as those of `formats.Split`, each read when it is first asked for."""
+
+    doc_ids = None  # all splits search all passages
+
+    def __init__(self, passages: PassageFile, files: Mapping[str, Path], top1000: Path | None):
+        """files: by kind. top1000: the file of candidates that holds the split's queries, others' too."""
+        self._passages, self.files, self._top1000 = passages, files, top1000
+
+    @cached_property
+    def queries(self) -> pd.DataFrame:
+        texts = self._texts
+        if self._judgments is not None:
+            judged = set(self._judgments["query_id"])
+            texts = {query_id: text for query_id, text in texts.items() if query_id in judged}
+        frame = texts_frame(texts)
+        for kind, column in (("categories", "category"), ("sessions", "session")):
+            if path := self.files.get(kind):
+                labels = read_pairs(path, "query_id", column)
+                if missing := [query_id for query_id in texts if query_id not in labels]:
+                    raise ValueError(
+                        f"{path} has no line for query id {missing[0]!r} ({len(missing)} missing): "
+                        "every query needs one"
+                    )
+                frame[column] = [labels[query_id] for query_id in texts]
+        if "session" not in frame and (sessions := sessions_of(texts)):
+            frame["session"] = sessions
+        return frame
+
+    @cached_property
+    def qrels(self) -> pd.DataFrame | None:
+        if self._judgments is None:
+            return None
+        has_text = self._judgments["query_id"].isin(self._texts)
+        without = self._judgments.loc[~has_text, "query_id"].unique()
+        if len(without):
+            warnings.warn(
+                f"{self.files['qrels']} judges {len(without)} queries that {self.files['queries'].name} lacks, for "
+                f"example {without[0]!r}: their judgments are left out",
+                stacklevel=4,
+            )
+        return self._judgments[has_text].reset_index(drop=True)
+
+    @cached_property
+    def answers(self) -> pd.DataFrame | None:
+        if "answers" not in self.files:
+            return None
+        answers = texts_frame(read_pairs(self.files["answers"], "query_id", "text"))
+        return answers[answers["query_id"].isin(self._texts)].reset_index(drop=True)
+
+    @cached_property
+    def candidates(self) -> pd.DataFrame | None:
+        wanted = set(self.queries["query_id"])
+        if path := self.files.get("candidates"):
+            run = read_run(path)
+            run = run[run["query_id"].isin(wanted)].reset_index(drop=True)
+        elif path := self._top1000:
+            run = read_top1000(path, wanted)
+        else:
+            return None
+        self._refuse_unknown(path, run["doc_id"], 2 if "candidates" in self.files else 1)
+        return run
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return read_pairs(self.files["queries"], "query_id", "text")
+
+    @cached_property
+    def _judgments(self) -> pd.DataFrame | None:
+        path = self.files.get("qrels")
+        if path is None:
+            return None
+        qrels = read_qrels(path)
+        try:
+            judgments = ms_marco_part(qrels)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if not judgments["query_id"].isin(self._texts).any():
+            raise ValueError(
+                f"{path} judges none of the queries in {self.files['queries'].name}, but for example "
+                f"{qrels['query_id'].iloc[0]!r}: are these two of the same split?"
+            )
+        self._refuse_unknown(path, judgments["doc_id"], 2)
+        return judgments
+
+    def _refuse_unknown(self, path: Path, doc_ids: pd.Series, column: int) -> None:
+        if (unknown := self._passages.first_unknown(doc_ids)) is not None:
+            published = unknown
+            try:
+                line = line_with(path, column, published)
+            except StopIteration:
+                published = f"MARCO_{unknown}"
+                line = line_with(path, column, published)
+            raise ValueError(
+                f"{path}, line {line}: doc_id {published!r} is not in {PASSAGES}: add it there, or remove the line"
+            )
+
+
+def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
+    """Read a top-1000 file, `query_id, doc_id, query, passage` a line separated by tabs, as candidates.
+
+    The files carry no score. A passage's score is minus its place in the query's list, so the lists keep the file's
+    order, which need not be BM25's: measure a first stage with `bm25_candidates`.
+
+    query_ids: the queries to keep.
+
+    Returns:
+        Columns query_id, doc_id, score, rank, in canonical order.
+
+    Raises:
+        ValueError: a line has not four fields, a passage stands twice in a list, or none of the queries has a line.
+    """
+    found, doc_ids, scores = [], [], []
+    places: dict[str, int] = {}
+    same = {query_id: query_id for query_id in query_ids}  # one string a query, not one a line
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            fields = decode_line(path, number, raw).split("\t")
+            if len(fields) != 4:
+                raise ValueError(
+                    f"{path}, line {number}: expected 4 fields separated by tabs (query_id, doc_id, query, passage), "
+                    f"found {len(fields)}"
+                )
+            if query_id := same.get(fields[0]):
+                places[query_id] = places.get(query_id, 0) + 1
+                found.append(query_id)
+                doc_ids.append(fields[1])
+                scores.append(-places[query_id])
+    if not found:
+        raise ValueError(f"{path} has no line for any of the split's {len(query_ids)} queries: is it another split's?")
+    run = pd.DataFrame({"query_id": found, "doc_id": doc_ids, "score": pd.array(scores, dtype="float32")})
+    try:
+        return canonical_order(run)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

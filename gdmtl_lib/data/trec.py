@@ -1,0 +1,405 @@
+"""Runs and judgments as frames, and as TREC files.
+
+A run has the columns `query_id, doc_id, score, rank`, judgments (qrels) `query_id, doc_id, relevance`; ids
+are strings.
+
+Tools disagree about ties: pytrec_eval puts the larger doc_id first, ir-measures' own reciprocal rank the
+smaller one, cwl_eval keeps the order of the rows; and trec_eval compares scores as float32. So a run has one
+canonical order here, trec_eval's, and everything that reads or writes ranks uses it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pandas.api.extensions import ExtensionArray
+from pandas.api.types import is_float_dtype, is_integer_dtype
+
+from .files import replacing
+
+# trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
+HIGHEST_GRADE = 1_000_000
+_ROWS_AT_ONCE = 100_000
+# White space separates the columns of a TREC file; C programs end an id at a NUL.
+_NOT_IN_AN_ID = re.compile(r"[\s\x00]")
+
+_Problem = tuple[int, str] | None  # the first bad row and what is wrong with it
+_Check = Callable[[pd.Series], _Problem]
+
+
+def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
+    """Order a run as trec_eval does and number its ranks.
+
+    Queries keep the order of their first row. Within a query passages stand by float32 score, highest first,
+    and ties by doc_id, last in byte order first.
+
+    Args:
+        run: `query_id` str, `doc_id` str, `score` number; other columns, `rank` too, are not looked at.
+
+    Returns:
+        `query_id` str, `doc_id` str, `score` float32, `rank` int64 from 1, one row for each row of `run`.
+
+    Raises:
+        ValueError: as `validate_run`.
+    """
+    validate_run(run)
+    return _ordered(run)
+
+
+def rescored(run: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+    """A run's passages with other scores, in canonical order.
+
+    Args:
+        run: one that `validate_run` has passed: its ids are not looked at again, which takes long for millions.
+        scores: float32 [rows of `run`].
+
+    Returns:
+        As `canonical_order`.
+
+    Raises:
+        ValueError: a score is not finite; the message names the row.
+    """
+    run = run[["query_id", "doc_id"]].assign(score=scores)
+    _refuse_row("run", _bad_score(run["score"]))
+    return _ordered(run)
+
+
+def validate_run(run: pd.DataFrame) -> None:
+    """Check that a frame is a run.
+
+    Args:
+        run: `query_id` str, `doc_id` str, `score` number; other columns are not looked at.
+
+    Raises:
+        ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
+            a NUL, a score is not finite as float32, or a passage stands twice in one query's list. The
+            message names the row, counted from 0.
+    """
+    _validate(run, "run", "score", _bad_score)
+
+
+def validate_qrels(qrels: pd.DataFrame) -> None:
+    """Check that a frame holds relevance judgments.
+
+    Args:
+        qrels: `query_id` str, `doc_id` str, `relevance` integer; other columns are not looked at.
+
+    Raises:
+        ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
+            a NUL, a grade is not an integer within ±1,000,000, or a passage is judged twice for one query.
+            The message names the row, counted from 0.
+    """
+    _validate(qrels, "qrels", "relevance", _bad_grade)
+
+
+def of_judged_queries(run: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a run whose query has judgments, whatever they say.
+
+    Args:
+        run: `query_id` and any other columns.
+        qrels: `query_id` and any other columns.
+
+    Raises:
+        ValueError: no query of the run has judgments.
+    """
+    judged = run[run["query_id"].isin(qrels["query_id"])]
+    if judged.empty:
+        raise ValueError(
+            "run and qrels: expected queries with judgments in the run, found none "
+            f"(the run has query {run['query_id'].iloc[0]!r}, the qrels {qrels['query_id'].iloc[0]!r}); "
+            "take both from the same split"
+        )
+    return judged
+
+
+def read_run(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a TREC run: query_id, Q0, doc_id, rank, score, tag a line; gzip where the name ends in `.gz`.
+
+    The second, fourth and sixth column are not looked at: as in trec_eval, the scores make the ranks.
+
+    Args:
+        path: a UTF-8 file; a byte order mark and Windows line ends are allowed.
+
+    Returns:
+        The run in canonical order, as `canonical_order` returns it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no TREC run; the message names file and line.
+    """
+    query_ids, doc_ids, scores = [], [], []
+    for number, fields in _read_lines(path, "query_id Q0 doc_id rank score tag"):
+        query_ids.append(fields[0])
+        doc_ids.append(fields[2])
+        scores.append(_number(float, fields[4], "a number as score", path, number))
+    run = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "score": np.array(scores, dtype=float)})
+    _refuse_line(path, run, _bad_score(run["score"]))
+    return _ordered(run)
+
+
+def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
+    """Write a run as a TREC file, in canonical order; gzip where the name ends in `.gz`.
+
+    The same run gives the same bytes, and reading them gives the same float32 scores. The file appears whole
+    or not at all; its folder is made when it is missing.
+
+    Args:
+        run: as for `canonical_order`.
+        path: where to write; a file there is replaced.
+        tag: the run's name, the last column.
+
+    Raises:
+        ValueError: as `validate_run`, or the tag is empty or holds white space.
+    """
+    _refuse_tag(tag)
+    write_ordered(canonical_order(run), path, tag)
+
+
+def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
+    """`write_run` for what `canonical_order`, `rescored` or `read_run` returned: neither checked nor ordered again."""
+    _refuse_tag(tag)
+    columns = ("query_id", "doc_id", "rank", "score")
+    rows = (row for part in _parts(run) for row in zip(*(part[column].tolist() for column in columns), strict=True))
+    # Nine significant digits tell any two float32 apart, also when a reader goes through float64.
+    write_lines(path, (f"{query} Q0 {doc} {rank} {score:.9g} {tag}\n" for query, doc, rank, score in rows))
+
+
+def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
+    """Read TREC judgments: query_id, 0, doc_id, relevance a line; gzip where the name ends in `.gz`.
+
+    Args:
+        path: a UTF-8 file; a byte order mark and Windows line ends are allowed.
+
+    Returns:
+        `query_id` str, `doc_id` str, `relevance` int64, in the order of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no TREC judgments; the message names file and line.
+    """
+    query_ids, doc_ids, grades = [], [], []
+    for number, fields in _read_lines(path, "query_id 0 doc_id relevance"):
+        query_ids.append(fields[0])
+        doc_ids.append(fields[2])
+        grades.append(_number(int, fields[3], "an integer as relevance", path, number))
+    # Python's integers have no limit, int64 has.
+    relevance = pd.Series(grades, dtype=object)
+    qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": relevance})
+    _refuse_line(path, qrels, _bad_grade(qrels["relevance"]))
+    return qrels.astype({"relevance": np.int64})
+
+
+def write_qrels(qrels: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write judgments as a TREC file, in the order of the rows; gzip where the name ends in `.gz`.
+
+    The file appears whole or not at all; its folder is made when it is missing.
+
+    Args:
+        qrels: as for `validate_qrels`.
+        path: where to write; a file there is replaced.
+
+    Raises:
+        ValueError: as `validate_qrels`.
+    """
+    validate_qrels(qrels)
+    rows = zip(qrels["query_id"], qrels["doc_id"], qrels["relevance"], strict=True)
+    write_lines(path, (f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
+
+
+def whole_queries(query_ids: pd.Series, size: int) -> Iterator[np.ndarray]:
+    """The rows of whole queries, about so many at a time: int64 positions, at least `size` but for the last ones.
+
+    Queries come in the order of their first rows, a query's rows in their own.
+    """
+    queries, _ = pd.factorize(query_ids)
+    rows, ends = np.argsort(queries, kind="stable"), np.cumsum(np.bincount(queries))
+    del queries  # what is made of millions of rows here stays until the last of them
+    first = 0
+    while first < len(rows):
+        end = ends[min(np.searchsorted(ends, first + size), len(ends) - 1)]
+        yield rows[first:end]
+        first = end
+
+
+def _ordered(run: pd.DataFrame) -> pd.DataFrame:
+    """In canonical order. Some queries at a time, so that it takes little more memory than the result."""
+    order, rank, done = np.empty(len(run), dtype=np.int64), np.empty(len(run), dtype=np.int64), 0
+    for rows in whole_queries(run["query_id"], _ROWS_AT_ONCE):
+        part = slice(done, done := done + len(rows))
+        order[part], rank[part] = _best_first(run, rows)
+    ids = {column: run[column].iloc[order].reset_index(drop=True) for column in ("query_id", "doc_id")}
+    scores = run["score"].to_numpy(dtype=np.float32)[order]
+    del order
+    return pd.DataFrame(ids | {"score": scores, "rank": rank}, copy=False)
+
+
+def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of some whole queries, int64 [n], with each query's best first, and their ranks, int64 [n]."""
+    queries, _ = pd.factorize(run["query_id"].iloc[rows])
+    scores = run["score"].iloc[rows].to_numpy(dtype=np.float32)
+    order = np.lexsort((-scores, queries))
+    queries, scores = queries[order], scores[order]
+    begins = np.append(True, queries[1:] != queries[:-1])
+    differs = begins | np.append(True, scores[1:] != scores[:-1])
+    rows = rows[order]
+    # Only ties need the passages' ids, and sorting millions of strings is what would take long here.
+    tied = ~(differs & np.append(differs[1:], True))
+    found, doc_ids = pd.factorize(run["doc_id"].iloc[rows[tied]])
+    places = np.empty(len(doc_ids), dtype=np.int64)
+    last_first = sorted(range(len(doc_ids)), key=doc_ids.tolist().__getitem__, reverse=True)
+    places[last_first] = np.arange(len(doc_ids))
+    rows[tied] = rows[tied][np.lexsort((places[found], np.cumsum(differs)[tied]))]
+    first = np.flatnonzero(begins)
+    return rows, np.arange(1, len(rows) + 1) - np.repeat(first, np.diff(first, append=len(rows)))
+
+
+def _validate(frame: pd.DataFrame, name: str, value: str, bad_value: _Check) -> None:
+    missing = [column for column in ("query_id", "doc_id", value) if column not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{name}: expected the columns query_id, doc_id, {value}, "
+            f"found {', '.join(map(str, frame.columns)) or 'none'}; add {', '.join(missing)}"
+        )
+    if frame.empty:
+        raise ValueError(f"{name}: expected at least one row, found none")
+    _refuse_row(name, _first_problem(frame, bad_value(frame[value])))
+
+
+def _refuse_row(name: str, problem: _Problem) -> None:
+    if problem:
+        row, text = problem
+        raise ValueError(f"{name}, row {row}: {text}")
+
+
+def _refuse_tag(tag: str) -> None:
+    if not tag or _NOT_IN_AN_ID.search(tag):
+        raise ValueError(f"tag: expected a name without white space, found {tag!r}")
+
+
+def _refuse_line(path: str | os.PathLike, frame: pd.DataFrame, bad_value: _Problem) -> None:
+    if frame.empty:
+        raise ValueError(f"{path}: expected at least one line, found an empty file")
+    if problem := _first_problem(frame, bad_value):
+        row, text = problem
+        raise ValueError(f"{path}, line {row + 1}: {text}")  # no line is skipped, so rows are lines
+
+
+def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
+    for column in ("query_id", "doc_id"):
+        for ids in _parts(frame[column].unique()):
+            for found in ids.tolist():
+                if not isinstance(found, str) or not found or _NOT_IN_AN_ID.search(found):
+                    text = f"expected {column} to be a string without white space or NUL, found {found!r}"
+                    return _row_of(frame[column], found), text
+    if bad_value:
+        return bad_value
+    pairs = frame[["query_id", "doc_id"]]
+    by_query = whole_queries(frame["query_id"], _ROWS_AT_ONCE)  # the pairs of all at once would take a large table
+    twice = np.concatenate([rows[pairs.iloc[rows].duplicated().to_numpy()] for rows in by_query])
+    if len(twice):
+        row = int(twice.min())
+        query, doc = frame["query_id"].iloc[row], frame["doc_id"].iloc[row]
+        return row, f"passage {doc!r} stands a second time for query {query!r}; keep one of the two"
+    return None
+
+
+def _bad_score(scores: pd.Series) -> _Problem:
+    if not (is_float_dtype(scores) or is_integer_dtype(scores)):
+        return 0, f"expected a column of numbers as score, found the dtype {scores.dtype}"
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(scores.to_numpy(dtype=np.float32, na_value=np.nan))
+    if bad.any():
+        row = int(np.argmax(bad))
+        return row, f"expected a score that is finite as float32, found {scores.iloc[row]}"
+    return None
+
+
+def _bad_grade(grades: pd.Series) -> _Problem:
+    for found in grades.unique().tolist():
+        if not isinstance(found, int) or isinstance(found, bool) or abs(found) > HIGHEST_GRADE:
+            text = f"expected an integer within ±{HIGHEST_GRADE:,} as relevance, found {found!r}"
+            return _row_of(grades, found), text
+    return None
+
+
+def _row_of(column: pd.Series, found: object) -> int:
+    return int(np.argmax(column.isna() if pd.isna(found) else column == found))
+
+
+def _read_lines(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, list[str]]]:
+    path, count = Path(path), len(columns.split())
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file with the columns {columns} at {path}, found none")
+    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    try:
+        with opened as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    fields = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: expected UTF-8, found the byte 0x{line[error.start]:02x}; "
+                        "convert the file, or name it .gz if it is compressed"
+                    ) from None
+                if len(fields) != count:
+                    raise ValueError(
+                        f"{path}, line {number}: expected {count} columns ({columns}), found {len(fields)}"
+                    )
+                yield number, fields
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path}: expected gzip, as the name says, found a damaged or other file ({error}); make it anew"
+        ) from None
+
+
+def frame_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 of a frame's columns and rows, in their order."""
+    digest = hashlib.sha256()
+    for number, part in enumerate(_parts(frame)):
+        digest.update(part.to_csv(index=False, header=number == 0).encode())
+    return digest.hexdigest()
+
+
+def _parts(values: pd.DataFrame | ExtensionArray | np.ndarray) -> Iterator:
+    """Some rows at a time, at least once: Python's own strings and numbers take many times what a column takes."""
+    rows = values.iloc if isinstance(values, pd.DataFrame) else values
+    for first in range(0, max(len(values), 1), _ROWS_AT_ONCE):
+        yield rows[first : first + _ROWS_AT_ONCE]
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
+    # Python also reads "1_000" and other scripts' digits, which no TREC tool does.
+    if text.isascii() and "_" not in text:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise ValueError(f"{path}, line {number}: expected {expected}, found {text!r}")
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Write texts, as they are, to a file that is replaced only when all of them are written; gzip for `.gz`."""
+    encoded = (line.encode() for line in lines)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        if Path(path).suffix == ".gz":
+            # Neither name nor time in the header: the bytes depend on the content alone.
+            zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+            with zipped, io.BufferedWriter(zipped, 1 << 20) as buffered:
+                buffered.writelines(encoded)
+        else:
+            file.writelines(encoded)

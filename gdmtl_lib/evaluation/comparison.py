@@ -1,0 +1,449 @@
+"""Which of two systems is better, on what, and whether the queries suffice to say so.
+
+Per-query values are frames `query_id, measure, value` as `evaluation.evaluate` returns them. Systems are
+compared query by query, so they have to be measured on the same queries. Marks are the paper's: ▲ ▼ for
+better and worse at p < 0.01, △ ▽ at p < 0.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gdmtl_lib.data.trec import canonical_order, of_judged_queries, validate_qrels, validate_run
+
+NOT_RETRIEVED = "not retrieved"
+# A change of exactly the tolerance (rank 9 to 10 is exactly 10% of RR) is a tie, whatever floats make of it.
+_TIE_SLACK = 1e-9
+
+
+def compare(
+    values_by_system: dict[str, pd.DataFrame],
+    baseline: str,
+    measures: Sequence[str] | None = None,
+    alpha: float = 0.05,
+    strong_alpha: float = 0.01,
+    family: Literal["measure", "table"] = "measure",
+) -> pd.DataFrame:
+    """Test every system against a baseline: the marks of Tables 3, 6, 8 and 10, the intervals of Section 6.4.
+
+    Paired two-sided t-tests, Holm-Bonferroni corrected. The paper does not name its family. Its two corrected
+    p in Section 6.4 are ten and nine times what their intervals imply: this fits one measure and all pairs of
+    Table 10's six systems, and is why the family here is one measure unless told otherwise.
+
+    Args:
+        values_by_system: a system's name to its `query_id, measure, value`; the baseline is one of them.
+        baseline: the system the others are tested against.
+        measures: which ones and in which order; all the baseline has when None.
+        alpha: level of △ and ▽; intervals cover 1 - alpha.
+        strong_alpha: level of ▲ and ▼.
+        family: the tests corrected together, those of one measure or all of the table.
+
+    Returns:
+        A row for each measure and system, the baseline too: `measure`, `system`, `mean`, `difference` (to the
+        baseline), `low` and `high` (its interval, uncorrected), `p`, `p_corrected`, `mark`. The last five are
+        NaN and empty for the baseline and where there is a single query. Equal systems have p = 1.
+
+    Raises:
+        ValueError: an unknown baseline or measure, systems measured on different queries, a value that is
+            missing or stands twice, levels that are not 0 < strong_alpha <= alpha < 1, or an unknown family.
+    """
+    _check_levels(alpha, strong_alpha)
+    if family not in ("measure", "table"):
+        raise ValueError(f"family: expected 'measure' or 'table', found {family!r}")
+    _check_system(values_by_system, baseline)
+    _check_columns(values_by_system)
+    if measures is None:
+        measures = list(values_by_system[baseline]["measure"].unique())
+    if isinstance(measures, str) or not measures:
+        raise ValueError(f"measures: expected a list of names, found {measures!r}")
+    rows = []
+    for measure in measures:
+        values = _aligned(values_by_system, measure)
+        rows += [
+            {"measure": measure, "system": system, **_difference(values, system, baseline, alpha)}
+            for system in values_by_system
+        ]
+    table = pd.DataFrame(rows)
+    return _with_marks(table, table["measure"] if family == "measure" else None, alpha, strong_alpha)
+
+
+def compare_pairs(
+    values_by_system: dict[str, pd.DataFrame],
+    measures: Sequence[str],
+    alpha: float = 0.05,
+    strong_alpha: float = 0.01,
+) -> pd.DataFrame:
+    """Test every system against every earlier one: the pairs of Section 6.4.
+
+    Holm-Bonferroni over all pairs of one measure, the family that fits the paper's two p there (see `compare`).
+
+    Args and raises: as `compare`; systems in the order of the dictionary.
+
+    Returns:
+        A row for each measure and pair: `measure`, `baseline`, `system`, then as `compare` from `mean` on.
+    """
+    _check_levels(alpha, strong_alpha)
+    rows = []
+    for measure in measures:
+        values = _aligned(values_by_system, measure)
+        rows += [
+            {"measure": measure, "baseline": a, "system": b, **_difference(values, b, a, alpha)}
+            for a, b in combinations(values_by_system, 2)
+        ]
+    table = pd.DataFrame(rows)
+    return _with_marks(table, table["measure"], alpha, strong_alpha)
+
+
+def by_category(
+    values_by_system: dict[str, pd.DataFrame],
+    categories: pd.DataFrame,
+    baseline: str,
+    measure: str = "RR@10",
+    alpha: float = 0.05,
+    strong_alpha: float = 0.01,
+) -> pd.DataFrame:
+    """Test every system against a baseline within each category of queries (Table 5).
+
+    Holm-Bonferroni over all categories and systems of the table.
+
+    Args:
+        values_by_system, baseline, alpha, strong_alpha: as for `compare`.
+        categories: `query_id` str, `category` str, as a collection's queries have them; of more queries, too.
+        measure: the one to compare.
+
+    Returns:
+        A row for each category, the largest first, and system: `category`, `queries` (how many), `share` (of
+        all measured queries, 0 to 1), then as `compare` from `system` on.
+
+    Raises:
+        ValueError: as `compare`, or a measured query has no category or two.
+    """
+    _check_levels(alpha, strong_alpha)
+    _check_system(values_by_system, baseline)
+    values = _aligned(values_by_system, measure)
+    if "category" not in categories.columns:
+        raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}")
+    category_of = categories.dropna(subset="category").set_index("query_id")["category"]
+    if twice := set(category_of.index[category_of.index.duplicated()]):
+        raise ValueError(f"categories: expected one category for a query, found two for {_some(twice)}")
+    if without := set(values.index) - set(category_of.index):
+        raise ValueError(f"categories: expected one for each measured query, found none for {_some(without)}")
+    category_of = category_of.loc[values.index]
+    rows = []
+    for category, queries in category_of.value_counts().items():
+        of_category = values[(category_of == category).to_numpy()]
+        head = {"category": category, "queries": queries, "share": queries / len(values)}
+        rows += [
+            {**head, "system": system, **_difference(of_category, system, baseline, alpha)}
+            for system in values_by_system
+        ]
+    return _with_marks(pd.DataFrame(rows), None, alpha, strong_alpha)
+
+
+class WinTieLoss(NamedTuple):
+    """How many queries a system improves, leaves as they are, and hurts."""
+
+    win: int
+    tie: int
+    loss: int
+
+
+def win_tie_loss(
+    values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, tolerance: float = 0.1
+) -> WinTieLoss:
+    """Count the queries on which b is better than a, about the same, and worse (Tables 4 and 7).
+
+    About the same is a change of at most `tolerance` times the value of a; from 0, any gain is a win.
+
+    Args:
+        values_a: the baseline's `query_id, measure, value`.
+        values_b: the other system's.
+        measure: the one to compare; the paper takes RR@10 for MS MARCO and nDCG@10 for CAsT.
+        tolerance: the largest change that is a tie, as a share of the baseline's value.
+
+    Raises:
+        ValueError: a negative tolerance, an unknown measure, or systems measured on different queries.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance: expected a share of at least 0, found {tolerance!r}")
+    values = _aligned({"a": values_a, "b": values_b}, measure)
+    change = values["b"] - values["a"]
+    tie = is_tie(change, values["a"], tolerance)
+    return WinTieLoss(int((~tie & (change > 0)).sum()), int(tie.sum()), int((~tie & (change < 0)).sum()))
+
+
+def is_tie(change: pd.Series, baseline: pd.Series, tolerance: float) -> pd.Series:
+    """Which changes are at most `tolerance` times the baseline's value, up to rounding."""
+    return change.abs() <= (tolerance + _TIE_SLACK) * baseline
+
+
+def win_tie_loss_table(
+    values_by_system: dict[str, pd.DataFrame], measure: str, tolerance: float = 0.1
+) -> pd.DataFrame:
+    """Compare every system with every earlier one (Tables 4 and 7): `baseline, system, win, tie, loss`.
+
+    Args and raises: as `win_tie_loss`; systems in the order of the dictionary.
+    """
+    rows = [
+        (a, b, *win_tie_loss(values_by_system[a], values_by_system[b], measure, tolerance))
+        for a, b in combinations(values_by_system, 2)
+    ]
+    return pd.DataFrame(rows, columns=["baseline", "system", "win", "tie", "loss"])
+
+
+def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The difference b makes on each query, the largest gain first (Figure 6).
+
+    Args:
+        values_a: the baseline's `query_id, measure, value`.
+        values_b: the other system's.
+        measure: the one to compare; the paper takes nDCG@10.
+
+    Returns:
+        `query_id` str, `baseline` float64, `system` float64, `difference` float64; equal ones by query_id.
+
+    Raises:
+        ValueError: an unknown measure, or systems measured on different queries.
+    """
+    values = _aligned({"baseline": values_a, "system": values_b}, measure).reset_index()
+    values["difference"] = values["system"] - values["baseline"]
+    return values.sort_values(["difference", "query_id"], ascending=[False, True], ignore_index=True)
+
+
+def rank_shifts(
+    run_a: pd.DataFrame, run_b: pd.DataFrame, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
+) -> pd.DataFrame:
+    """How many more relevant passages b puts at each rank than a (Figure 5).
+
+    Every relevant passage of the judgments is counted once for each run: at its rank, or as not retrieved
+    when it stands below `depth` or not in the run. So the changes sum to zero.
+
+    Args:
+        run_a: the baseline's run, `query_id, doc_id, score`.
+        run_b: the other system's.
+        qrels: `query_id, doc_id, relevance`.
+        depth: the last rank with a bar of its own.
+        relevance_level: the lowest grade that counts as relevant.
+
+    Returns:
+        `rank` str ("1" to depth, then "not retrieved"), `baseline`, `system` and `change` int64.
+
+    Raises:
+        ValueError: as `validate_run` and `validate_qrels`, a depth below 1, no relevant passage in the
+            judgments, or a run without any judged query.
+    """
+    if depth < 1:
+        raise ValueError(f"depth: expected at least 1, found {depth!r}")
+    relevant = _relevant(qrels, relevance_level)
+    labels = [*map(str, range(1, depth + 1)), NOT_RETRIEVED]
+    table = pd.DataFrame({"rank": labels})
+    for name, run in (("baseline", run_a), ("system", run_b)):
+        run = of_judged_queries(canonical_order(run), qrels)
+        ranks = relevant.merge(run, "left", ["query_id", "doc_id"])["rank"]
+        bars = ranks.where(ranks <= depth, depth + 1).astype(int)
+        table[name] = np.bincount(bars - 1, minlength=depth + 1)
+    return table.assign(change=table["system"] - table["baseline"])
+
+
+def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1) -> float:
+    """How well scores alone tell relevant passages from the others, all queries together (for Figure 8).
+
+    The probability that a relevant passage scores above another one, a tie counting half: 1 means that the
+    two histograms do not overlap, 0.5 that scores say nothing. Passages without a judgment count as not
+    relevant; queries without judgments are left out.
+
+    Args:
+        run: `query_id, doc_id, score`.
+        qrels: `query_id, doc_id, relevance`.
+        relevance_level: the lowest grade that counts as relevant.
+
+    Raises:
+        ValueError: as `validate_run` and `validate_qrels`, or judged queries' lists have none of one kind.
+    """
+    validate_run(run)
+    relevant = _relevant(qrels, relevance_level).assign(relevant=True)
+    run = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
+    is_relevant = run["relevant"].notna().to_numpy()
+    if is_relevant.all() or not is_relevant.any():
+        raise ValueError(
+            "run: expected relevant and other passages of judged queries, "
+            f"found {is_relevant.sum()} relevant and {(~is_relevant).sum()} others"
+        )
+    from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
+
+    return float(roc_auc_score(is_relevant, run["score"].to_numpy(dtype=np.float32)))
+
+
+def shared_information_needs(
+    train_qrels: pd.DataFrame, test_qrels: pd.DataFrame, levels: tuple[int, int] = (1, 1)
+) -> pd.DataFrame:
+    """Find test and training queries with a relevant passage in common (Table 9).
+
+    Args:
+        train_qrels: `query_id, doc_id, relevance` of the training queries.
+        test_qrels: those of the test queries, with doc_ids of the same collection.
+        levels: the lowest grade that counts as relevant in training and in test judgments.
+
+    Returns:
+        `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query shares
+        nothing with itself.
+
+    Raises:
+        ValueError: as `validate_qrels`, or judgments without a relevant passage.
+    """
+    train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
+    test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})
+    shared = test.merge(train, "inner", "doc_id")
+    others = shared["test_query_id"] != shared["train_query_id"]
+    return shared.loc[others, ["test_query_id", "train_query_id", "doc_id"]].reset_index(drop=True)
+
+
+def smallest_detectable_difference(
+    std: float, queries: int, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The true difference that a paired t-test on so many queries would find with probability `power`.
+
+    Where systems differ by less, a missing mark says that queries are too few, not that nothing differs.
+
+    Args:
+        std: standard deviation of the per-query differences, `query_deltas(...)["difference"].std()`.
+        queries: how many queries were measured, at least 2.
+        alpha: level of the two-sided test, without correction for several tests.
+        power: probability of finding it.
+
+    Raises:
+        ValueError: std is negative or not finite, there are fewer than 2 queries, or not alpha < power < 1.
+    """
+    if not 0 <= std < np.inf:
+        raise ValueError(f"std: expected a standard deviation, found {std!r}")
+    if queries < 2:
+        raise ValueError(f"queries: expected at least 2, found {queries!r}; a t-test needs a spread")
+    if not 0 < alpha < power < 1:
+        raise ValueError(f"alpha, power: expected 0 < alpha < power < 1, found {alpha!r}, {power!r}")
+    from statsmodels.stats.power import TTestPower  # slow to import, and only this needs it
+
+    return std * float(TTestPower().solve_power(nobs=queries, alpha=alpha, power=power))
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Correct the p-values of one family by Holm-Bonferroni.
+
+    The k-th smallest of m is multiplied by m - k + 1; none gets smaller than one before it, or larger than 1.
+
+    Args:
+        p: float [m]; NaN marks what was not tested, stays and does not count.
+
+    Returns:
+        float64 [m], in the order of `p`.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    corrected = p.copy()
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return corrected
+
+
+def _difference(values: pd.DataFrame, system: str, baseline: str, alpha: float) -> dict[str, float]:
+    """Mean, difference, interval and p of one paired t-test."""
+    differences = (values[system] - values[baseline]).to_numpy()
+    result = {"mean": values[system].mean(), "difference": differences.mean()}
+    n = len(differences)
+    if system == baseline or n < 2:
+        return result | {"low": np.nan, "high": np.nan, "p": np.nan}
+    error = differences.std(ddof=1) / np.sqrt(n)
+    margin = stats.t.ppf(1 - alpha / 2, n - 1) * error
+    if error > 0:
+        p = 2 * stats.t.sf(abs(differences.mean()) / error, n - 1)
+    else:  # the same difference everywhere: none at all, or one that leaves no doubt
+        p = float(differences[0] == 0)
+    return result | {"low": result["difference"] - margin, "high": result["difference"] + margin, "p": p}
+
+
+def _with_marks(
+    table: pd.DataFrame, families: pd.Series | None, alpha: float, strong_alpha: float
+) -> pd.DataFrame:
+    p = table["p"]
+    table["p_corrected"] = holm(p) if families is None else p.groupby(families).transform(holm)
+    signs = np.where(table["difference"] > 0, "▲△", "▼▽")
+    table["mark"] = [
+        pair[0] if p < strong_alpha else pair[1] if p < alpha else ""
+        for p, pair in zip(table["p_corrected"], signs, strict=True)
+    ]
+    return table
+
+
+def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.DataFrame:
+    """One measure's values, a column for each system, rows by query in the first system's order."""
+    _check_columns(values_by_system)
+    columns = {}
+    for system, values in values_by_system.items():
+        column = values[values["measure"] == measure].set_index("query_id")["value"]
+        if column.empty:
+            known = ", ".join(values["measure"].unique())
+            raise ValueError(f"{system}: expected values of {measure}, found only those of {known}")
+        if twice := set(column.index[column.index.duplicated()]):
+            raise ValueError(f"{system}: expected one {measure} for a query, found two for {_some(twice)}")
+        if unknown := set(column.index[column.isna()]):
+            raise ValueError(f"{system}: expected a number as {measure}, found NaN for {_some(unknown)}")
+        columns[system] = column
+    first, *others = columns
+    for other in others:
+        differing = [
+            f"only {one} has {_some(extra)}"
+            for one, two in ((first, other), (other, first))
+            if (extra := set(columns[one].index) - set(columns[two].index))
+        ]
+        if differing:
+            raise ValueError(
+                f"{measure}: expected {first} and {other} to be measured on the same queries, "
+                f"found that {' and '.join(differing)}; evaluate both with the same qrels"
+            )
+    return pd.DataFrame(columns).loc[columns[first].index]
+
+
+def _relevant(qrels: pd.DataFrame, relevance_level: int) -> pd.DataFrame:
+    if relevance_level < 1:
+        raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
+    validate_qrels(qrels)
+    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    if relevant.empty:
+        raise ValueError(
+            f"qrels: expected a judgment of relevance {relevance_level} or more, "
+            f"found {qrels['relevance'].max()} at most; lower relevance_level"
+        )
+    return relevant
+
+
+def _check_system(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
+    if baseline not in values_by_system:
+        raise ValueError(f"baseline: expected one of {', '.join(values_by_system)}, found {baseline!r}")
+
+
+def _check_columns(values_by_system: dict[str, pd.DataFrame]) -> None:
+    for system, values in values_by_system.items():
+        if missing := {"query_id", "measure", "value"} - set(values.columns):
+            raise ValueError(
+                f"{system}: expected the columns query_id, measure, value, "
+                f"found {', '.join(values.columns)}; add {', '.join(sorted(missing))}"
+            )
+
+
+def _check_levels(alpha: float, strong_alpha: float) -> None:
+    if not 0 < strong_alpha <= alpha < 1:
+        raise ValueError(
+            f"alpha, strong_alpha: expected 0 < strong_alpha <= alpha < 1, found {alpha!r}, {strong_alpha!r}"
+        )
+
+
+def _some(query_ids: set[str]) -> str:
+    """How many queries and the first three of them, for a message."""
+    names = sorted(map(str, query_ids))
+    noun = "query" if len(names) == 1 else "queries"
+    return f"{len(names)} {noun} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

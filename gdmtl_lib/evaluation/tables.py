@@ -1,0 +1,140 @@
+"""Results looked at closely: the queries that change most and their passages, and tables in the paper's form."""
+
+import textwrap
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from gdmtl_lib.data.collection import Collection
+from .comparison import by_category, query_deltas, smallest_detectable_difference
+from .measures import PAPER_NAMES, effectiveness_table
+from gdmtl_lib.systems import LABELS
+
+RELEVANT = "●"  # stands before a relevant passage
+
+
+def extremes(deltas: pd.DataFrame, count: int = 10) -> pd.DataFrame:
+    """The queries that gain most and those that lose most, at most `count` of each; unchanged ones are left out.
+
+    deltas: what `comparison.query_deltas` returns, and so is what comes back.
+    """
+    gain, loss = deltas[deltas["difference"] > 0], deltas[deltas["difference"] < 0]
+    return pd.concat([gain.head(count), loss.tail(count)], ignore_index=True)
+
+
+def top_passages(
+    query_ids: list[str],
+    runs: dict[str, pd.DataFrame],
+    collection: Collection,
+    qrels: pd.DataFrame,
+    depth: int = 1,
+    relevance_level: int = 1,
+    width: int = 120,
+) -> pd.DataFrame:
+    """What each system shows for each of these queries.
+
+    Args:
+        query_ids: which queries, in this order.
+        runs: `query_id, doc_id, rank` by system name.
+        collection: where the texts come from.
+        qrels: `query_id, doc_id, relevance`.
+        depth: how many passages of a query.
+        relevance_level: the lowest grade that counts as relevant.
+        width: passages are cut to so many characters.
+
+    Returns:
+        A row for each query and rank: `query_id`, `rank`, and a column for each system, under its label, with the
+        passage's text; a relevant one begins with `RELEVANT`. A list that ends before has an empty text.
+
+    Raises:
+        ValueError: the collection lacks a passage.
+    """
+    pairs = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    relevant = set(pairs.itertuples(index=False, name=None))
+    rows = pd.MultiIndex.from_product([query_ids, range(1, depth + 1)], names=["query_id", "rank"])
+    table = rows.to_frame(index=False)
+    for system, run in runs.items():
+        top = run[run["query_id"].isin(query_ids) & (run["rank"] <= depth)]
+        texts = [textwrap.shorten(text, width, placeholder=" …") for text in collection.text(top["doc_id"])]
+        marks = [f"{RELEVANT} " if pair in relevant else "" for pair in zip(top["query_id"], top["doc_id"])]
+        shown = top[["query_id", "rank"]].assign(**{LABELS[system]: [m + t for m, t in zip(marks, texts)]})
+        table = table.merge(shown, "left", ["query_id", "rank"])
+    return table.fillna("")
+
+
+def styled_passages(table: pd.DataFrame) -> Styler:
+    """A table with passages in it, to look at: relevant ones on green, numbers to three digits."""
+    relevant = table.map(lambda cell: isinstance(cell, str) and cell.startswith(RELEVANT))
+    colours = relevant.replace({True: "background-color: #d9efe6; color: black", False: ""})
+    # Widgets space lines widely, and leave no room between columns.
+    room = "text-align: left; vertical-align: top; line-height: 1.4; padding: 4px 8px"
+    return (
+        table.style.hide(axis="index")
+        .format(precision=3, escape="html")
+        .apply(lambda _: colours, axis=None)
+        .set_table_styles([{"selector": "th", "props": room}, {"selector": "td", "props": room}])
+    )
+
+
+def marked_effectiveness(values_by_system: dict[str, pd.DataFrame], tests: pd.DataFrame) -> pd.DataFrame:
+    """Tables 3, 6, 8 and 10 in the paper's form: a row a system, a column a measure, the mean (RBP's with its residual)
+    and its mark in the cell.
+
+    values_by_system: what `evaluate` returns, by system name. tests: what `comparison.compare` returns for them.
+    """
+    marks = tests.pivot(index="system", columns="measure", values="mark").rename(columns=PAPER_NAMES)
+    table = effectiveness_table(values_by_system)
+    table = table + " " + marks.loc[table.index, table.columns]
+    return table.apply(lambda column: column.str.strip()).rename(index=LABELS).rename_axis(columns=None)
+
+
+def reported_effectiveness(reported: pd.DataFrame) -> pd.DataFrame:
+    """What the paper reports, in the same form. reported: what `paper.effectiveness` returns; at least a row."""
+    residuals = reported["residual"].map(" +{:.3f}".format).where(reported["residual"].notna(), "")
+    marks = reported["mark"].map(lambda mark: f" {mark}" if mark else "")
+    cells = reported["mean"].map("{:.3f}".format) + residuals + marks
+    wide = reported.assign(cell=cells).pivot(index="system", columns="measure", values="cell")
+    wide = wide.loc[reported["system"].unique(), reported["measure"].unique()]
+    return wide.rename(index=LABELS, columns=PAPER_NAMES).rename_axis(columns=None)
+
+
+def win_tie_loss_grid(table: pd.DataFrame) -> Styler:
+    """Tables 4 and 7 in the paper's form: a row a system, a column an earlier one, wins / ties / losses in the cell.
+
+    table: what `comparison.win_tie_loss_table` returns.
+    """
+    cells = [f"{row.win:,} / {row.tie:,} / {row.loss:,}" for row in table.itertuples()]
+    return _grid(table.assign(cell=cells), "system", "baseline").set_caption("wins / ties / losses, row against column")
+
+
+def category_grid(table: pd.DataFrame) -> Styler:
+    """Table 5 in the paper's form: a row a system, a column a category, the mean with its mark in the cell.
+
+    table: what `comparison.by_category` returns.
+    """
+    heads = table["category"] + table["share"].map(" ({:.1%})".format)
+    cells = table["mean"].map("{:.3f}".format) + table["mark"]
+    return _grid(table.assign(cell=cells, category=heads), "system", "category")
+
+
+def detectable_by_category(
+    values_by_system: dict[str, pd.DataFrame], categories: pd.DataFrame, baseline: str, measure: str
+) -> pd.Series:
+    """The smallest true difference to the baseline that a test within each category could have found, in the rows of
+    `comparison.by_category` with the same arguments; NaN for the baseline and for a category of one query."""
+    table = by_category(values_by_system, categories, baseline, measure)
+    category_of = categories.set_index("query_id")["category"]
+    found = []
+    for row in table.itertuples():
+        deltas = query_deltas(values_by_system[baseline], values_by_system[row.system], measure)
+        differences = deltas.loc[deltas["query_id"].map(category_of) == row.category, "difference"]
+        tested = row.system != baseline and row.queries > 1
+        found.append(smallest_detectable_difference(differences.std(), row.queries) if tested else float("nan"))
+    return pd.Series(found, index=table.index)
+
+
+def _grid(table: pd.DataFrame, row: str, column: str) -> Styler:
+    """A table's `cell` by two of its columns, both in the order of their first appearance, systems by label."""
+    grid = table.pivot(index=row, columns=column, values="cell").fillna("")
+    grid = grid.loc[table[row].unique(), table[column].unique()].rename(index=LABELS, columns=LABELS)
+    return grid.rename_axis(index=None, columns=None).style

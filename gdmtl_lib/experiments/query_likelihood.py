@@ -1,0 +1,131 @@
+"""What ranking with the likelihood brings and what it costs, beside the ranking head: the numbers of notebook 12."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+
+from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.evaluation.comparison import compare
+from gdmtl_lib.evaluation.measures import evaluate
+from .flops import count_flops
+from gdmtl_lib.inference.likelihood import cascade_run, choose_weight, joint_run, query_likelihood
+from gdmtl_lib.inference.rerank import rerank
+from gdmtl_lib.data.splits import nested_sample
+from gdmtl_lib.inference.prefix_cache import encode_sources
+
+BM25, LIKELIHOOD, RANKING, JOINT = "BM25", "likelihood", "ranking head", "joint"
+
+
+def halves(query_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Two halves of the queries, drawn by a hash of their ids: one to choose on, one to measure. Raises ValueError
+    for fewer than two queries."""
+    query_ids = list(query_ids)
+    if len(query_ids) < 2:
+        raise ValueError(f"expected at least two queries to divide, found {len(query_ids)}")
+    chosen = set(nested_sample(query_ids, len(query_ids) // 2))
+    return [each for each in query_ids if each in chosen], [each for each in query_ids if each not in chosen]
+
+
+def of_queries(frame: pd.DataFrame, query_ids: Sequence[str]) -> pd.DataFrame:
+    """The rows of a run or of judgments that are of these queries."""
+    return frame[frame["query_id"].isin(set(query_ids))].reset_index(drop=True)
+
+
+def ways_to_rank(
+    runs: Mapping[str, pd.DataFrame], qrels: pd.DataFrame, depths: Sequence[int], measure: str, relevance_level: int = 1
+) -> tuple[dict[str, pd.DataFrame], float]:
+    """The runs of one half of the queries, those that combine two scores among them.
+
+    runs: of all queries, under the names `BM25`, `LIKELIHOOD` and `RANKING`. depths: of the cascades.
+    Returns the runs by name, of the half that is measured, and the joint score's weight, chosen on the other half.
+    """
+    judged = [query for query in runs[BM25]["query_id"].unique() if query in set(qrels["query_id"])]
+    choose_on, measure_on = halves(judged)
+    chosen = {name: of_queries(runs[name], choose_on) for name in (RANKING, LIKELIHOOD)}
+    weight = choose_weight(
+        *chosen.values(), of_queries(qrels, choose_on), measure=measure, relevance_level=relevance_level
+    )
+    ways = {name: of_queries(run, measure_on) for name, run in runs.items()}
+    ways[JOINT] = joint_run(ways[RANKING], ways[LIKELIHOOD], weight)
+    ways |= {cascade_name(depth): cascade_run(ways[LIKELIHOOD], ways[RANKING], depth) for depth in depths}
+    return ways, weight
+
+
+def cascade_name(depth: int) -> str:
+    """How a cascade is called, by how many candidates of a query its ranking head reads."""
+    return f"cascade, best {depth}"
+
+
+def effectiveness_of(
+    ways: Mapping[str, pd.DataFrame], qrels: pd.DataFrame, measure: str, relevance_level: int = 1
+) -> pd.DataFrame:
+    """Each way's mean with its interval against the ranking head, on the queries of its run: what
+    `comparison.compare` returns."""
+    judged = of_queries(qrels, ways[RANKING]["query_id"].unique())
+    values = {name: evaluate(run, judged, [measure], relevance_level) for name, run in ways.items()}
+    return compare(values, baseline=RANKING)
+
+
+def costs(model, collection: Collection, candidates: pd.DataFrame, depths: Sequence[int]) -> pd.DataFrame:
+    """What a query costs each way, in floating-point operations, counted on some queries' candidates.
+
+    candidates: of these few queries. Returns a row a way, `BM25` without a cost: `way`, `gflop` (a query, nothing
+    stored), `stored` (with the passages' states computed before, as far as the likelihood needs them).
+    """
+    queries, how = candidates["query_id"].nunique(), dict(progress=False, device=next(model.parameters()).device.type)
+    likelihood, likely = count_flops(model, lambda: query_likelihood(model, collection, candidates, **how))
+    _, ranking = count_flops(model, lambda: rerank(model, collection, candidates, **how))
+    builder = model.input_builder()
+    passages = builder.passage_tokens(collection.text(candidates["doc_id"].unique()))
+    sources = [builder.query_generation(passage, []) for passage in passages]
+    _, encoding = count_flops(model, lambda: _encode_alone(model, sources))
+    rows = [(BM25, 0, 0), (LIKELIHOOD, likely, likely - encoding), (RANKING, ranking, ranking)]
+    rows.append((JOINT, likely + ranking, likely - encoding + ranking))
+    for depth in depths:
+        best = likelihood[likelihood["rank"] <= depth]
+        _, of_best = count_flops(model, lambda best=best: rerank(model, collection, best, **how))
+        rows.append((cascade_name(depth), likely + of_best, likely - encoding + of_best))
+    table = pd.DataFrame(rows, columns=["way", "gflop", "stored"])
+    return table.assign(**{name: table[name] / queries / 1e9 for name in ("gflop", "stored")})
+
+
+@torch.inference_mode()
+def _encode_alone(model, sources: list[Sequence]) -> None:
+    """Each by itself: a packed pass costs the same."""
+    for source in sources:
+        encode_sources(model, [source])
+
+
+def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Effectiveness and cost side by side, and what the interval of each difference to the ranking head says.
+
+    table: what `effectiveness_of` returns. costs: what `costs` returns.
+    Returns a row a way: `way, mean, difference, low, high, verdict, gflop, stored`.
+    """
+    joined = table.rename(columns={"system": "way"}).merge(costs, on="way", validate="1:1")
+    verdicts = [
+        "-" if way == RANKING else "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+        for way, low, high in zip(joined["way"], joined["low"], joined["high"])
+    ]
+    joined["verdict"] = verdicts
+    return joined[["way", "mean", "difference", "low", "high", "verdict", "gflop", "stored"]]
+
+
+def advice(table: pd.DataFrame) -> list[str]:
+    """When each way is the right choice, in sentences made of the numbers alone. table: from `with_verdicts`."""
+    ways = table.set_index("way")
+    best = ways["mean"].idxmax()
+    sentences = [f"Highest mean: {best}, {ways['mean'][best]:.3f}, at {ways['gflop'][best]:.1f} GFLOP a query."]
+    head = ways.loc[RANKING]
+    for column, when in (("gflop", "nothing stored"), ("stored", "the passages' states stored")):
+        equal = ways[(ways["verdict"] != "worse") & (ways[column] <= head[column])]
+        cheapest = equal[column].idxmin()
+        share = equal[column][cheapest] / head["gflop"]
+        sentences.append(
+            f"With {when}, the cheapest way that is not shown to be worse than the ranking head: {cheapest}, "
+            f"{ways['mean'][cheapest]:.3f} against {head['mean']:.3f}, at {share:.0%} of its cost."
+        )
+    worse = list(ways.index[ways["verdict"] == "worse"])
+    sentences.append(f"Shown to be worse than the ranking head: {'; '.join(worse) or 'none'}.")
+    return sentences

@@ -1,0 +1,313 @@
+"""Studies: the same systems trained under varied parameters, and what each variant reached.
+
+A config's folder holds them in `studies/<study>/<variant>/`, each variant laid out like the config's own results. What
+a variant is stands in the settings.json of its trainings, never in the name of its folder. The config's own trainings
+are one variant more: those on all training queries, for Figure 7.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gdmtl_lib.evaluation.comparison import compare, holm
+from gdmtl_lib.evaluation.measures import PAPER_NAMES
+from gdmtl_lib.figures.results import TASK_LABELS
+from .results import Results
+from gdmtl_lib.data.splits import nested_share
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
+
+OWN = ""  # the variant of the config's own trainings
+SIZE = "train_fraction"
+WEIGHTING = ["loss_weighting", "generation_head_warmup_steps"]
+# How notebook 03 trains one variant of a study, for a message.
+_EXAMPLES = {
+    "training_size": "-p train_fraction 0.25",
+    "loss_weighting": "-p loss_weighting uncertainty -p generation_head_warmup_steps 100",
+}
+
+
+class Study:
+    """The variants of a study that were measured on a split.
+
+    results: the config's. name: the study's, as the config calls it. split: the one that was re-ranked.
+
+    Raises FileNotFoundError where there is no variant, or none that was measured on the split, saying how to get it.
+    """
+
+    def __init__(self, results: Results, name: str, split: str):
+        self.name, self.split = name, split
+        folder = results.folder / "studies" / name
+        variants = {home.name: Results(home) for home in sorted(folder.glob("*")) if home.is_dir()}
+        self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
+        self._places = self.variants | {OWN: results}
+        self._values: dict[tuple, dict[str, pd.Series]] = {}
+        if not self.variants:
+            home = folder / "<variant>" / "<system>" / "seed<k>"
+            found = sorted({path.name for path in folder.glob("*/*/*/per_query.*.csv")})
+            raise FileNotFoundError(
+                f"no study {name!r} on {split}: expected {home / f'per_query.{split}.csv'}, found "
+                f"{', '.join(found) or 'none'}; name it under `studies` in the config and run `make figures`, or train "
+                f"variants yourself: papermill notebooks/03_train.ipynb out.ipynb -p model gdmtl "
+                f"{_EXAMPLES.get(name, '-p <parameter> <value>')} -p output_dir {home}"
+            )
+
+    def __repr__(self) -> str:
+        return f"<study {self.name}: {', '.join(self.variants)}>"
+
+    def systems(self) -> list[str]:
+        """The systems of the study, in the paper's order."""
+        there = {system for variant in self.variants.values() for system in self._systems(variant)}
+        return [system for system in LABELS if system in there]
+
+    def trainings(self, studied: Sequence[str], systems: Sequence[str] | None = None) -> pd.DataFrame:
+        """Every training of the study, and of the config's own those of the same systems that it does not repeat.
+
+        studied: the settings in which variants differ; a training is another one if one of them is, or the seed.
+        systems: which ones, in this order; all of the study when None.
+
+        Returns `variant, system, seed`, a column for each setting of settings.json, and `collection`, the hash of what
+        it was trained on. Raises FileNotFoundError for a system that is not in the study.
+        """
+        there = self.systems()
+        chosen = there if systems is None else list(map(system_name, systems))
+        if missing := [LABELS[system] for system in chosen if system not in there]:
+            found = ", ".join(LABELS[system] for system in there)
+            raise FileNotFoundError(
+                f"study {self.name!r} has no {', '.join(missing)} on {self.split}, only {found}; add it to the study's "
+                "systems in the config"
+            )
+        rows = [
+            row
+            for system in chosen
+            for variant, place in self._places.items()
+            for row in self._trainings(variant, place, system)
+        ]
+        return pd.DataFrame(rows).drop_duplicates(["system", "seed", *studied], ignore_index=True)
+
+    def own_trainings(self, system: str) -> pd.DataFrame:
+        """The config's own trainings of a system, whether it is in the study or not, as `trainings` has them.
+
+        Raises FileNotFoundError where there is none.
+        """
+        own = self._places[OWN]
+        own.values(system, self.split)  # or a message that says what is missing
+        return pd.DataFrame(self._trainings(OWN, own, system))
+
+    def values(self, variant: str, system: str, seed: int) -> dict[str, pd.Series]:
+        """The values of one training by measure, indexed by query_id; `OWN` for one of the config's own. Read once."""
+        key = (variant, system, seed)
+        if key not in self._values:
+            values = self._places[variant].values(system, self.split, seed).set_index("query_id")
+            self._values[key] = dict(iter(values.groupby("measure", sort=False)["value"]))
+        return self._values[key]
+
+    def mean_values(self, trainings: pd.DataFrame, measure: str) -> pd.DataFrame:
+        """One measure's per-query values, means over some trainings: `query_id, measure, value`.
+
+        Raises ValueError where they were measured on different queries, or without this measure.
+        """
+        first, *others = (values.get(measure, pd.Series(dtype=float)) for values in self._each(trainings))
+        if first.empty or any(set(other.index) != set(first.index) for other in others):
+            raise ValueError(
+                f"study {self.name!r}: expected the {measure} of the same queries from every training of "
+                f"{', '.join(trainings['system'].unique())}, found others; evaluate them anew"
+            )
+        mean = sum((other.reindex(first.index) for other in others), first) / (1 + len(others))
+        return pd.DataFrame({"query_id": first.index, "measure": measure, "value": mean.to_numpy()})
+
+    def means(self, trainings: pd.DataFrame) -> pd.DataFrame:
+        """What each training reached: its row with `measure, mean`, a row for each measure."""
+        rows = [
+            {**training, "measure": measure, "mean": of_queries.mean()}
+            for training, values in zip(trainings.to_dict("records"), self._each(trainings))
+            for measure, of_queries in values.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def histories(self, trainings: pd.DataFrame) -> list[pd.DataFrame]:
+        """The history.csv of each training, a row an optimiser step."""
+        return [
+            pd.read_csv(self._places[row.variant].folder / row.system / f"seed{row.seed}" / "history.csv")
+            for row in trainings.itertuples()
+        ]
+
+    def _each(self, trainings: pd.DataFrame) -> Iterable[dict[str, pd.Series]]:
+        return (self.values(row.variant, row.system, row.seed) for row in trainings.itertuples())
+
+    def _trainings(self, variant: str, place: Results, system: str) -> list[dict]:
+        homes = {seed: place.folder / system / f"seed{seed}" for seed in place.seeds(system)}
+        return [
+            {"variant": variant, "system": system, "seed": seed, **_described(home)}
+            for seed, home in homes.items()
+            if (home / f"per_query.{self.split}.csv").exists()
+        ]
+
+    def _systems(self, place: Results) -> list[str]:
+        return [system for system in place.systems(self.split) if system != FIRST_STAGE]
+
+
+def shared_seeds(trainings: pd.DataFrame, studied: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Keep the seeds that every system has in every variant, so that only what is studied differs.
+
+    Returns the trainings kept, and a sentence for each system that had more. Raises ValueError where none is shared.
+    """
+    groups = {key: set(rows["seed"]) for key, rows in trainings.groupby(["system", *studied], sort=False)}
+    shared = set.intersection(*groups.values())
+    if not shared:
+        found = "; ".join(f"{' '.join(map(str, key))}: {_listed(seeds)}" for key, seeds in groups.items())
+        raise ValueError(f"expected a seed that all trainings of the study share, found none ({found}); train one")
+    left_out = trainings[~trainings["seed"].isin(shared)]
+    notes = [
+        f"{LABELS[system]}: left out are the seeds that not every variant of every system has: {_listed(seeds)}"
+        for system, seeds in left_out.groupby("system", sort=False)["seed"]
+    ]
+    return trainings[trainings["seed"].isin(shared)].reset_index(drop=True), notes
+
+
+def other_differences(trainings: pd.DataFrame, studied: Sequence[str]) -> list[str]:
+    """A sentence for each system whose trainings differ in more than the studied settings and the seed."""
+    settings = trainings.columns.drop(["variant", "system", "seed", *studied])
+    notes = []
+    for system, rows in trainings.groupby("system", sort=False):
+        if different := [name for name in settings if rows[name].nunique(dropna=False) > 1]:
+            notes.append(f"{LABELS[system]}: trainings differ in {', '.join(different)} too, not only in what is studied")
+    return notes
+
+
+def training_queries(qrels: pd.DataFrame, share: float) -> int:
+    """How many queries a share of the training queries is.
+
+    qrels: the training split's judgments; queries with nothing relevant teach nothing and do not count.
+    """
+    return len(nested_share(qrels.loc[qrels["relevance"] > 0, "query_id"].unique(), share))
+
+
+def training_size(
+    study: Study, trainings: pd.DataFrame, baseline: str, measure: str, alpha: float = 0.05, strong_alpha: float = 0.01
+) -> pd.DataFrame:
+    """Figure 7 as a table: each system on each share of the training queries, against the baseline on the same share.
+
+    Args:
+        trainings: what `Study.trainings` returns, with the same seeds for all.
+        baseline: the system that the others are tested against: paired t-tests over queries, on means over seeds,
+            Holm-Bonferroni corrected over all shares and systems of the table.
+        measure: what is compared.
+        alpha, strong_alpha: levels of the marks △ ▽ and ▲ ▼.
+
+    Returns:
+        `share`, `system`, `seeds` (how many), `mean`, `spread` (standard deviation over seeds), `difference`, `low`,
+        `high` (its 95% interval, uncorrected), `p`, `p_corrected`, `mark`, and `difference_spread`, that of the
+        differences seed against the same seed. Spreads of one seed are NaN.
+
+    Raises:
+        ValueError: as `compare`; the baseline was not trained, or not on every share.
+    """
+    if baseline not in set(trainings["system"]):
+        found = ", ".join(trainings["system"].unique())
+        raise ValueError(f"systems: expected {baseline} among them, found {found}; add it")
+    by_seed = study.means(trainings).query("measure == @measure")
+    parts = []
+    for share, rows in trainings.groupby(SIZE):
+        values = {system: study.mean_values(of, measure) for system, of in rows.groupby("system", sort=False)}
+        if baseline not in values:
+            raise ValueError(f"expected {LABELS[baseline]} on {share:.1%} of the training queries, found none; train it")
+        means = by_seed[by_seed[SIZE] == share].pivot(index="seed", columns="system", values="mean")[list(values)]
+        tests = compare(values, baseline, [measure], alpha, strong_alpha).set_index("system")
+        tests = tests.assign(share=share, seeds=means.count(), spread=means.std())
+        parts.append(tests.assign(difference_spread=means.sub(means[baseline], axis=0).std()).reset_index())
+    table = pd.concat(parts, ignore_index=True)
+    table["p_corrected"] = holm(table["p"])
+    signs = np.where(table["difference"] > 0, "▲△", "▼▽")
+    table["mark"] = [
+        pair[0] if p < strong_alpha else pair[1] if p < alpha else "" for p, pair in zip(table["p_corrected"], signs)
+    ]
+    table.loc[table["system"] == baseline, "difference_spread"] = np.nan
+    return table[
+        ["share", "system", "seeds", "mean", "spread", "difference", "low", "high", "p", "p_corrected", "mark",
+         "difference_spread"]
+    ]  # fmt: skip
+
+
+def weighting_label(weighting: str | float) -> str:
+    """A loss weighting in words: learned (Eq. 6), or fixed (Eq. 2)."""
+    return "learned (Eq. 6)" if isinstance(weighting, str) else f"fixed at {weighting:g} (Eq. 2)"
+
+
+def by_weighting(table: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
+    """Rows grouped by the weighting of the losses: in words, steps of the heads' warm-up, and the rows; learned
+    weights first, then fixed ones, by number.
+
+    table: rows of `Study.trainings` or of `Study.means`.
+    """
+    groups = list(table.groupby(WEIGHTING, sort=False))
+    groups.sort(key=lambda group: (not isinstance(group[0][0], str), group[0]))
+    return [(weighting_label(weighting), int(steps), rows) for (weighting, steps), rows in groups]
+
+
+def loss_weighting(
+    study: Study, trainings: pd.DataFrame, reference: pd.DataFrame, measures: Sequence[str]
+) -> pd.DataFrame:
+    """A row for each weighting of the losses: what it reached, and how far each loss came down.
+
+    trainings: what `Study.trainings` returns, of one system. reference: those of the system that learns to rank alone,
+    the first row. measures: the first with its spread and every seed, the others as means.
+
+    Returns `weighting` and `head warm-up` (steps) as index; `seeds` (how many), each measure's mean under the paper's
+    name, `spread` (standard deviation over seeds), `each seed` (in order), and every task's mean loss in the last
+    epoch.
+    """
+    alone = f"ranking alone ({LABELS[reference['system'].iloc[0]]})"
+    rows = [{"weighting": alone, "head warm-up": "", **_reached(study, reference, measures)}]
+    for weighting, steps, of in by_weighting(trainings):
+        rows.append({"weighting": weighting, "head warm-up": str(steps), **_reached(study, of, measures)})
+    return pd.DataFrame(rows).set_index(["weighting", "head warm-up"])
+
+
+def learned_sigmas(study: Study, trainings: pd.DataFrame) -> pd.DataFrame:
+    """The uncertainty of each task over the steps, means over seeds, of the trainings that learn it (Eq. 6):
+    `steps` (of the heads' warm-up), `step`, `task`, `sigma2`; empty where all weights are fixed."""
+    parts = []
+    for row, history in zip(trainings.itertuples(), study.histories(trainings)):
+        for column in history.columns[history.columns.str.startswith("sigma2_")]:
+            part = history[["step"]].assign(sigma2=history[column], task=column.removeprefix("sigma2_"))
+            parts.append(part.assign(steps=row.generation_head_warmup_steps))
+    key = ["steps", "step", "task"]
+    if not parts:
+        return pd.DataFrame(columns=[*key, "sigma2"])
+    return pd.concat(parts).groupby(key, as_index=False)["sigma2"].mean()
+
+
+def _reached(study: Study, trainings: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:
+    means = study.means(trainings).pivot(index="seed", columns="measure", values="mean")
+    first, *others = measures
+    reached = {
+        "seeds": len(means),
+        PAPER_NAMES.get(first, first): means[first].mean(),
+        "spread": means[first].std(),
+        "each seed": ", ".join(f"{mean:.3f}" for mean in means[first]),
+    }
+    reached |= {PAPER_NAMES.get(measure, measure): means[measure].mean() for measure in others}
+    histories = study.histories(trainings)
+    last = pd.DataFrame([history[history["epoch"] == history["epoch"].max()].mean() for history in histories]).mean()
+    losses = [column for column in last.index if column.endswith("_loss")]
+    return reached | {f"{TASK_LABELS[column.removesuffix('_loss')]} loss": last[column] for column in losses}
+
+
+def _described(home: Path) -> dict[str, object]:
+    """The settings of a training, and what it was trained on; the seed stands in the folder's name."""
+    path = home / "settings.json"
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))["training"]
+        settings = {name: value for name, value in training["settings"].items() if name != "seed"}
+        return settings | {"collection": training["collection"]}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"expected {path}, which says what was trained; train it with notebook 03") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): train it anew with notebook 03") from None
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(seeds))))

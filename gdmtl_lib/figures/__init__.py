@@ -1,0 +1,4 @@
+"""Frames in, matplotlib Figures out; no statistics are computed here.
+
+Imports `evaluation`, `inside` and what these import.
+"""

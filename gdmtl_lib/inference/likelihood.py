@@ -1,0 +1,261 @@
+"""Ranking with the language-model head: how likely is the query, given the passage?
+
+The passage's states do not depend on the query, so they are computed once for all queries that it is a candidate of;
+a pair then costs as much as the query's few tokens. The ranking head reads passage and query together for every pair.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
+from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.backbones.linear import fused_layers, linear_layer
+from .generation import check_learns
+from .rerank import BATCH_TOKENS, by_budget, in_precision, rerank
+from gdmtl_lib.data.trec import canonical_order, validate_run, write_run
+from .prefix_cache import Continuation, encode_sources
+from .stored_states import ModelStates, StoredStates, opened
+
+REDUCTIONS = ("sum", "mean")
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LOGIT_ROWS = {"cpu": 128, "mps": 1024, "cuda": 8192}  # tokens whose logits over the vocabulary are there at once
+CHUNK_PASSAGES = 1024  # looked up and computed together
+# Passes whose passages are at hand together, and read by queries of like length: a CPU's hold too few.
+PASSES = {"cpu": 4, "mps": 4, "cuda": 1}
+
+
+def query_likelihood(
+    model,
+    collection,
+    candidates: pd.DataFrame,
+    reduction: str = "sum",
+    batch_tokens: int | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
+    progress: bool = True,
+    states: "str | os.PathLike | StoredStates | None" = None,
+) -> pd.DataFrame:
+    """Score every candidate with log P(query | passage) and order each query's candidates by it.
+
+    reduction: `sum` over the query's tokens and its end, or their `mean`. One query's candidates are ordered alike
+    by both; across queries of different lengths only the mean compares.
+    states: a folder that keeps the passages' states, in bf16, for later runs of this model; `StoredStates` for a limit
+    other than its 10 GB. States that are computed here are then rounded as well: no score depends on what was stored.
+    Other arguments and returns: as `rerank`. Raises ValueError as `rerank`, for a system that does not learn to write
+    queries and for an unknown reduction.
+    """
+    check_learns(model, "query_generation")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"unknown reduction {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
+    candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
+    validate_run(candidates)
+    torch_device = pick_device(device)
+    budget, precision = batch_tokens or BATCH_TOKENS[torch_device.type], pick_precision(precision, torch_device)
+    query_ids = candidates["query_id"].unique()
+    query_of = dict(zip(query_ids, collection.query_texts(query_ids)))
+    doc_ids = candidates["doc_id"].unique()
+    parts = []
+    bar = tqdm(total=len(candidates), desc=f"query likelihood with {model.system.name}", disable=not progress)
+    was_on = next(model.parameters()).device
+    model.eval().to(torch_device)
+    try:
+        scorer = in_precision(model, precision)
+        with opened(states, model, precision) as stored:
+            for start in range(0, len(doc_ids), CHUNK_PASSAGES):
+                chunk = doc_ids[start : start + CHUNK_PASSAGES]
+                text_of = dict(zip(chunk, collection.text(chunk)))
+                rows = candidates[candidates["doc_id"].isin(text_of)]
+                pairs = [(query_of[query], text_of[doc]) for query, doc in zip(rows["query_id"], rows["doc_id"])]
+                totals, counts = log_likelihoods(scorer, pairs, budget, bar.update, stored)
+                scores = totals if reduction == "sum" else totals / counts
+                parts.append(rows[["query_id", "doc_id"]].assign(score=scores))
+    finally:
+        bar.close()
+        model.to(was_on)
+    return canonical_order(pd.concat(parts, ignore_index=True))
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model, pairs: Sequence[tuple[str, str]], batch_tokens: int, on_progress: Callable[[int], object] | None = None,
+    stored: ModelStates | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
+    of tokens that is over, int64; in the order given.
+
+    model: as `in_precision` gives it. batch_tokens: source tokens of one pass; the queries of one pass attend to at most
+    PASSES times as many. on_progress: called with the number of pairs after every pass. stored: where states are kept.
+    """
+    builder = model.input_builder()
+    queries = list(dict.fromkeys(query for query, _ in pairs))
+    targets_of = {q: builder.query_generation([], ids).targets for q, ids in zip(queries, builder.tokens(queries))}
+    pairs_of = defaultdict(list)
+    for number, (_, passage) in enumerate(pairs):
+        pairs_of[passage].append(number)
+    passages = list(pairs_of)
+    sources = [builder.query_generation(ids, []) for ids in builder.passage_tokens(passages)]
+    targets = [targets_of[query] for query, _ in pairs]
+    lengths = [source.source_length for source in sources]
+    totals = np.empty(len(pairs), dtype=np.float32)
+    device = next(model.parameters()).device
+    encode = encode_sources if stored is None else stored.sources
+    together = PASSES[device.type] * batch_tokens
+    tokens = sum(map(len, targets)) + (sum(lengths) if stored is None else 0)
+    with fast_products(device), fused_layers(model, tokens):
+        vocabulary = _vocabulary(model, tokens)
+        for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, together):
+            passes = by_budget(batch, lengths, batch_tokens)
+            encoded = [source for each in passes for source in encode(model, [sources[i] for i in each])]
+            continuation = Continuation(model, encoded)
+            first = continuation.start()
+            rows = [(place, number) for place, i in enumerate(batch) for number in pairs_of[passages[i]]]
+            rows.sort(key=lambda row: -len(targets[row[1]]))
+            sizes = [lengths[batch[0]] + len(targets[number]) for _, number in rows]
+            for part in by_budget(range(len(rows)), sizes, together):
+                places, numbers = zip(*(rows[i] for i in part))
+                places = torch.tensor(places, device=device)
+                totals[list(numbers)] = _log_p(
+                    vocabulary, continuation.select(places), first[places], [targets[number] for number in numbers]
+                )
+                if on_progress:
+                    on_progress(len(part))
+    return totals, np.array([len(target) for target in targets], dtype=np.int64)
+
+
+def _vocabulary(model, tokens: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The language-model head, by far the largest of all products: states, float [n, d], -> logits, float [n, v]."""
+    head, embeddings = model.generation_heads["query_generation"], model.get_input_embeddings().weight
+    product = linear_layer(embeddings, head.bias.to(embeddings.dtype), tokens)
+    return lambda states: product(head.transform(states.float()).to(embeddings.dtype)).float()
+
+
+def _log_p(vocabulary, continuation: Continuation, first: torch.Tensor, targets: list[list[int]]) -> np.ndarray:
+    """log P of each row's target; all rows in one pass, logits only where a real token is predicted."""
+    longest = max(map(len, targets))
+    padded = torch.tensor([target + [-1] * (longest - len(target)) for target in targets], device=first.device)
+    states = first[:, None]
+    if longest > 1:
+        states = torch.cat([states, continuation.advance(padded[:, :-1].clamp(min=0)).to(states.dtype)], dim=1)
+    real = padded >= 0
+    losses = torch.zeros(padded.shape, device=first.device)
+    parts = zip(*(of_all[real].split(LOGIT_ROWS[first.device.type]) for of_all in (states, padded)))
+    losses[real] = torch.cat([F.cross_entropy(vocabulary(part), target, reduction="none") for part, target in parts])
+    return -losses.sum(dim=1).cpu().numpy()
+
+
+def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
+    """How many tokens the model hesitates between while it reads each passage's query: exp of the mean negative log P
+    of a token, the end included. Raises ValueError for a system that does not learn to write queries."""
+    check_learns(model, "query_generation")
+    device = next(model.parameters()).device
+    pairs = list(zip(queries, passages, strict=True))
+    totals, counts = log_likelihoods(model.eval(), pairs, BATCH_TOKENS[device.type])
+    return float(np.exp(-totals.sum(dtype=float) / counts.sum()))
+
+
+def joint_run(ranking: pd.DataFrame, likelihood: pd.DataFrame, weight: float) -> pd.DataFrame:
+    """Ranking score + weight * likelihood, both standardised over each query's candidates: a hinge loss fixes no scale
+    of its scores, and a long query's likelihoods lie further apart than a short one's.
+
+    ranking, likelihood: runs of the same candidates. Returns a run. Raises ValueError for runs of others.
+    """
+    both = ranking.merge(likelihood, on=["query_id", "doc_id"], suffixes=("", "_likelihood"), validate="1:1")
+    if not len(both) == len(ranking) == len(likelihood):
+        raise ValueError(
+            f"expected two runs of the same candidates: found {len(ranking)} and {len(likelihood)} rows, "
+            f"{len(both)} of them in both"
+        )
+    by_query = both.groupby("query_id", sort=False)
+    parts = [_standardised(by_query[column]) for column in ("score", "score_likelihood")]
+    scores = (parts[0] + weight * parts[1]).astype(np.float32)
+    return canonical_order(both[["query_id", "doc_id"]].assign(score=scores))
+
+
+def _standardised(by_query) -> pd.Series:
+    """Mean 0 and standard deviation 1 within a query; 0 where all are equal."""
+    spread = by_query.transform(lambda scores: scores.std(ddof=0))
+    return ((by_query.obj - by_query.transform("mean")) / spread.where(spread > 0)).fillna(0.0)
+
+
+def choose_weight(
+    ranking: pd.DataFrame, likelihood: pd.DataFrame, qrels: pd.DataFrame, measure: str = "RR@10",
+    weights: Sequence[float] = WEIGHTS, relevance_level: int = 1,
+) -> float:
+    """The weight with the best mean of a measure, the smallest of equals. To be chosen on queries other than those
+    that are measured with it. ranking, likelihood: runs of the validation queries; qrels: their judgments."""
+    means = {
+        weight: evaluate(joint_run(ranking, likelihood, weight), qrels, [measure], relevance_level)["value"].mean()
+        for weight in sorted(weights)
+    }
+    return max(means, key=means.get)
+
+
+def cascade_run(likelihood: pd.DataFrame, ranking: pd.DataFrame, depth: int) -> pd.DataFrame:
+    """Each query's best `depth` by the likelihood, ordered by their ranking scores; below them the others as they were.
+
+    likelihood: a run of all candidates. ranking: a run with at least those best ones.
+    Raises ValueError for a depth below 1 and where a ranking score is missing.
+    """
+    best = _best(likelihood, depth)
+    scored = best[["query_id", "doc_id"]].merge(ranking[["query_id", "doc_id", "score"]], "left")
+    if scored["score"].isna().any():
+        raise ValueError(
+            f"ranking: expected the scores of the best {depth} candidates of every query by likelihood, "
+            f"{scored['score'].isna().sum()} are missing; re-rank them first"
+        )
+    rest = likelihood.merge(best[["query_id", "doc_id"]], how="left", indicator=True).query("_merge == 'left_only'")
+    parts = [canonical_order(part) for part in (scored, rest[["query_id", "doc_id", "score"]]) if len(part)]
+    ordered = pd.concat(parts)
+    # Two kinds of scores do not compare: what is kept is the order.
+    places = ordered.groupby("query_id").cumcount()
+    return canonical_order(ordered[["query_id", "doc_id"]].assign(score=-places.astype(np.float32)))
+
+
+def _best(run: pd.DataFrame, depth: int) -> pd.DataFrame:
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, found {depth}")
+    ordered = canonical_order(run)
+    return ordered[ordered["rank"] <= depth]
+
+
+def cascade(model, collection, candidates: pd.DataFrame, depth: int, states=None, **how) -> pd.DataFrame:
+    """The likelihood of all candidates, then the ranking head over each query's best `depth` of them.
+
+    states: as for `query_likelihood`. how: batch_tokens, precision, device, progress, as for `rerank`.
+    Returns a run whose scores count down.
+    Raises ValueError as `query_likelihood` and for a depth below 1.
+    """
+    likelihood = query_likelihood(model, collection, candidates, states=states, **how)
+    return cascade_run(likelihood, rerank(model, collection, _best(likelihood, depth), **how), depth)
+
+
+def rerank_by(
+    score: str, weight: float | None, states: "str | os.PathLike | StoredStates | None", model, collection,
+    candidates: pd.DataFrame, output: str | os.PathLike | None = None, **how,
+) -> pd.DataFrame:
+    """`rerank` by the likelihood or by both scores. how: batch_tokens, precision, device, progress.
+
+    Raises ValueError for an unknown score, and for a weight or states that are missing or that the score does not take.
+    """
+    if score not in ("rank", "likelihood", "joint"):
+        raise ValueError(f"unknown score {score!r}: expected one of rank, likelihood, joint")
+    if (weight is None) == (score == "joint"):
+        raise ValueError(
+            "score 'joint' needs a weight for the likelihood: choose it on a validation split with choose_weight"
+            if weight is None else f"weight belongs to score 'joint', but score is {score!r}: leave weight out"
+        )  # fmt: skip
+    if score == "rank":
+        raise ValueError("states are those of the likelihood, but score is 'rank': leave states out")
+    run = query_likelihood(model, collection, candidates, states=states, **how)
+    if score == "joint":
+        run = joint_run(rerank(model, collection, candidates, **how), run, weight)
+    if output is not None:
+        write_run(run, output, tag=f"{model.system.name}_{score}")
+    return run

@@ -1,0 +1,177 @@
+"""Re-ranking in several processes of this machine: of n, number i scores the chunks i, i + n, ... of the candidates.
+
+The job is a folder: the model, each process's candidates, and the scores that it has so far (`scores.<i>`), which stay
+when it is interrupted. `python -m gdmtl_lib.inference.processes <folder> <i>` is one process. The chunks are those of a
+single process, so the scores are the same: to the bit on as many threads, or on GPUs.
+"""
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.backbones.gpus import visible_gpus
+from gdmtl_lib.models import load_model
+from .resume import PartialScores
+from .rerank import score_candidates
+from gdmtl_lib.data.trec import read_run, whole_queries, write_ordered
+
+SCORED = "pairs scored: "  # begins a line by which a process tells its progress
+
+
+def score_in_processes(
+    model, collection, candidates: pd.DataFrame, processes: int, folder: Path | None, key: Mapping, batch_tokens: int,
+    device: torch.device, on_progress: Callable[[int], object],
+) -> np.ndarray:
+    """`reranking.score_candidates` in so many processes, at most one a chunk.
+
+    folder: keeps the scores of an interrupted call; None for one that does not. key: what the scores depend on.
+
+    Raises ValueError for a collection that its name does not open, RuntimeError, with the end of what it printed, when
+    a process fails: the others are ended.
+    """
+    _require_name(collection)
+    chunks = list(whole_queries(candidates["query_id"], key["chunk_pairs"]))
+    processes = min(processes, len(chunks))
+    keys = [{**key, "process": [number, processes]} for number in range(processes)]
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as home:
+        home = Path(home).resolve()
+        try:
+            model.save_pretrained(home / "model")
+            for number in range(processes):
+                write_ordered(_in_order(candidates, chunks[number::processes]), home / f"candidates.{number}.trec")
+            job = {"collection": collection.name, "keys": keys, "batch_tokens": batch_tokens, "device": device.type}
+            (home / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
+            commands = [[sys.executable, "-m", "gdmtl_lib.inference.processes", str(home), str(i)] for i in range(processes)]
+            run_processes(commands, environments(processes, device.type), on_progress)
+            scores = np.empty(len(candidates), dtype=np.float32)
+            for number in range(processes):
+                partial = PartialScores(home / f"scores.{number}", keys[number])
+                for place, rows in enumerate(chunks[number::processes]):
+                    scores[rows] = partial.chunks[place]
+        finally:
+            _leave_scores(home)
+    return scores
+
+
+def environments(processes: int, device: str) -> list[dict[str, str]]:
+    """Each process's environment: a GPU of its own, as long as there are enough; else a share of this one's threads."""
+    gpus = visible_gpus() if device == "cuda" else []
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
+    return [
+        os.environ | threads | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
+        for number in range(processes)
+    ]
+
+
+def run_processes(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], on_progress: Callable[[int], object]
+) -> None:
+    """Run commands side by side until all have ended; whatever ends this ends them.
+
+    on_progress: called with the numbers that they print in lines that begin with `SCORED`.
+
+    Raises RuntimeError, with the last 25 lines of what it printed, when one of them fails.
+    """
+    children, printed = [], queue.SimpleQueue()
+    tails = [deque(maxlen=25) for _ in commands]
+    try:
+        for number, (command, environment) in enumerate(zip(commands, environments, strict=True)):
+            # A pipe to read from that is never written to: where it ends, this process has.
+            child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+                text=True, encoding="utf-8", errors="replace",
+            )  # fmt: skip
+            children.append(child)
+            Thread(target=_follow, args=(number, child, printed), daemon=True).start()
+        running = len(children)
+        while running:
+            number, line = printed.get()
+            if line is None:
+                running -= 1
+                if code := children[number].wait():
+                    raise RuntimeError(
+                        f"re-ranking in {len(commands)} processes failed (number {number}, exit code {code}):\n"
+                        + "\n".join(tails[number])
+                    )
+            elif line.startswith(SCORED):
+                on_progress(int(line.removeprefix(SCORED)))
+            else:
+                tails[number].append(line)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            child.stdin.close()
+
+
+def _follow(number: int, child: subprocess.Popen, printed: queue.SimpleQueue) -> None:
+    with child.stdout:
+        for line in child.stdout:
+            printed.put((number, line.rstrip()))
+    printed.put((number, None))
+
+
+def _require_name(collection) -> None:
+    """Refuse a collection that other processes cannot open."""
+    try:
+        found = load_collection(collection.name).fingerprint()
+    except (FileNotFoundError, ValueError) as error:
+        found = error
+    if found != collection.fingerprint():
+        raise ValueError(
+            "several processes open the collection by its name: expected one that load_collection finds, found "
+            f"{collection.name!r} ({found if isinstance(found, Exception) else 'whose texts are others'}); re-rank it "
+            "in one process, or write it into a folder"
+        )
+
+
+def _in_order(candidates: pd.DataFrame, chunks: Sequence[np.ndarray]) -> pd.DataFrame:
+    """The pairs of some chunks as a run that keeps their order, which decides what is computed together."""
+    pairs = candidates[["query_id", "doc_id"]].iloc[np.concatenate(chunks)].reset_index(drop=True)
+    rank = pairs.groupby("query_id", sort=False).cumcount() + 1
+    return pairs.assign(score=-rank.astype(np.float32), rank=rank)
+
+
+def _leave_scores(home: Path) -> None:
+    """Remove all but the scores, and the folder if there are none."""
+    shutil.rmtree(home / "model", ignore_errors=True)
+    for path in [*home.glob("candidates.*"), *home.glob("job.json")]:
+        path.unlink()
+    if home.is_dir() and not any(home.iterdir()):
+        home.rmdir()
+
+
+def main(folder: Path, number: int) -> None:
+    """One process of a job."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    key = job["keys"][number]
+    score_candidates(
+        load_model(folder / "model"), load_collection(job["collection"]), read_run(folder / f"candidates.{number}.trec"),
+        key["chunk_pairs"], job["batch_tokens"], key["precision"], torch.device(job["device"]),
+        lambda pairs: print(f"{SCORED}{pairs}", flush=True), PartialScores(folder / f"scores.{number}", key),
+    )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """End at once where the process that started this one has been killed: a second call may write these scores."""
+    os.read(sys.stdin.fileno(), 1)  # past Python's buffer, whose lock would be held when this process ends by itself
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

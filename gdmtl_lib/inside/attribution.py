@@ -1,0 +1,129 @@
+"""Which tokens does a ranking score rest on? Integrated gradients (Sundararajan, Taly and Yan, 2017), by Captum.
+
+The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
+word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. The baseline
+is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by [MASK]: as long, and saying
+nothing. Another
+baseline divides another difference, so the numbers say something beside this one only.
+
+s sequence, d hidden.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .attention import build_sequence
+from gdmtl_lib.data.trec import of_judged_queries
+
+METHODS = ("gausslegendre", "riemann_middle", "riemann_left", "riemann_right", "riemann_trapezoid")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """tokens: [s]. values: float [s], what each adds to the score; they add up to `score - baseline` but for `error`,
+    which shrinks with the steps. segments: int [s], 0 for passage and prefix, 1 for the query."""
+
+    tokens: list[str]
+    values: np.ndarray
+    segments: np.ndarray
+    score: float
+    baseline: float
+
+    @property
+    def error(self) -> float:
+        """How far the values are from complete: their sum minus the difference of the scores."""
+        return float(self.values.sum() - (self.score - self.baseline))
+
+
+class EmbeddedPair:
+    """A pair for an encoder system's ranking pass, its word embeddings open to be changed.
+
+    embeddings, baseline: float [1, s, d]. Calling it with embeddings float [n, s, d] gives the scores, float [n].
+    Raises ValueError for an encoder-decoder.
+    """
+
+    def __init__(self, model, passage: str, query: str):
+        if model.system.backbone != "encoder":
+            raise ValueError(f"{model.system.name} is an encoder-decoder: expected an encoder system such as gdmtl")
+        self.model, self.sequence = model, build_sequence(model, "rank", passage, query)
+        device = next(model.parameters()).device
+        ids = torch.tensor([self.sequence.input_ids], device=device)
+        tokenizer = model.tokenizer
+        kept = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)
+        kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
+        words = model.get_input_embeddings().weight.detach()
+        self.embeddings = words[ids]
+        self.baseline = words[torch.where(kept, ids, tokenizer.mask_token_id)]
+        self._segments = torch.tensor([self.sequence.segment_ids], device=device)
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        count, size = embeddings.shape[:2]
+        everywhere = torch.ones(count, 1, size, size, dtype=torch.bool, device=embeddings.device)
+        states = self.model.base_model(
+            inputs_embeds=embeddings, token_type_ids=self._segments.expand(count, -1), attention_mask=everywhere
+        ).last_hidden_state
+        return self.model.score(states[:, 0])
+
+
+def integrated_gradients(
+    model, passage: str, query: str, steps: int = 32, method: str = "gausslegendre", batch_size: int = 16
+) -> Attribution:
+    """The ranking score of a pair divided among its tokens; dropout is off.
+
+    model: an encoder system. steps: points on the way from the baseline. method: how they are spaced, one of `METHODS`.
+    Raises ValueError for an encoder-decoder, an unknown method and fewer than two steps.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, found {steps}")
+    from captum.attr import IntegratedGradients  # slow to import
+
+    pair, training = EmbeddedPair(model, passage, query), model.training
+    model.eval()
+    try:
+        values = IntegratedGradients(pair).attribute(
+            pair.embeddings, pair.baseline, n_steps=steps, method=method, internal_batch_size=batch_size
+        )
+        with torch.no_grad():
+            score, baseline = (float(pair(each)) for each in (pair.embeddings, pair.baseline))
+    finally:
+        model.train(training)
+    return Attribution(
+        model.tokenizer.convert_ids_to_tokens(pair.sequence.input_ids), values[0].sum(-1).detach().cpu().numpy(),
+        np.array(pair.sequence.segment_ids), score, baseline,
+    )  # fmt: skip
+
+
+def disagreements(
+    before: pd.DataFrame, after: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1
+) -> pd.DataFrame:
+    """The pairs that one system gets right and the other does not: relevant passages that one of them puts first while
+    the other has no relevant passage there. before, after: the runs of two systems.
+
+    Returns `query_id, doc_id, before, after` (the passage's ranks; NaN where a run lacks it), those first that moved
+    furthest, the systems in turn. It may be empty.
+    """
+    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    ranks = relevant
+    for name, run in (("before", before), ("after", after)):
+        ranked = of_judged_queries(run, qrels)[["query_id", "doc_id", "rank"]]
+        ranks = ranks.merge(ranked.rename(columns={"rank": name}), "left", ["query_id", "doc_id"])
+    best = ranks.groupby("query_id")[["before", "after"]].transform("min")
+    found = []
+    for right, wrong in (("after", "before"), ("before", "after")):
+        part = ranks[(ranks[right] == 1) & (best[wrong] != 1)]
+        part = part.sort_values([wrong, "query_id"], ascending=[False, True], na_position="first", kind="stable")
+        found.append(part.assign(turn=range(len(part))))
+    return pd.concat(found).sort_values("turn", kind="stable", ignore_index=True).drop(columns="turn")
+
+
+def as_table(found: Attribution) -> pd.DataFrame:
+    """`place` (from 1), `token`, `part` (passage or query) and `value`, a row a token."""
+    parts = np.where(found.segments == 0, "passage", "query")
+    places = range(1, len(found.tokens) + 1)
+    return pd.DataFrame({"place": places, "token": found.tokens, "part": parts, "value": found.values})

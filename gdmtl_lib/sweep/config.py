@@ -1,0 +1,297 @@
+"""What a sweep is asked to do: a config, checked before anything runs."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdmtl_lib.data.collection import rotations_of
+from gdmtl_lib.data.bm25 import check_parameters
+from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, unknown_name
+from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name
+
+TRAINING = "03_train"
+# What a notebook can be given by the sweep; it gets those of them that it declares.
+SET_BY_SWEEP = {
+    "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
+    "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
+    "transfer_split", "transfer_relevance_level", "k1", "b", "enriched",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """A sweep, checked: what `papermill_runs/configs/<name>.yaml` says.
+
+    name: of the config, and of the folder its results go to.
+    collection: as `load_collection` takes it. train_split: to learn from.
+    splits: what to re-rank and measure, in this order, with the lowest grade that counts as relevant. The first one is
+        the validation split.
+    folds: 0, or how many rotations every system is trained in: then the one split is learned from and measured, each
+        session with a model that has not seen it.
+    systems, seeds: what to train, in this order. baseline: what significance is tested against.
+    depth: candidates a query. first_stage: BM25's `k1` and `b`, or to `tune` them on so many training queries, and
+        `enriched` passages to search; what is not there is `bm25_candidates`' own.
+    parameters: those of 03_train for each system.
+    studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
+        name, the parameters of 03_train for each system.
+    folder: where the results go. project: the folder with `notebooks`.
+    """
+
+    name: str
+    collection: str
+    train_split: str
+    splits: dict[str, int]
+    folds: int
+    systems: list[str]
+    seeds: list[int]
+    baseline: str
+    depth: int
+    first_stage: dict[str, object]
+    parameters: dict[str, dict]
+    studies: dict[str, dict]
+    folder: str
+    project: str
+
+
+_TYPES = {
+    "collection": "str", "train_split": "str", "splits": "dict", "folds": "int", "systems": "list[str]",
+    "seeds": "list[int]", "baseline": "str", "depth": "int", "first_stage": "dict", "parameters": "dict",
+    "overrides": "dict", "studies": "dict", "results": "str",
+}  # fmt: skip
+_OPTIONAL = {"folds": 0, "first_stage": {}, "parameters": {}, "overrides": {}, "studies": {}, "results": None}
+_FIRST_STAGE = {"k1": "float", "b": "float", "enriched": "str", "tune": "int"}
+_STUDY = {"systems": "list[str]", "seeds": "list[int]", "variants": "dict"}
+
+
+def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
+    """Check a config before anything runs.
+
+    values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
+        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`; `results` is the folder that gets
+        the results folder, `papermill_runs` unless given. With `folds` the collection is `folds:<split>:<collection>`,
+        and train, validate and test are the splits of a rotation.
+    name: the config's. project: the folder with `notebooks` and `papermill_runs`.
+
+    Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
+    missing, of the wrong type or impossible.
+    """
+    project = Path(project).resolve()
+    if not re.fullmatch(r"\w[\w.-]*", name):  # or its results would lie somewhere else than in `papermill_runs`
+        raise ValueError(f"config {name!r}: expected a name of letters, digits, '-', '_' and '.'; rename the file")
+    for key in values:
+        if key not in _TYPES:
+            raise ValueError(f"config {name}: {unknown_name('key', key, _TYPES, 'a config has')}")
+    if missing := [key for key in _TYPES if key not in values and key not in _OPTIONAL]:
+        raise ValueError(
+            f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
+        )
+    values = {key: _plain(value) for key, value in (_OPTIONAL | dict(values)).items()}
+    values["seeds"] = _numbers(values["seeds"])
+    if isinstance(values["splits"], dict):
+        values["splits"] = {split: _number(level, "int") for split, level in values["splits"].items()}
+    for key, annotation in _TYPES.items():
+        _check(name, key, values[key], annotation)
+    if not values["splits"] or not values["systems"] or not values["seeds"]:
+        raise ValueError(f"config {name}: expected at least one of each of splits, systems and seeds")
+    if values["depth"] < 1 or min(values["seeds"]) < 0:
+        raise ValueError(
+            f"config {name}: expected a depth of 1 or more and seeds of 0 or more, "
+            f"found depth {values['depth']} and seeds {values['seeds']}"
+        )
+    for split, level in values["splits"].items():
+        if not isinstance(split, str) or not isinstance(level, int) or isinstance(level, bool) or level < 1:
+            raise ValueError(
+                f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
+                f"found {split!r}: {level!r}"
+            )
+    values["first_stage"] = _first_stage(name, values["first_stage"])
+    if values["folds"]:
+        values |= _whole(name, values)
+    systems = _systems(name, values["systems"])
+    baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
+    if baseline not in (FIRST_STAGE, *systems):
+        raise ValueError(f"config {name}: baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")
+    _check_once(name, "seeds", values["seeds"])
+    overrides = {_system(name, system): given for system, given in values["overrides"].items()}
+    known = notebook_parameters(project / "notebooks" / f"{TRAINING}.ipynb")
+
+    def parameters_of(some: list[str], variant: str = "", differ: dict | None = None) -> dict[str, dict]:
+        return {
+            system: _training_parameters(name, system, known, {
+                "parameters": values["parameters"], f"overrides of {system}": overrides.get(system) or {},
+                variant: {} if differ is None else differ,
+            })
+            for system in some
+        }  # fmt: skip
+
+    studies = {}
+    for study, given in values["studies"].items():
+        where = f"{name}, study {study}"
+        chosen, seeds, variants = _read_study(where, study, given)
+        studies[study] = {
+            "systems": chosen, "seeds": seeds,
+            "variants": {
+                variant: parameters_of(chosen, f"variant {variant} of {study}", differ)
+                for variant, differ in variants.items()
+            },
+        }  # fmt: skip
+    return Config(
+        name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
+        studies=studies, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
+        **{key: values[key] for key in ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage")},
+    )  # fmt: skip
+
+
+def _first_stage(name: str, given: dict) -> dict:
+    """What BM25 is given, checked."""
+    where = f"{name}, first_stage"
+    checked = {}
+    for key, value in given.items():
+        if key not in _FIRST_STAGE:
+            raise ValueError(f"config {where}: {unknown_name('key', key, _FIRST_STAGE, 'it has')}")
+        checked[key] = _number(value, _FIRST_STAGE[key])
+        _check(where, key, checked[key], _FIRST_STAGE[key])
+    if "tune" in checked and (checked["tune"] < 1 or {"k1", "b"} & set(checked)):
+        raise ValueError(
+            f"config {where}: expected k1 and b, or to tune them on 1 training query or more, found "
+            + ", ".join(f"{key}: {value}" for key, value in checked.items())
+        )
+    try:
+        check_parameters(1, checked.get("k1", 0), checked.get("b", 0))
+    except ValueError as error:
+        raise ValueError(f"config {where}: {error}") from None
+    return checked
+
+
+def _whole(name: str, values: Mapping) -> dict:
+    """What a config with folds measures: the collection and the split that its rotations are made of."""
+    rotations, levels = rotations_of(values["collection"]), values["splits"]
+    if values["folds"] < 3 or rotations is None or rotations[2] not in (5, values["folds"]):
+        raise ValueError(
+            f"config {name}: expected folds of 3 or more and the collection folds:<split>:<collection>, found folds "
+            f"{values['folds']} and the collection {values['collection']!r}"
+        )
+    if values["train_split"] != "train" or list(levels) != ["validate", "test"] or len(set(levels.values())) > 1:
+        raise ValueError(
+            f"config {name}: with folds expected train_split train and splits {{validate: n, test: n}}, the parts of every "
+            f"rotation, found {values['train_split']} and {levels}"
+        )
+    if values["studies"] or "tune" in values["first_stage"]:
+        raise ValueError(
+            f"config {name}: with folds every query is tested on, and none is left for "
+            + ("studies: give them a config of their own" if values["studies"] else "tune: give k1 and b")
+        )
+    whole, split, _ = rotations
+    return {"collection": whole, "train_split": split, "splits": {split: levels["test"]}}
+
+
+def _read_study(where: str, study: object, given: object) -> tuple[list[str], list[int], dict]:
+    """A study's systems, seeds and variants, checked."""
+    _check_folder(where, "a study", study)
+    _check(where, "it", given, "dict")
+    if set(given) != set(_STUDY):
+        raise ValueError(f"config {where}: expected {', '.join(_STUDY)}, found {', '.join(map(str, given)) or 'nothing'}")
+    given = given | {"seeds": _numbers(given["seeds"])}
+    for key, annotation in _STUDY.items():
+        _check(where, key, given[key], annotation)
+        if not given[key]:
+            raise ValueError(f"config {where}: expected at least one of each of {', '.join(_STUDY)}, found no {key}")
+    _check_once(where, "seeds", given["seeds"])
+    for variant in given["variants"]:
+        _check_folder(where, "a variant", variant)
+    return _systems(where, given["systems"]), given["seeds"], given["variants"]
+
+
+def _check_folder(where: str, what: str, name: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"config {where}: {what} is the name of a folder, of letters, digits, '.', '-' and '_'; "
+            f"found {name!r}" + ("" if isinstance(name, str) else ": put it into quotes")
+        )
+
+
+def _check_once(where: str, key: str, found: list) -> None:
+    if len(set(found)) < len(found):
+        raise ValueError(f"config {where}: expected each of {key} once, found {', '.join(map(str, found))}")
+
+
+def _systems(where: str, names: list[str]) -> list[str]:
+    systems = [_system(where, name) for name in names]
+    _check_once(where, "systems", systems)
+    return systems
+
+
+def _numbers(seeds: object) -> object:
+    return [_number(seed, "int") for seed in seeds] if isinstance(seeds, list) else seeds
+
+
+def _training_parameters(name: str, system: str, known: dict, parts: dict[str, dict]) -> dict:
+    """One system's parameters of 03_train. parts: what is given, by where it stands; later ones win."""
+    given = {}
+    for where, parameters in parts.items():
+        _check(name, where, parameters, "dict")
+        for parameter, value in parameters.items():
+            if parameter in SET_BY_SWEEP:
+                raise ValueError(
+                    f"config {name}, {where}: {parameter} is set by the sweep; a config has {', '.join(_TYPES)}"
+                )
+            if parameter not in known:
+                raise ValueError(
+                    f"config {name}, {where}: "
+                    + unknown_name("parameter", parameter, [p for p in known if p not in SET_BY_SWEEP], "03_train has")
+                )
+            annotation, _ = known[parameter]
+            value = _number(value, annotation)
+            _check(name, f"{where}: {parameter}", value, annotation)
+            given[parameter] = value
+    settings = {parameter: default for parameter, (_, default) in known.items()} | given
+    try:
+        TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
+    except ValueError as error:
+        raise ValueError(f"config {name}, {system}: {error}") from None
+    return given
+
+
+def _number(value: object, annotation: str) -> object:
+    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and `--config`
+    takes whatever stands in brackets for one."""
+    if not isinstance(value, str):
+        return value
+    if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
+    return float(value) if "float" in annotation and is_number else value
+
+
+def _system(name: str, system: object) -> str:
+    try:
+        found = system_name(system)
+    except ValueError:
+        found = ""
+    if found not in SYSTEMS:
+        raise ValueError(
+            f"config {name}: {unknown_name('system', system, SYSTEMS, 'expected some of')} "
+            f"({FIRST_STAGE} is always there)"
+        )
+    return found
+
+
+def _check(name: str, key: str, value: object, annotation: str) -> None:
+    if key == "results" and value is None:
+        return
+    if annotation == "dict":
+        if not isinstance(value, dict):
+            raise ValueError(f"config {name}: {key} must be a mapping, found {value!r}")
+        return
+    try:
+        check_value(key, value, annotation)
+    except ValueError as error:
+        raise ValueError(f"config {name}: {error}") from None
+
+
+def _plain(value: object) -> object:
+    """Ordered and other mappings as dicts, for comparing and for JSON."""
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value

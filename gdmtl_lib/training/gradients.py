@@ -1,0 +1,70 @@
+"""Do the tasks help each other or fight? The cosine between the ranking loss's gradient and a generative task's, layer
+by layer: above 0 a step for the one is a step for the other, below 0 they pull apart.
+
+It is measured without dropout, in a pass of its own that leaves gradients and random state as they were.
+"""
+
+import re
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gdmtl_lib.inputs import PackedBatch
+from gdmtl_lib.joint import JointLoss
+
+EMBEDDINGS = "embeddings"
+
+
+def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The weights that all tasks share, by layer: `embeddings`, `encoder 1`, ..., and `decoder 1`, ... where there is a
+    decoder. The heads, each a task's own, are left out. (The word embeddings are also the output of the language-model
+    heads, so a generative task reaches them from both ends.)"""
+    found: dict[str, list[nn.Parameter]] = {EMBEDDINGS: []}
+    for name, parameter in model.base_model.named_parameters():
+        if match := re.match(r"(?:(encoder|decoder)\.)?layers?\.(\d+)\.", name):
+            found.setdefault(f"{match[1] or 'encoder'} {int(match[2]) + 1}", []).append(parameter)
+        elif "embed" in name or name.startswith("shared."):
+            found[EMBEDDINGS].append(parameter)
+    return found
+
+
+def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
+    """The cosines on one batch, each loss its mean over the batch, not weighted (a weight changes no direction).
+
+    Returns a row for each generative task and layer: `task, layer, cosine, rank_norm, task_norm`, rounded to six
+    digits; the cosine is NaN where a gradient is 0 (a hinge whose pairs all keep their margin has none).
+    """
+    groups = layers(joint.model)
+    parameters = [parameter for group in groups.values() for parameter in group]
+    with _without_dropout(joint.model), torch.enable_grad():
+        losses = joint.sums(batch) / joint.counts(batch).to(batch.input_ids.device).clamp(min=1)
+        gradients = [
+            torch.autograd.grad(loss, parameters, retain_graph=number < len(losses) - 1, materialize_grads=True)
+            for number, loss in enumerate(losses)
+        ]
+    rows, first = [], 0
+    for layer, group in groups.items():
+        rank, *others = (each[first : first + len(group)] for each in gradients)
+        first += len(group)
+        for task, other in zip(joint.tasks[1:], others):
+            norms = _dot(rank, rank).sqrt(), _dot(other, other).sqrt()
+            cosine = _dot(rank, other) / (norms[0] * norms[1])
+            # Six digits survive the way through a CSV, bit for bit.
+            values = {"cosine": cosine, "rank_norm": norms[0], "task_norm": norms[1]}
+            rows.append({"task": task, "layer": layer} | {name: float(f"{float(v):.6g}") for name, v in values.items()})
+    return rows
+
+
+def _dot(a, b) -> Tensor:
+    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b)]).sum()
+
+
+@contextmanager
+def _without_dropout(module: nn.Module):
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

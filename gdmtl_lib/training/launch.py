@@ -1,0 +1,84 @@
+"""Training in several processes: torchrun outside of the notebook's kernel, which may have touched the GPU already.
+
+The job is a folder, `<output_dir>/job`: what to train, as files. `python -m gdmtl_lib.training.launch <folder>` is what torchrun
+runs in every process, on one machine or, with torchrun's own rendezvous, on several.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.models import load_model
+from gdmtl_lib.data.trec import read_run, write_run
+from gdmtl_lib.settings import TrainingSettings
+
+
+def write_job(
+    folder: Path, model, collection, candidates: pd.DataFrame, settings: TrainingSettings, output_dir: Path,
+    validation: pd.DataFrame | None, relevance_level: int,
+) -> None:
+    """Write a training as files that other processes can read."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder / "initial")
+    write_run(candidates, folder / "candidates.trec.gz")
+    if validation is not None:
+        write_run(validation, folder / "validation.trec.gz")
+    job = {
+        "collection": collection.name,
+        "settings": settings.as_dict(),
+        "output_dir": str(output_dir),
+        "validation": validation is not None,
+        "relevance_level": relevance_level,
+    }
+    (folder / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
+
+
+def run_job(folder: Path, processes: int) -> None:
+    """Run a job in some processes of this machine and show what they print.
+
+    Raises RuntimeError, with the end of what they printed, when one of them fails.
+    """
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+        "-m", "gdmtl_lib.training.launch", str(folder),
+    ]
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    environment = {"OMP_NUM_THREADS": threads} | os.environ
+    printed = b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child:
+        try:
+            while chunk := child.stdout.read1(4096):
+                sys.stderr.write(chunk.decode(errors="replace"))
+                printed = (printed + chunk)[-20_000:]
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode != 0:
+        tail = "\n".join(printed.decode(errors="replace").strip().splitlines()[-25:])
+        raise RuntimeError(f"training in {processes} processes failed (exit code {child.returncode}):\n{tail}")
+
+
+def main(folder: Path) -> None:
+    """One process of a job."""
+    from .loop import train
+
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    train(
+        load_model(folder / "initial"),
+        load_collection(job["collection"]),
+        read_run(folder / "candidates.trec.gz"),
+        TrainingSettings(**job["settings"]),
+        job["output_dir"],
+        validation=read_run(folder / "validation.trec.gz") if job["validation"] else None,
+        relevance_level=job["relevance_level"],
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,4 @@
+"""Figures under controls, for JupyterLab.
+
+Imports all but `sweep`.
+"""

@@ -1,0 +1,73 @@
+"""What changes inside a model, to play with: heads and attributions under controls, as in `widgets`."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import ipywidgets
+import pandas as pd
+
+from gdmtl_lib.figures import attention_changes as attention_change_plots, inside as inside_plots
+from gdmtl_lib.inside import attention_changes, attention as attention_maps
+from gdmtl_lib.inside.attribution import integrated_gradients
+from gdmtl_lib.systems import LABELS
+from .results import Explorer, number_slider
+
+
+def explore_heads(
+    networks: Mapping[str, object], pairs: Sequence[tuple[str, str]], layer: int = 1, head: int = 1
+) -> Explorer:
+    """What the query's tokens attend to: choose pair, layer and head; a strip a system.
+
+    networks: models by system, of one size. pairs: (passage, query).
+    """
+    first = next(iter(networks.values()))
+
+    @cache
+    def weights(pair):
+        sequence = attention_maps.build_sequence(first, "rank", *pairs[pair - 1])
+        found = {
+            name: attention_maps.attention_weights(model, sequence)["encoder"].numpy()
+            for name, model in networks.items()
+        }
+        rows = [row for row, kind in enumerate(attention_changes.destinations(first, sequence)) if kind == 1]
+        return found, first.tokenizer.convert_ids_to_tokens(sequence.input_ids), rows
+
+    def draw(pair, layer, head):
+        found, tokens, rows = weights(pair)
+        title = f"“{pairs[pair - 1][1]}”: what do the query's tokens attend to?"
+        return attention_change_plots.heads_on_a_pair(found, [(layer, head)], tokens, rows, title)
+
+    config = first.config
+    controls = {
+        "pair": number_slider("pair", len(pairs), 1),
+        "layer": number_slider("layer", config.num_hidden_layers, layer),
+        "head": number_slider("head", config.num_attention_heads, head),
+    }
+    return Explorer(draw, controls)
+
+
+def explore_attributions(
+    networks: Mapping[str, object], pairs: Sequence[tuple[str, str, str]], steps: int = 32
+) -> Explorer:
+    """Tokens coloured by attribution: choose a pair and how many steps the integral is summed over.
+
+    networks: models by system. pairs: (passage, query, what is said of it).
+    """
+
+    @cache
+    def found(pair, steps):
+        passage, query, _ = pairs[pair - 1]
+        return {name: integrated_gradients(model, passage, query, steps) for name, model in networks.items()}
+
+    def draw(pair, steps):
+        return inside_plots.attributions(found(pair, steps), pairs[pair - 1][2])
+
+    steps_control = ipywidgets.Dropdown(options=sorted({8, 16, 32, 64, 128, steps}), value=steps, description="steps")
+    return Explorer(draw, {"pair": number_slider("pair", len(pairs), 1), "steps": steps_control})
+
+
+def describe_pair(row, query: str, before: str, after: str) -> str:
+    """A title for a pair of `attribution.disagreements`: who ranks the relevant passage where, and for what query."""
+    ranks = (f"{'unranked' if pd.isna(rank) else f'rank {rank:.0f}'} with {LABELS[name]}"
+             for rank, name in ((row.before, before), (row.after, after)))  # fmt: skip
+    return f"“{query}”: relevant passage, {', '.join(ranks)}"

@@ -1,0 +1,155 @@
+"""The GPU's kernel for sequences of various lengths: what it is asked to compute, and on a GPU what it computes.
+
+Without a GPU the kernel is replaced by what its documentation says of it, and torch itself checks shapes and gradients
+of the real call on tensors without content.
+"""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.backbones.test_attention import random_batch
+from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fixture
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib.backbones import attention, flash as varlen_attention
+from gdmtl_lib.backbones.attention import Span, packed_attention, spans_at
+from gdmtl_lib.inputs import pack
+from gdmtl_lib.joint import JointLoss
+from gdmtl_lib.backbones.flash import Spans, suits
+
+MODULE = SimpleNamespace(is_causal=False)
+
+
+def documented(query, key, value, call, dropout, scaling, near):
+    """Sequence by sequence; the last row and the last column of each are the same place."""
+    assert dropout == 0 and call.row_starts.dtype == call.column_starts.dtype == torch.int32
+    rows = list(zip(call.row_starts.tolist(), call.row_starts.tolist()[1:]))
+    columns = list(zip(call.column_starts.tolist(), call.column_starts.tolist()[1:]))
+    assert rows[-1][1] == len(query) and columns[-1][1] == len(key) == len(value)
+    assert call.longest == (max(b - a for a, b in rows), max(b - a for a, b in columns))
+    output = torch.empty_like(query)
+    for (first, end), (start, stop) in zip(rows, columns, strict=True):
+        weights = torch.einsum("rhd,chd->hrc", query[first:end], key[start:stop]) * scaling
+        ahead = torch.arange(stop - start)[None] - torch.arange(end - first)[:, None] - (stop - start - end + first)
+        if call.causal:
+            weights = weights.masked_fill(ahead > 0, -torch.inf)
+        if near >= 0:
+            weights = weights.masked_fill(ahead.abs() > near, -torch.inf)
+        output[first:end] = torch.einsum("hrc,chd->rhd", weights.softmax(-1), value[start:stop])
+    return output
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The kernel's documented self in its place; the calls that were made of it."""
+    calls = []
+    monkeypatch.setattr(attention, "suits", lambda query: True)
+    monkeypatch.setattr(
+        varlen_attention, "flash_attention", lambda *given: [calls.append(given[3]), documented(*given)][1]
+    )
+    return calls
+
+
+def reference(monkeypatch, *given, **named):
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "suits", lambda query: False)
+        return packed_attention(MODULE, *given, **named)[0]
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_it_is_asked_for_what_the_spans_say(seed, window, kernel, monkeypatch):
+    spans, _, qkv = random_batch(seed)
+    found, _ = packed_attention(MODULE, *qkv, spans=spans, scaling=0.3, sliding_window=window)
+    assert len(kernel) == len({span.causal for span in spans})
+    expected = reference(monkeypatch, *qkv, spans=spans, scaling=0.3, sliding_window=window)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_also_for_some_rows_and_for_columns_of_another_sequence(seed, kernel, monkeypatch):
+    spans, _, (query, key, value) = random_batch(seed)
+    rows = sorted(random.Random(seed).sample(range(query.shape[2]), max(1, query.shape[2] // 2)))
+    given = (query[:, :, rows], key, value)
+    chosen = spans_at(spans, rows)
+    found, _ = packed_attention(MODULE, *given, spans=chosen, scaling=0.3)
+    torch.testing.assert_close(found, reference(monkeypatch, *given, spans=chosen, scaling=0.3), rtol=1e-5, atol=1e-6)
+    crossed = Spans([Span(0, 1, 2, 5, False), Span(1, 4, 0, 2, False)])
+    given = (torch.randn(1, 2, 4, 8), *torch.randn(2, 1, 2, 5, 8))
+    found, _ = packed_attention(MODULE, *given, spans=crossed, scaling=0.3)
+    torch.testing.assert_close(found, reference(monkeypatch, *given, spans=crossed, scaling=0.3), rtol=1e-5, atol=1e-6)
+
+
+def test_what_stands_in_order_is_not_copied_and_all_layers_share_the_calls(kernel):
+    spans = Spans([Span(0, 3, 0, 3, False), Span(3, 8, 3, 8, False)])
+    qkv = torch.randn(3, 1, 2, 8, 8)
+    for _ in range(3):
+        packed_attention(MODULE, *qkv, spans=spans, scaling=0.3)
+    assert kernel[0].rows is None and kernel[0].columns is None and kernel[0].row_starts.tolist() == [0, 3, 8]
+    assert kernel[0] is kernel[1] is kernel[2]
+    assert spans.calls(8, 8, qkv.device)[1] is None
+
+
+@pytest.mark.parametrize("name", ["gdmtl_plus", "gdmtl_c"])
+def test_a_models_losses_and_gradients_are_those_of_the_spans(name, toys, kernel, monkeypatch):  # noqa: F811
+    model = toys[name].eval()
+    joint, batch = JointLoss(model, gdmtl.TrainingSettings(loss_weighting=0.1)), pack(random_sequences(model, random.Random(0)))
+
+    def step():
+        joint.zero_grad()
+        loss, _ = joint(batch, joint.counts(batch))
+        loss.backward()
+        return loss.detach(), {n: p.grad.clone() for n, p in joint.named_parameters() if p.grad is not None}
+
+    loss, ours = step()
+    assert kernel
+    monkeypatch.setattr(attention, "suits", lambda query: False)
+    expected, theirs = step()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    largest = max(gradient.norm() for gradient in theirs.values())
+    assert all((ours[name] - theirs[name]).norm() <= 1e-5 * largest for name in theirs)
+
+
+def test_torch_takes_the_real_call_and_gives_its_gradients():
+    """On the meta device, which has shapes and nothing else: with dropout, a window and different numbers of tokens."""
+    spans = Spans([Span(0, 3, 0, 3, False), Span(3, 5, 0, 5, True), Span(5, 6, 5, 9, False)])
+    query = torch.empty(1, 4, 6, 32, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    key, value = (torch.empty(1, 4, 9, 32, device="meta", dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    output = varlen_attention.varlen_attention(query, key, value, spans, 0.1, 0.3, 4)
+    assert output.shape == (1, 6, 4, 32) and output.dtype == torch.bfloat16
+    output.sum().backward()
+    assert query.grad.shape == query.shape and key.grad.shape == value.grad.shape == key.shape
+
+
+def test_without_a_gpu_and_in_single_precision_the_spans_are_computed_one_by_one():
+    assert not suits(torch.empty(1, 4, 6, 32, dtype=torch.bfloat16))
+    assert not suits(torch.empty(1, 4, 6, 32, device="meta"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_on_a_gpu_the_kernel_is_as_documented(seed, window, monkeypatch):
+    spans, _, qkv = random_batch(seed)
+    qkv = qkv.to("cuda", torch.bfloat16).requires_grad_()
+    assert suits(qkv[0])
+    results = []
+    for on in (True, False):
+        monkeypatch.setattr(varlen_attention, "VARLEN", on)
+        output, _ = packed_attention(MODULE, *qkv, spans=spans, scaling=0.3, sliding_window=window)
+        [gradient] = torch.autograd.grad(output.float().square().sum(), qkv)
+        results.append((output, gradient))
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found.float(), expected.float(), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_dropout_drops_and_keeps_the_mean():
+    spans = Spans([Span(0, 64, 0, 64, False)])
+    query, key = torch.zeros(2, 1, 4, 64, 32, device="cuda", dtype=torch.bfloat16)
+    value = torch.ones_like(key)
+    torch.manual_seed(0)
+    outputs = torch.cat([packed_attention(MODULE, query, key, value, spans=spans, dropout=0.5)[0] for _ in range(50)])
+    assert outputs.float().std() > 0.05 and abs(outputs.float().mean() - 1) < 0.02

@@ -1,0 +1,226 @@
+"""Data sets of ir_datasets: what each gives, what is joined to MS MARCO and CAsT 2019, and what is missing."""
+
+from pathlib import Path
+
+import pytest
+from tests.data.test_collection import refuses, rows, write
+
+from gdmtl_lib.evaluation import paper
+from gdmtl_lib.data.collection import load_collection
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """ir_datasets' own folder, empty."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("IR_DATASETS_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def irds(tmp_path):
+    """A data set `toy` with passages, `toy/dev` and `toy/dev/small`, and `gone` without files."""
+    import ir_datasets
+    from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
+    from ir_datasets.util import LocalDownload
+
+    write(tmp_path, **{"small.tsv": "q4\tice\n"})
+
+    def local(name: str) -> LocalDownload:
+        return LocalDownload(tmp_path / name)
+
+    docs = TsvDocs(local("passages.tsv"))
+    toy = {
+        "gdmtl-toy": ir_datasets.Dataset(docs),
+        "gdmtl-toy/dev": ir_datasets.Dataset(
+            docs, TsvQueries(local("queries.dev.tsv")), TrecQrels(local("qrels.dev.tsv"), {})
+        ),
+        "gdmtl-toy/dev/small": ir_datasets.Dataset(docs, TsvQueries(local("small.tsv"))),
+        "gdmtl-gone": ir_datasets.Dataset(TsvDocs(local("gone.tsv")), TsvQueries(local("gone.queries.tsv"))),
+        "gdmtl-queries": ir_datasets.Dataset(TsvQueries(local("small.tsv"))),
+    }
+    for name, dataset in toy.items():
+        ir_datasets.registry.register(name, dataset)
+    yield
+    for name in toy:
+        del ir_datasets.registry._registered[name]
+
+
+def test_irds(irds, tmp_path):
+    collection = load_collection("irds:gdmtl-toy")
+    assert collection.splits == ("dev", "dev-small")
+    assert rows(collection.queries("dev")) == [("q3", "river water"), ("q4", "ice")]
+    assert rows(collection.qrels("dev")) == [("q3", "d3", 2)]
+    refuses(
+        lambda: collection.qrels("dev-small"),
+        ValueError,
+        "collection 'irds:gdmtl-toy' has no qrels for the split 'dev-small'",
+    )
+    assert collection.query_texts(["q4", "q3"]) == ["ice", "river water"]
+    assert collection.text(["d2", "d1"]) == ["an old king", "blue glacier ice"]
+    refuses(lambda: collection.text(["d9"]), ValueError, "collection 'irds:gdmtl-toy' has no passage 'd9'")
+    assert list(collection.passages("dev"))[0] == ("d1", "blue glacier ice")
+    small = load_collection("irds:gdmtl-toy/dev/small")
+    assert small.splits == ("dev-small",)
+    assert small.fingerprint() == collection.fingerprint() == collection.passages_fingerprint("dev")
+    assert len(collection.fingerprint()) == 64
+
+
+def test_irds_that_is_not_there(irds, home, tmp_path):
+    collection = load_collection("irds:gdmtl-gone")
+    assert collection.splits == ("all",)
+    for call, missing, command in (
+        (lambda: collection.queries("all"), "gone.queries.tsv", "export gdmtl-gone queries"),
+        (lambda: next(collection.passages()), "gone.tsv", "lookup gdmtl-gone 0"),
+        (lambda: collection.text(["d1"]), "gone.tsv", "lookup gdmtl-gone 0"),
+    ):
+        refuses(
+            call,
+            FileNotFoundError,
+            f"ir_datasets cannot read 'gdmtl-gone', which is not on this machine or incomplete "
+            f"({tmp_path / missing}): fetch it where there is a network, with `ir_datasets {command}`, and copy its "
+            f"folder {home} here",
+        )
+
+
+def test_unknown_irds(irds):
+    refuses(
+        lambda: load_collection("irds:nothing"),
+        ValueError,
+        "ir_datasets knows no 'nothing': its ids are listed at https://ir-datasets.com",
+    )
+    refuses(
+        lambda: load_collection("irds:gdmtl-queries"),
+        ValueError,
+        "'gdmtl-queries' of ir_datasets has no passages",
+    )
+
+
+def test_irds_names_of_ms_marco():
+    """The registry alone is asked: nothing is downloaded."""
+    splits = load_collection("irds:msmarco-passage").splits
+    assert {"train", "dev-small", "trec-dl-2019-judged"} <= set(splits)
+    assert load_collection("irds:msmarco-passage/dev/small").splits == ("dev-small",)
+
+
+# --- MS MARCO's answers and categories ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def ms_marco(tmp_path, home, monkeypatch):
+    """MS MARCO and its question answering data, with toy files in place of theirs."""
+    import ir_datasets
+    from ir_datasets.datasets.msmarco_qna import MsMarcoQnAQuery
+    from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
+    from ir_datasets.util import LocalDownload
+
+    (home / "msmarco-qna").mkdir()
+    qna = home / "msmarco-qna" / "dev.queries.tsv"
+    qna.write_text("q4\tice\tENTITY\nq9\tof no one\tPERSON\tnobody\nq3\triver water\tDESCRIPTION\tIt is wet.\tWater.\n")
+    write(tmp_path)
+    docs = TsvDocs(LocalDownload(tmp_path / "passages.tsv"))
+    queries = TsvQueries(LocalDownload(tmp_path / "queries.dev.tsv"))
+    qrels = TrecQrels(LocalDownload(tmp_path / "qrels.dev.tsv"), {})
+    for name, dataset in {
+        "msmarco-passage": ir_datasets.Dataset(docs),
+        "msmarco-passage/dev/small": ir_datasets.Dataset(docs, queries, qrels),
+        "msmarco-passage/trec-dl-2019": ir_datasets.Dataset(docs, queries, qrels),
+        "msmarco-qna/dev": ir_datasets.Dataset(TsvQueries(LocalDownload(qna), query_cls=MsMarcoQnAQuery)),
+    }.items():
+        monkeypatch.setitem(ir_datasets.registry._registered, name, dataset)
+    return qna
+
+
+def test_msmarco_queries_get_the_answers_and_categories_of_the_question_answering_data(ms_marco):
+    """The first answer that people wrote; q4 has none."""
+    collection = load_collection("irds:msmarco-passage/dev/small")
+    assert list(collection.queries("dev-small").columns) == ["query_id", "text", "category"]
+    assert rows(collection.queries("dev-small")) == [("q3", "river water", "DESCRIPTION"), ("q4", "ice", "ENTITY")]
+    assert rows(collection.answers("dev-small")) == [("q3", "It is wet.")]
+    assert rows(collection.qrels("dev-small")) == [("q3", "d3", 2)]
+    other = load_collection("irds:msmarco-passage/trec-dl-2019")
+    assert list(other.queries("trec-dl-2019").columns) == ["query_id", "text"]
+
+
+def test_msmarco_does_without_the_question_answering_data(ms_marco):
+    ms_marco.unlink()
+    collection = load_collection("irds:msmarco-passage/dev/small")
+    assert rows(collection.queries("dev-small")) == [("q3", "river water"), ("q4", "ice")]
+    with pytest.raises(ValueError) as caught:
+        collection.answers("dev-small")
+    assert str(caught.value) == (
+        "collection 'irds:msmarco-passage/dev/small' has no answers for the split 'dev-small': make them, where there is "
+        "a network, with `ir_datasets export msmarco-qna/dev queries`"
+    )
+
+
+# --- CAsT 2019 ----------------------------------------------------------------------------------------------
+
+RESOLVED = "evaluation_topics_annotated_resolved_v1.0.tsv"
+
+
+@pytest.fixture
+def cast(tmp_path, home, monkeypatch):
+    """CAsT 2019 of ir_datasets, raw utterances and all, with toy files; gives the place of the resolved queries."""
+    import ir_datasets
+    from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
+    from ir_datasets.util import LocalDownload
+
+    content = {
+        "passages.tsv": "0\tblue ice\n1\tan old king\n", "raw.tsv": "31_1\twhat?\n31_2\tand that?\n32_1\twho?\n",
+        "cast.qrels": "31_1 Q0 CAR_1 4\n31_1 Q0 MARCO_0 3\n31_2 Q0 MARCO_1 0\n32_1 Q0 CAR_2 1\n",
+    }  # fmt: skip
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    docs = TsvDocs(LocalDownload(tmp_path / "passages.tsv"))
+    raw = TsvQueries(LocalDownload(tmp_path / "raw.tsv"))
+    qrels = TrecQrels(LocalDownload(tmp_path / "cast.qrels"), {})
+    monkeypatch.setitem(ir_datasets.registry._registered, "msmarco-passage", ir_datasets.Dataset(docs))
+    monkeypatch.setitem(ir_datasets.registry._registered, "trec-cast/v1/2019", ir_datasets.Dataset(docs, raw, qrels))
+    path = home / "trec-cast" / RESOLVED
+    path.parent.mkdir()
+    path.write_text("31_1\tWhat is ice?\r\n31_2\tWho was king?\r\n32_1\tWho?\r\n33_1\tNot judged.\r\n")
+    return path
+
+
+def test_cast_of_irds_is_the_ms_marco_part_with_resolved_queries_and_sessions(cast):
+    collection = load_collection("irds:trec-cast/v1/2019")
+    assert collection.splits == ("2019",)
+    assert rows(collection.queries("2019")) == [("31_1", "What is ice?", "31"), ("31_2", "Who was king?", "31")]
+    assert rows(collection.qrels("2019")) == [("31_1", "0", 3), ("31_2", "1", 0)]
+    assert collection.text(["1"]) == ["an old king"]
+    assert dict(collection.passages("2019")) == {"0": "blue ice", "1": "an old king"}
+    assert collection.fingerprint() == load_collection("irds:msmarco-passage").fingerprint()
+
+
+def test_cast_says_where_its_resolved_queries_have_to_be(cast):
+    cast.write_text("31_1\tWhat is ice?\n")
+    collection = load_collection("irds:trec-cast/v1/2019")
+    with pytest.raises(ValueError, match=r"has no line for query id '31_2' .1 missing.: fetch it anew from https://"):
+        collection.queries("2019")
+    cast.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        load_collection("irds:trec-cast/v1/2019").queries("2019")
+    assert str(caught.value).startswith(
+        "the resolved queries of 'trec-cast/v1/2019', which ir_datasets does not have, are not at "
+        f"{cast}: fetch them with `curl --create-dirs -o {cast} https://"
+    )
+
+
+def test_cast_of_irds_with_the_real_files(cast, tmp_path, monkeypatch):
+    """The same counts as from a folder: 173 turns, 20 sessions, 2,983 relevant passages; folds by session."""
+    if not (DATA / "cast2019").is_dir():
+        pytest.skip("CAsT 2019 is not here")
+    import gzip
+
+    cast.write_bytes((DATA / "cast2019" / RESOLVED).read_bytes())
+    (tmp_path / "cast.qrels").write_bytes(gzip.decompress((DATA / "cast2019" / "2019qrels.txt.gz").read_bytes()))
+    collection = load_collection("irds:trec-cast/v1/2019")
+    queries, qrels = collection.queries("2019"), collection.qrels("2019")
+    assert (len(queries), queries["session"].nunique(), int((qrels["relevance"] >= 2).sum())) == (173, 20, 2983)
+    assert paper.paper_collection(qrels) == paper.CAST
+    folds = load_collection("folds:2019:irds:trec-cast/v1/2019")
+    assert sum(len(folds.queries(f"test{number}")) for number in range(5)) == 173

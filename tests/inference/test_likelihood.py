@@ -1,0 +1,221 @@
+"""The likelihood of a query is that of the plain forward pass, its passages are computed once, and runs combine."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib.backbones import attention, devices
+from gdmtl_lib.inference import likelihood
+from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.readers import Split
+from gdmtl_lib.inputs import pad
+from gdmtl_lib.losses import generation_cross_entropy
+from gdmtl_lib.models import build_model
+from gdmtl_lib.data.trec import read_run
+
+WORDS = "ice blue glacier river water city king war north south light year day food long old new the of in".split()
+HOW = dict(progress=False, device="cpu")
+TOYS = ["gdmtl", "gdmtl_plus", "gdmtl_s", "gdmtl_c", "gdmtl_s on BART"]
+
+
+@pytest.fixture(scope="module")
+def collection():
+    """Passages and queries of random words and of many lengths; one query has a single word."""
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 25))) for _ in range(17)] + ["ice"]
+    asked = pd.DataFrame({"query_id": [f"q{i}" for i in range(6)], "text": texts[12:]}, dtype=str)
+    return Collection("toy", {f"d{i}": text for i, text in enumerate(texts[:12])}, {"dev": Split(asked)})
+
+
+@pytest.fixture(scope="module")
+def candidates(collection):
+    rng = random.Random(1)
+    rows = [(f"q{i}", doc, 1.0) for i in range(6) for doc in rng.sample(list(collection.doc_ids()), 7)]
+    return pd.DataFrame(rows, columns=["query_id", "doc_id", "score"])
+
+
+@pytest.fixture(scope="module")
+def toys(toy_bert_folder, toy_bart_folder):
+    """Weights spread, so that likelihoods lie apart."""
+    models = {name: build_model(name, checkpoint=toy_bert_folder) for name in TOYS[:-1]}
+    models["gdmtl_s on BART"] = build_model("gdmtl_s", checkpoint=toy_bart_folder)
+    for model in models.values():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.data *= 3 if "embed" in name else 8
+    return models
+
+
+def plain(model, collection, pairs, reduction="sum"):
+    """Each pair's own padded row, with the loss that training uses."""
+    builder, scores = model.input_builder(), []
+    for query_id, doc_id in pairs:
+        [query] = builder.tokens(collection.query_texts([query_id]))
+        [passage] = builder.passage_tokens(collection.text([doc_id]))
+        batch = pad([builder.query_generation(passage, query)], model.config.pad_token_id)
+        with torch.no_grad():
+            logits = model(batch).logits["query_generation"]
+        scores.append(-generation_cross_entropy(logits, batch.targets["query_generation"], reduction).item())
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("name", TOYS)
+def test_it_is_that_of_the_plain_forward_pass(toys, collection, candidates, name, reduction):
+    run = likelihood.query_likelihood(toys[name], collection, candidates, reduction, **HOW)
+    expected = plain(toys[name], collection, run[["query_id", "doc_id"]].to_numpy(), reduction)
+    # 1e-5 of a token's log P, which the sum adds up.
+    np.testing.assert_allclose(run["score"], expected, rtol=1e-5, atol=1e-5)
+    assert run.groupby("query_id")["score"].std().min() > 0.01  # or all scores would do
+
+
+@pytest.mark.parametrize("name", ["gdmtl", "gdmtl_s"])
+def test_it_does_not_depend_on_batches_and_chunks(toys, collection, candidates, name, monkeypatch):
+    expected = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
+    for batch_tokens, chunk in ((1, 1), (60, 5), (10**6, 100)):
+        monkeypatch.setattr(likelihood, "CHUNK_PASSAGES", chunk)
+        run = likelihood.query_likelihood(toys[name], collection, candidates, batch_tokens=batch_tokens, **HOW)
+        merged = expected.merge(run, on=["query_id", "doc_id"], validate="1:1")
+        assert len(merged) == len(expected)
+        np.testing.assert_allclose(merged["score_x"], merged["score_y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gdmtl", "gdmtl_s"])
+def test_fast_layers_and_products_change_no_likelihood(toys, collection, candidates, name, monkeypatch):
+    found = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
+    monkeypatch.setattr(devices, "FAST_PRODUCTS", False)
+    monkeypatch.setattr(attention, "FEW_ROWS", 0)
+    expected = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
+    merged = found.merge(expected, on=["query_id", "doc_id"], validate="1:1")
+    np.testing.assert_allclose(merged["score_x"], merged["score_y"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_passage_is_computed_once_for_all_its_queries(toys, collection, candidates, monkeypatch):
+    encoded, original = [], likelihood.encode_sources
+
+    def encode(model, sequences):
+        encoded.extend(tuple(sequence.input_ids) for sequence in sequences)
+        return original(model, sequences)
+
+    monkeypatch.setattr(likelihood, "encode_sources", encode)
+    likelihood.query_likelihood(toys["gdmtl"], collection, candidates, batch_tokens=100, **HOW)
+    assert len(encoded) == len(set(encoded)) == candidates["doc_id"].nunique() < len(candidates)
+
+
+def test_bf16_is_close(toys, collection, candidates):
+    exact = likelihood.query_likelihood(toys["gdmtl"], collection, candidates, "mean", **HOW)
+    run = likelihood.query_likelihood(toys["gdmtl"], collection, candidates, "mean", precision="bf16", **HOW)
+    merged = exact.merge(run, on=["query_id", "doc_id"])
+    assert np.corrcoef(merged["score_x"], merged["score_y"])[0, 1] > 0.99
+
+
+def test_rerank_takes_the_score_asked_for(toys, collection, candidates, tmp_path):
+    model = toys["gdmtl"]
+    ranking = gdmtl.rerank(model, collection, candidates, **HOW)
+    likely = gdmtl.rerank(model, collection, candidates, score="likelihood", **HOW)
+    pd.testing.assert_frame_equal(likely, likelihood.query_likelihood(model, collection, candidates, **HOW))
+    joint = gdmtl.rerank(model, collection, candidates, tmp_path / "run.trec", score="joint", weight=0.5, **HOW)
+    pd.testing.assert_frame_equal(joint, likelihood.joint_run(ranking, likely, 0.5))
+    assert list(read_run(tmp_path / "run.trec")["doc_id"]) == list(joint["doc_id"])
+    assert list(ranking["doc_id"]) != list(likely["doc_id"])
+
+
+def test_perplexity_is_that_of_the_training_loss(toys, collection):
+    """exp of the cross-entropy a token, over all pairs together."""
+    pairs = [("q0", "d1"), ("q1", "d2"), ("q5", "d3")]
+    queries, passages = collection.query_texts(["q0", "q1", "q5"]), collection.text(["d1", "d2", "d3"])
+    builder = toys["gdmtl"].input_builder()
+    tokens = sum(len(query) + 1 for query in builder.tokens(queries))
+    expected = np.exp(-plain(toys["gdmtl"], collection, pairs).sum() / tokens)
+    assert likelihood.perplexity(toys["gdmtl"], passages, queries) == pytest.approx(expected, rel=1e-5)
+
+
+def run_of(**scores):
+    """q="d1 3, d2 1" -> a run."""
+    rows = [
+        (query, *entry.split()) for query, entries in scores.items() for entry in entries.split(", ")
+    ]
+    frame = pd.DataFrame(rows, columns=["query_id", "doc_id", "score"])
+    return gdmtl.runs.canonical_order(frame.astype({"score": float}))
+
+
+def test_joint_scores_by_hand():
+    """Two candidates standardise to 1 and -1, whatever their distance; equal ones to 0."""
+    ranking, likely = run_of(q="a 9, b 1", p="a 2, b 2"), run_of(q="a -9, b -8", p="a -3, b -5")
+    joint = likelihood.joint_run(ranking, likely, 0.25)
+    scores = joint.set_index(["query_id", "doc_id"])["score"]
+    assert scores.to_dict() == pytest.approx(
+        {("q", "a"): 0.75, ("q", "b"): -0.75, ("p", "a"): 0.25, ("p", "b"): -0.25}
+    )
+    with pytest.raises(ValueError, match="found 4 and 2 rows, 2 of them in both"):
+        likelihood.joint_run(ranking, run_of(q="a 1, b 2"), 1.0)
+
+
+def test_the_weight_is_the_smallest_of_the_best():
+    """Standardised, the ranking of p is a .72, b .70, c -1.41 and its likelihood b 1.41, a and c -.71; the two of q are
+    1 and -1. So 0.6 and 0.9 put b of p first and leave a of q there, 5 puts b of q first, 0 leaves all as it was."""
+    ranking, likely = run_of(q="a 1, b 0", p="a 1, b 0.9, c -9"), run_of(q="a 0, b 1", p="a 0, b 1, c 0")
+    for relevant, expected in (({"q": "a", "p": "b"}, 0.6), ({"q": "a", "p": "a"}, 0.0), ({"q": "b", "p": "b"}, 5.0)):
+        qrels = pd.DataFrame(relevant.items(), columns=["query_id", "doc_id"]).assign(relevance=1)
+        assert likelihood.choose_weight(ranking, likely, qrels, weights=[5.0, 0.9, 0.6, 0.0]) == expected
+
+
+def test_the_cascade_by_hand():
+    likely = run_of(q="a 4, b 3, c 2, d 1", p="a 1, b 2")
+    ranking = run_of(q="a 0, b 1, c 2, d 3", p="a 5, b 4")
+    order = {
+        depth: likelihood.cascade_run(likely, ranking, depth).groupby("query_id")["doc_id"].sum().to_dict()
+        for depth in (1, 2, 3, 9)
+    }
+    assert order == {
+        1: {"q": "abcd", "p": "ba"}, 2: {"q": "bacd", "p": "ab"}, 3: {"q": "cbad", "p": "ab"},
+        9: {"q": "dcba", "p": "ab"},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="best 3 candidates of every query by likelihood, 1 are missing"):
+        likelihood.cascade_run(likely, ranking[ranking["doc_id"] != "c"], 3)
+    with pytest.raises(ValueError, match="depth must be at least 1, found 0"):
+        likelihood.cascade_run(likely, ranking, 0)
+
+
+def test_the_cascade_ranks_only_the_best(toys, collection, candidates, monkeypatch):
+    model, asked, original = toys["gdmtl"], [], likelihood.rerank
+    likely = gdmtl.rerank(model, collection, candidates, score="likelihood", **HOW)
+    expected = likelihood.cascade_run(likely, gdmtl.rerank(model, collection, candidates, **HOW), 2)
+
+    def rerank(model, collection, candidates, **how):
+        asked.append(len(candidates))
+        return original(model, collection, candidates, **how)
+
+    monkeypatch.setattr(likelihood, "rerank", rerank)
+    pd.testing.assert_frame_equal(likelihood.cascade(model, collection, candidates, 2, **HOW), expected)
+    assert asked == [2 * 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("gdmtl", {"score": "both"}, "unknown score 'both': expected one of rank, likelihood, joint"),
+        (
+            "gdmtl", {"score": "joint"},
+            "score 'joint' needs a weight for the likelihood: choose it on a validation split with choose_weight",
+        ),
+        ("gdmtl", {"weight": 1.0}, "weight belongs to score 'joint', but score is 'rank': leave weight out"),
+        (
+            "bert", {"score": "likelihood"},
+            "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_scored_says_why(toy_bert_folder, collection, candidates, name, arguments, message):
+    with pytest.raises(ValueError) as error:
+        gdmtl.rerank(build_model(name, checkpoint=toy_bert_folder), collection, candidates, **arguments)
+    assert str(error.value) == message
+
+
+def test_an_unknown_reduction_is_refused(toys, collection, candidates):
+    with pytest.raises(ValueError, match="^unknown reduction 'max': expected one of sum, mean$"):
+        likelihood.query_likelihood(toys["gdmtl"], collection, candidates, "max")

@@ -1,0 +1,317 @@
+"""Attention weights against a slow computation from the model's own parameters, layouts against hand-drawn
+masks, and the expansion of Section 4.2."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gdmtl_lib.inside import attention as attention_maps
+from gdmtl_lib.inside.attention import (
+    BIDIRECTIONAL,
+    CAUSAL,
+    CROSS,
+    MASKS,
+    NONE,
+    Layout,
+    Models,
+    attention_weights,
+    block_shares,
+    build_sequence,
+    compare_expansion,
+    expand,
+    layouts,
+    mean_block_shares,
+    prefix_effect,
+    token_losses,
+)
+from gdmtl_lib.inputs import pack
+from gdmtl_lib.models import build_model
+
+PASSAGE, QUERY, ANSWER = "the glacier is old blue ice", "why is ice blue", "the light"
+
+
+@pytest.fixture(scope="module")
+def toys(toy_bert_folder, toy_bart_folder):
+    models = {name: build_model(name, checkpoint=toy_bert_folder) for name in ("bert", "gdmtl", "gdmtl_plus")}
+    models |= {name: build_model(name, checkpoint=toy_bart_folder) for name in ("gdmtl_s", "gdmtl_c")}
+    for model in models.values():  # fresh weights attend almost evenly: spread them
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data *= 5
+    return models
+
+
+CASES = [
+    ("gdmtl", "rank", None),
+    ("gdmtl", "rank", "mixed"),
+    ("gdmtl", "query_generation", None),
+    ("gdmtl", "query_generation", "bidirectional"),
+    ("gdmtl", "query_generation", "causal"),
+    ("gdmtl", "query_generation", "mlm"),
+    ("gdmtl_plus", "answer_generation", None),
+    ("gdmtl_s", "rank", None),
+    ("gdmtl_s", "query_generation", None),
+    ("gdmtl_c", "rank", None),
+]
+
+
+def kept_inputs(model, modules, sequence):
+    """The states every attention module reads in the ordinary packed pass: (rows' states, columns' states)
+    each."""
+    found = []
+
+    def keep(module, positional, named):
+        states = positional[0] if positional else named["hidden_states"]
+        columns = named.get("key_value_states")
+        if (
+            columns is None
+            and len(positional) > 1
+            and torch.is_tensor(positional[1])
+            and positional[1].dim() == 3
+        ):
+            columns = positional[1]
+        found.append((states[0], states[0] if columns is None else columns[0]))
+
+    hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in modules]
+    with torch.no_grad():
+        model.states(pack([sequence]))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("name, task, mask", CASES)
+def test_weights_are_the_softmax_of_queries_and_keys_under_the_mask(toys, name, task, mask):
+    """Loops over heads, rows and the columns that the mask allows; the states come from the packed pass."""
+    model = toys[name]
+    sequence = build_sequence(model, task, PASSAGE, QUERY, ANSWER, mask)
+    weights, drawn = attention_weights(model, sequence), layouts(model, sequence)
+    assert list(weights) == list(drawn)
+    if model.system.backbone == "encoder":
+        modules = {"encoder": [layer.attention.self for layer in model.bert.encoder.layer]}
+        projections = "query", "key"
+    else:
+        decoder = model.model.decoder.layers
+        modules = {
+            "encoder": [layer.self_attn for layer in model.model.encoder.layers],
+            "decoder": [layer.self_attn for layer in decoder],
+            "cross": [layer.encoder_attn for layer in decoder],
+        }
+        projections = "q_proj", "k_proj"
+    for attention, parts in modules.items():
+        found, kinds = weights[attention], drawn[attention].kinds
+        assert found.shape == (2, 4, *kinds.shape) and found.dtype == torch.float32
+        for layer, (module, (rows, columns)) in enumerate(
+            zip(parts, kept_inputs(model, parts, sequence), strict=True)
+        ):
+            with torch.no_grad():
+                queries, keys = (getattr(module, p)(s) for p, s in zip(projections, (rows, columns)))
+            for head in range(4):
+                part = slice(8 * head, 8 * head + 8)
+                for i in range(len(rows)):
+                    allowed = np.flatnonzero(kinds[i])
+                    scores = [float(queries[i, part] @ keys[j, part]) / math.sqrt(8) for j in allowed]
+                    largest = max(scores)
+                    powers = [math.exp(score - largest) for score in scores]
+                    expected = torch.zeros(len(columns))
+                    expected[allowed] = torch.tensor(powers) / sum(powers)
+                    assert torch.allclose(found[layer, head, i], expected, atol=2e-6)
+        assert (found[:, :, torch.from_numpy(kinds == NONE)] == 0).all()
+
+
+def test_looking_leaves_the_model_as_it_was(toys):
+    model = toys["gdmtl"].train()
+    sequence = build_sequence(model, "rank", PASSAGE, QUERY)
+    first, second = (attention_weights(model, sequence)["encoder"] for _ in range(2))
+    assert torch.equal(first, second)  # no dropout
+    assert model.training and model.config._attn_implementation == "gdmtl_packed"
+    assert not any(layer.attention.self._forward_hooks for layer in model.bert.encoder.layer)
+    model.eval()
+
+
+def test_layouts_are_figure_1_and_2(toys):
+    model, o = toys["gdmtl"], NONE
+    texts = "ice", "blue new"
+    b, x, c = BIDIRECTIONAL, CROSS, CAUSAL
+    layout = layouts(model, build_sequence(model, "query_generation", *texts))["encoder"]
+    assert layout.rows == layout.columns == ["[CLS]", "sum", ":", "ice", "[SEP]", "blue", "new"]
+    assert layout.kinds.tolist() == [[b] * 5 + [o] * 2] * 5 + [[x] * 5 + [c, o], [x] * 5 + [c, c]]
+    assert layout.row_segments.tolist() == [0] * 5 + [1] * 2 and layout.segments == ("source", "target")
+    assert layout.steps == [4, 5, 6] and layout.predicts == ["blue", "new", "[SEP]"]
+
+    ranking = layouts(model, build_sequence(model, "rank", *texts))["encoder"]
+    assert ranking.rows == ["[CLS]", "rank", ":", "ice", "[SEP]", "blue", "new", "[SEP]"]
+    assert (ranking.kinds == b).all() and ranking.segments == ("passage", "query")
+    assert ranking.steps == [0] and ranking.predicts == ["score"]
+
+    causal = layouts(model, build_sequence(model, "query_generation", *texts, mask="causal"))["encoder"]
+    assert np.array_equal(causal.kinds, c * np.tri(7))
+    free = layouts(model, build_sequence(model, "query_generation", *texts, mask="bidirectional"))["encoder"]
+    assert (free.kinds == b).all() and free.steps == layout.steps
+    masked = layouts(model, build_sequence(model, "query_generation", *texts, mask="mlm"))["encoder"]
+    assert masked.rows == layout.rows[:5] + ["[MASK]"] * 3
+    assert (masked.kinds == b).all() and masked.steps == [5, 6, 7] and masked.predicts == layout.predicts
+
+
+def test_layouts_of_a_decoder(toys):
+    model = toys["gdmtl_s"]
+    drawn = layouts(model, build_sequence(model, "query_generation", "ice", "blue new"))
+    assert list(drawn) == ["encoder", "decoder", "cross"]
+    source, target = len(drawn["encoder"].rows), len(drawn["decoder"].rows)
+    assert (drawn["encoder"].kinds == BIDIRECTIONAL).all() and drawn["encoder"].steps == []
+    assert np.array_equal(drawn["decoder"].kinds, CAUSAL * np.tri(target))
+    assert drawn["cross"].kinds.shape == (target, source) and (drawn["cross"].kinds == CROSS).all()
+    assert drawn["cross"].steps == list(range(target)) and drawn["cross"].predicts[-1] == "</s>"
+    assert drawn["decoder"].row_segments.tolist() == [1] * target
+    assert "\u0120" not in "".join(drawn["encoder"].rows)
+
+    ranking = build_sequence(toys["gdmtl_c"], "rank", "ice", "blue new")
+    decoder = layouts(toys["gdmtl_c"], ranking)["decoder"]
+    assert decoder.row_segments.tolist() == [0, *ranking.segment_ids[:-1]]
+
+
+def test_block_shares_by_hand():
+    """Two source tokens, one target token, one head: rows (.75 .25 0), (.5 .5 0), (.2 .3 .5)."""
+    small = Layout(
+        kinds=np.array([[1, 1, 0], [1, 1, 0], [2, 2, 3]]), rows=list("abc"), columns=list("abc"),
+        row_segments=np.array([0, 0, 1]), column_segments=np.array([0, 0, 1]), steps=[1], predicts=["c"],
+    )  # fmt: skip
+    weights = torch.tensor([[[[0.75, 0.25, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]]]])
+    frame = block_shares(weights, small)
+    assert frame.columns.tolist() == ["layer", "head", "rows", "columns", "share", "uniform"]
+    assert frame[["layer", "head", "rows", "columns"]].values.tolist() == [
+        [1, 1, "source", "source"], [1, 1, "source", "target"],
+        [1, 1, "target", "source"], [1, 1, "target", "target"],
+    ]  # fmt: skip
+    assert frame["share"].tolist() == pytest.approx([1, 0, 0.5, 0.5])
+    assert frame["uniform"].tolist() == pytest.approx([1, 0, 2 / 3, 1 / 3])
+
+
+def test_shares_of_a_row_add_up_and_average_over_examples(toys):
+    model = toys["gdmtl"]
+    examples = [(PASSAGE, QUERY), ("the river is long", "what food")]
+    each = [mean_block_shares(model, "rank", [example]) for example in examples]
+    both = mean_block_shares(model, "rank", examples)
+    assert len(both) == 2 * 4 * 4
+    totals = both.groupby(["layer", "head", "rows"])["share"].sum()
+    assert np.allclose(totals, 1, atol=1e-5)
+    assert np.allclose(both["share"], (each[0]["share"] + each[1]["share"]) / 2)
+
+
+def test_expansion_gives_the_loss_and_gradients_of_the_one_pass(toys):
+    model = toys["gdmtl"]
+    sequence = build_sequence(model, "query_generation", PASSAGE, QUERY)
+    losses, table = compare_expansion(model, sequence)
+    assert losses["token"].tolist() == ["why", "is", "ice", "blue", "[SEP]"]
+    assert np.allclose(losses["one mixed pass"], losses["expanded"], atol=1e-5)
+    assert abs(losses["one mixed pass"] - losses["[MASK]-filled"]).min() > 1e-4
+    assert table.index.tolist() == ["one mixed pass", "expanded", "[MASK]-filled"]
+    assert table["sequences"].tolist() == [1, 5, 5]
+    source = sequence.source_length
+    assert table["tokens read"].tolist() == [source + 4, 5 * source + 10, 5 * (source + 4) + 5]
+    assert table.loc["expanded", "loss_difference"] < 1e-5
+    assert table.loc["expanded", "gradient_difference"] < 1e-5
+    assert table.loc["[MASK]-filled", "gradient_difference"] > 1e-2
+
+
+def test_expanded_examples_are_drawn_as_the_paper_has_them(toys):
+    model = toys["gdmtl"]
+    sequence = build_sequence(model, "query_generation", "ice", "blue new")
+    words = model.tokenizer.convert_ids_to_tokens
+    source = ["[CLS]", "sum", ":", "ice", "[SEP]"]
+    examples = expand(sequence)
+    assert [words(e.input_ids) for e in examples] == [source, [*source, "blue"], [*source, "blue", "new"]]
+    assert [words(e.targets) for e in examples] == [["blue"], ["new"], ["[SEP]"]]
+    assert [e.predict_from for e in examples] == [4, 5, 6] and {e.source_length for e in examples} == {5}
+    filled = expand(sequence, model.tokenizer.mask_token_id)
+    mask = "[MASK]"
+    assert [words(e.input_ids)[5:] for e in filled] == [
+        [mask] * 3,
+        ["blue", mask, mask],
+        ["blue", "new", mask],
+    ]
+    assert [e.predict_from for e in filled] == [5, 6, 7] and {e.source_length for e in filled} == {8}
+
+
+def test_token_losses_are_minus_log_p(toys):
+    model = toys["gdmtl"]
+    sequence = build_sequence(model, "query_generation", PASSAGE, QUERY)
+    with torch.no_grad():
+        probabilities = model(pack([sequence])).logits["query_generation"].softmax(-1)
+    expected = [-math.log(row[target]) for row, target in zip(probabilities, sequence.targets)]
+    assert token_losses(model, [sequence]).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_masked_target_is_blind_to_what_is_written(toys):
+    model = toys["gdmtl"]
+    mixed, masked = (
+        build_sequence(model, "query_generation", PASSAGE, QUERY, mask=m) for m in ("mixed", "mlm")
+    )
+    assert prefix_effect(model, masked) < 1e-6
+    assert 1e-4 < prefix_effect(model, mixed) <= 1
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("bert", dict(task="query_generation"), "bert does not learn 'query_generation': it learns rank"),
+        ("gdmtl", dict(task="rank", mask="full"), f"unknown mask 'full': expected one of {', '.join(MASKS)}"),
+        (
+            "gdmtl",
+            dict(task="rank", mask="mlm"),
+            "mask 'mlm' hides the target of a generative task, and ranking has none",
+        ),
+        ("gdmtl_s", dict(task="rank", mask="mixed"), "gdmtl_s is an encoder-decoder, whose masks are fixed"),
+    ],
+)
+def test_what_cannot_be_read_says_why(toys, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_sequence(toys[name], passage=PASSAGE, query=QUERY, **arguments)
+
+
+@pytest.mark.parametrize("name, task, mask", [("gdmtl", "rank", None), ("gdmtl", "query_generation", "mlm"),
+                                              ("gdmtl_s", "query_generation", None)])  # fmt: skip
+def test_only_mixed_generation_expands(toys, name, task, mask):
+    with pytest.raises(ValueError, match="expected a generative sequence under the mixed mask, found"):
+        expand(build_sequence(toys[name], task, PASSAGE, QUERY, mask=mask))
+
+
+def test_models_finds_what_was_trained(toys, tmp_path, monkeypatch, toy_bert_folder):
+    monkeypatch.setattr(
+        attention_maps, "build_model", lambda name: build_model(name, checkpoint=toy_bert_folder)
+    )
+    models = Models(tmp_path)
+    assert models.main == "gdmtl"
+    assert models("gdmtl") is models("GDMTL")
+    folder = tmp_path / "gdmtl" / "seed0" / "checkpoint"
+    assert models.label("gdmtl") == "GDMTL before training"
+    assert models.describe("gdmtl") == (
+        f"GDMTL before training, MiniLM with new heads (trained ones are looked for in {folder})"
+    )
+    assert models.before_training("gdmtl") is None
+
+    toys["gdmtl"].save_pretrained(folder)
+    models = Models(tmp_path)
+    assert models.describe("gdmtl") == f"GDMTL, trained: {folder}"
+    assert models.label("gdmtl") == "GDMTL trained"
+    trained, start = models("gdmtl").bert, models.before_training("gdmtl").bert
+    assert torch.equal(trained.state_dict()["embeddings.word_embeddings.weight"],
+                       5 * start.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip
+
+    toys["gdmtl_plus"].save_pretrained(tmp_path / "elsewhere")
+    models = Models(tmp_path, tmp_path / "elsewhere")
+    assert (
+        models.main == "gdmtl_plus"
+        and models.describe("gdmtl_plus") == f"GDMTL+, trained: {tmp_path / 'elsewhere'}"
+    )
+
+    toys["gdmtl_s"].save_pretrained(tmp_path / "bart")
+    message = (
+        "checkpoint_dir must hold an encoder that generates, gdmtl or gdmtl_plus, but .*bart holds gdmtl_s"
+    )
+    with pytest.raises(ValueError, match=message):
+        Models(tmp_path, tmp_path / "bart")
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
+        Models(tmp_path, tmp_path / "nothing")

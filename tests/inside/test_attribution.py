@@ -1,0 +1,97 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gdmtl_lib.inside.attribution import EmbeddedPair, disagreements, integrated_gradients
+from gdmtl_lib.inputs import pack
+from gdmtl_lib.models import build_model
+
+PAIR = ("the glacier is old blue ice", "why is ice blue")
+
+
+@pytest.fixture(scope="module")
+def model(toy_bert_folder):
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    for parameter in model.parameters():  # fresh weights score almost alike: spread them
+        if parameter.dim() > 1:
+            parameter.data *= 3
+    model.classifier.weight.data *= 20
+    return model
+
+
+def test_the_embedded_pair_has_the_score_of_the_ranking_pass(model):
+    pair = EmbeddedPair(model, *PAIR)
+    with torch.no_grad():
+        [expected] = model(pack([pair.sequence])).scores
+        assert float(pair(pair.embeddings)) == pytest.approx(float(expected), abs=5e-6)
+        assert pair(pair.embeddings.expand(3, -1, -1)).tolist() == pytest.approx([float(expected)] * 3, abs=5e-6)
+
+
+def test_the_baseline_is_masks_between_the_special_tokens(model):
+    pair, words = EmbeddedPair(model, *PAIR), model.get_input_embeddings().weight
+    masked = torch.tensor([torch.equal(vector, words[model.tokenizer.mask_token_id]) for vector in pair.baseline[0]])
+    tokens = model.tokenizer.convert_ids_to_tokens(pair.sequence.input_ids)
+    assert tokens[:3] == ["[CLS]", "rank", ":"] and tokens.count("[SEP]") == 2
+    assert masked.tolist() == [at > 2 and token != "[SEP]" for at, token in enumerate(tokens)]
+    assert torch.equal(pair.baseline[0][~masked], pair.embeddings[0][~masked])
+
+
+def test_the_values_add_up_to_the_difference_of_the_scores(model):
+    found = integrated_gradients(model, *PAIR, steps=200)
+    assert abs(found.score - found.baseline) > 0.01 and np.abs(found.values).max() > 1e-3
+    assert found.error == pytest.approx(found.values.sum() - found.score + found.baseline, abs=1e-5)
+    assert abs(found.error) < 1e-3 * max(1, abs(found.score - found.baseline))
+    assert abs(integrated_gradients(model, *PAIR, steps=2).error) > abs(found.error)
+    special = [token in ("[CLS]", "[SEP]", "rank", ":") for token in found.tokens]
+    assert np.all(found.values[special] == 0)  # they do not move
+    assert found.segments.tolist() == EmbeddedPair(model, *PAIR).sequence.segment_ids
+
+
+def test_equal_to_a_slow_sum_over_the_steps(model):
+    """One step at a time, each with a backward pass of its own, at the middles of 20 equal parts."""
+    pair = EmbeddedPair(model, *PAIR)
+    moved, total = pair.embeddings - pair.baseline, torch.zeros_like(pair.embeddings)
+    for step in range(20):
+        here = (pair.baseline + (step + 0.5) / 20 * moved).requires_grad_()
+        pair(here).sum().backward()
+        total += here.grad / 20
+    expected = (total * moved).sum(-1)[0].numpy()
+    for batch_size in (1, 7, 16):
+        found = integrated_gradients(model, *PAIR, steps=20, method="riemann_middle", batch_size=batch_size)
+        np.testing.assert_allclose(found.values, expected, atol=1e-5)
+    model.zero_grad()
+
+
+def test_dropout_is_off_and_the_mode_is_kept(model):
+    model.train()
+    first, second = (integrated_gradients(model, *PAIR, steps=4) for _ in range(2))
+    assert model.training and first.values.tolist() == second.values.tolist()
+    model.eval()
+
+
+def test_bad_requests_say_why(model, toy_bert_folder):
+    with pytest.raises(ValueError, match="unknown method 'simpson': expected one of gausslegendre"):
+        integrated_gradients(model, *PAIR, method="simpson")
+    with pytest.raises(ValueError, match="steps must be at least 2, found 1"):
+        integrated_gradients(model, *PAIR, steps=1)
+    with pytest.raises(ValueError, match="^gdmtl_s is an encoder-decoder: expected an encoder system"):
+        integrated_gradients(build_model("gdmtl_s", checkpoint=toy_bert_folder), *PAIR)
+
+
+def test_pairs_that_one_system_gets_right():
+    """a: right after; b: right in both; c: right before; d: another relevant one is first before; e: nowhere before."""
+    qrels = pd.DataFrame(
+        [("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"), ("d", "2"), ("e", "1")], columns=["query_id", "doc_id"]
+    ).assign(relevance=1)
+
+    def run(**ranks):
+        rows = [(q, d, -float(r), r) for q, docs in ranks.items() for r, d in enumerate(docs, start=1)]
+        return pd.DataFrame(rows, columns=["query_id", "doc_id", "score", "rank"])
+
+    before = run(a="391", b="12", c="12", d="21", e="23")
+    after = run(a="139", b="12", c="21", d="12", e="13")
+    found = disagreements(before, after, qrels)
+    assert found[["query_id", "doc_id"]].to_numpy().tolist() == [["e", "1"], ["c", "1"], ["a", "1"]]
+    assert found["before"].fillna(0).tolist() == [0, 1, 3] and found["after"].tolist() == [1, 2, 1]
+    assert disagreements(before, before, qrels).empty

@@ -1,0 +1,742 @@
+"""Training: it learns, it ends with the same bits however it was interrupted, and it says what went wrong."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib import joint
+from gdmtl_lib.training import loop as training
+from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.data.readers import Split
+from gdmtl_lib.training.batches import TrainingInstances, describe_instance
+from gdmtl_lib.joint import JointLoss
+from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.data.trec import write_qrels
+from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.systems import SYSTEMS
+
+WORDS = (
+    "ice blue glacier river water city king war north south light year day food long old new first how many where "
+    "when why who what is was the in on by for with from"
+).split()
+ENCODER, ENCODER_DECODER = "gdmtl_plus", "gdmtl_s"
+
+
+def texts_of(prefix, number, length, seed):
+    rng = random.Random(seed)
+    return {f"{prefix}{i}": " ".join(rng.sample(WORDS, length)) for i in range(number)}
+
+
+def frame_of(texts):
+    return pd.DataFrame({"query_id": list(texts), "text": list(texts.values())}, dtype=str)
+
+
+def split_of(prefix, number, seed):
+    """Query i asks for passage i."""
+    qrels = [(f"{prefix}{i}", f"d{i}", 1) for i in range(number)]
+    return Split(
+        frame_of(texts_of(prefix, number, 2, seed)),
+        pd.DataFrame(qrels, columns=["query_id", "doc_id", "relevance"]),
+        frame_of(texts_of(prefix, number, 3, seed + 1)),
+    )
+
+
+def collection_of(train=11, dev=6, answers=True):
+    splits = {"train": split_of("t", train, 1), "dev": split_of("v", dev, 3)}
+    if not answers:
+        splits = {name: Split(split.queries, split.qrels) for name, split in splits.items()}
+    return Collection("toy", texts_of("d", 16, 5, 5), splits)
+
+
+def candidates_of(collection, split="train", others=4):
+    """The relevant passage of each query, and those that follow it."""
+    rows = [
+        (query_id, f"d{(i + rank) % 16}", float(-rank), rank + 1)
+        for i, query_id in enumerate(collection.queries(split)["query_id"])
+        for rank in range(1 + others)
+    ]
+    return pd.DataFrame(rows, columns=["query_id", "doc_id", "score", "rank"])
+
+
+def settings_of(**changes):
+    """Three steps an epoch over eleven queries, the last of them with three instances."""
+    few = dict(epochs=2, batch_size=4, learning_rate=1e-3, max_length=32, target_length=8, precision="fp32")
+    return TrainingSettings(**few | dict(device="cpu") | changes)
+
+
+class Training:
+    """One training of a toy, on call. validated: as the module's `finished` one."""
+
+    def __init__(self, checkpoint, model=ENCODER, validated=False, collection=None, **settings):
+        settings = settings | ({"generation_head_warmup_steps": 2} if validated else {})
+        self.checkpoint, self.model, self.validated, self.settings = checkpoint, model, validated, settings
+        self.collection = collection or collection_of()
+
+    def __call__(self, folder, **arguments):
+        """Train a fresh model; returns it and the history."""
+        model = build_model(self.model, checkpoint=self.checkpoint)
+        collection = self.collection
+        arguments = {"candidates": candidates_of(collection)} | arguments
+        if self.validated:
+            arguments["validation"] = candidates_of(collection, "dev")
+        settings = settings_of(**self.settings | arguments.pop("settings", {}))
+        history = gdmtl.train(model, collection, settings=settings, output_dir=folder, **arguments)
+        return model, history
+
+
+def assert_same_training(found, expected):
+    """Equal bits in every weight, and in every table but the clock's."""
+    weights = [load_model(folder / "checkpoint").state_dict() for folder in (found, expected)]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+    for table in ("history.csv", "validation.csv", "validation_queries.csv", "gradients.csv"):
+        there = [(folder / table).read_bytes() if (folder / table).exists() else None for folder in (found, expected)]
+        assert there[0] == there[1], table
+    finished = [json.loads((folder / "settings.json").read_text())["finished"] for folder in (found, expected)]
+    assert finished[0] == finished[1] != None  # noqa: E711
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (found, expected)]
+    assert names[0] == names[1]
+
+
+def fails_at(monkeypatch, call, error, name="_step"):
+    """Let a method of the training raise at its n-th call, counted from 0."""
+    original, calls = getattr(training._Training, name), iter(range(10**6))
+
+    def method(*arguments):
+        if next(calls) == call:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(training._Training, name, method)
+
+
+@pytest.fixture(scope="module")
+def finished(toy_bert_folder, tmp_path_factory):
+    """A checkpoint, and a training that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    Training(toy_bert_folder, validated=True)(folder)
+    return toy_bert_folder, folder
+
+
+# --- it learns ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def wide_bert_folder(tmp_path_factory):
+    """A checkpoint of random weights that is wide enough to learn by heart: 2 layers, hidden 128."""
+    folder = tmp_path_factory.mktemp("wide-bert")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ":", "rank", "sum", "answer", *WORDS]
+    BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, model_max_length=128).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(pieces), hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
+        max_position_embeddings=128, initializer_range=0.08,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return folder
+
+
+# Layers and epochs: a decoder that reads the encoder matches words sooner than attention within one sequence does.
+LEARNING = {name: (2, 100) if system.backbone == "encoder" else (1, 80) for name, system in SYSTEMS.items()}
+LEARNING["mono"] = (2, 120)  # the point-wise loss never reaches 0
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_each_system_overfits_16_instances(name, wide_bert_folder, tmp_path):
+    """Random words, so that there is nothing to know: every query's only other candidate is the next query's
+    relevant passage, so a passage alone tells nothing. Dropout is on, as always; what was learned is measured without.
+    """
+    collection = collection_of(train=16)
+    candidates = candidates_of(collection, others=1)
+    layers, epochs = LEARNING[name]
+    model = build_model(name, checkpoint=wide_bert_folder, layers=layers)
+    settings = settings_of(
+        epochs=epochs, batch_size=16, warmup_epochs=5, loss_weighting=1.0, max_gradient_norm=10
+    )
+    gdmtl.train(model, collection, candidates, settings, tmp_path)
+    instances = training._Training(model, collection, candidates, settings, tmp_path, None, 1)
+    batch = instances._batch(0, range(16), model.system.tasks)
+    loss = JointLoss(model, settings)
+    with torch.no_grad():
+        rank, *generation = (loss.sums(batch) / loss.counts(batch)).tolist()
+    assert len(instances.instances) == 16
+    assert rank < 0.05
+    assert len(generation) == len(model.system.generative_tasks)
+    assert all(value < 0.5 for value in generation)
+
+
+# --- the same bits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER, "mono"])
+def test_one_seed_gives_equal_bits(name, toy_bert_folder, tmp_path):
+    train = Training(toy_bert_folder, name)
+    first, history = train(tmp_path / "a")
+    second, again = train(tmp_path / "b")
+    assert_same_training(tmp_path / "a", tmp_path / "b")
+    pd.testing.assert_frame_equal(history, again, check_exact=True)
+    _, other = train(tmp_path / "c", settings={"seed": 1})
+    assert not other["loss"].equals(history["loss"])
+    assert first.training is False
+
+
+def test_the_model_ends_as_it_was_saved(toy_bert_folder, tmp_path):
+    model, _ = Training(toy_bert_folder)(tmp_path)
+    saved = load_model(tmp_path / "checkpoint")
+    assert all(torch.equal(saved.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert saved.config.gdmtl == model.config.gdmtl
+    assert saved.config.gdmtl["inputs"] == {"max_length": 32, "target_length": 8}
+
+
+@pytest.mark.parametrize("save_every", [0.0, 600.0])
+@pytest.mark.parametrize("step", [0, 2, 3, 5])
+def test_an_interrupted_training_ends_with_the_same_bits(finished, tmp_path, monkeypatch, step, save_every):
+    """Before the first step, within an epoch and between two; saved after every step, or after every epoch."""
+    checkpoint, whole = finished
+    train = Training(checkpoint, validated=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_EVERY_SECONDS", save_every)
+        fails_at(patch, step, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    with monkeypatch.context() as patch:
+        saved = step if save_every == 0 else 3 * (step // 3)
+        fails_at(patch, 6 - saved, AssertionError("a step too many"))  # what was saved is not made again
+        train(tmp_path)
+    assert_same_training(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("_validate", 1), ("_warm_up_generation_heads", 0), ("_load_kept_weights", 0)]
+)
+def test_an_interruption_beside_the_steps(finished, tmp_path, monkeypatch, name, call):
+    checkpoint, whole = finished
+    train = Training(checkpoint, validated=True)
+    with monkeypatch.context() as patch:
+        fails_at(patch, call, KeyboardInterrupt(), name)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    train(tmp_path)
+    assert_same_training(tmp_path, whole)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from gdmtl_lib.training import folder as training_folder
+from tests.training.test_loop import Training
+original = training_folder.os.replace
+calls = []
+def replace(source, target):
+    calls.append(Path(target).name)
+    if calls.count("training_state.safetensors") == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(source, target)
+training_folder.os.replace = replace
+Training(Path({checkpoint!r}), validated=True)(Path({folder!r}))
+"""
+
+
+def test_a_killed_training_ends_with_the_same_bits(finished, tmp_path):
+    """SIGKILL while the state of the second epoch is being written: it goes on from the first's."""
+    checkpoint, whole = finished
+    source = KILLED.format(path=[str(Path(__file__).parent)], checkpoint=str(checkpoint), folder=str(tmp_path))
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert list(tmp_path.glob(".training_state.safetensors.*.unfinished"))
+    Training(checkpoint, validated=True)(tmp_path)
+    assert_same_training(tmp_path, whole)
+
+
+def test_a_finished_training_returns_at_once(toy_bert_folder, tmp_path, monkeypatch):
+    train = Training(toy_bert_folder, epochs=1)
+    model, history = train(tmp_path)
+    fails_at(monkeypatch, 0, AssertionError("a step was made"))
+    again, same = train(tmp_path)
+    pd.testing.assert_frame_equal(same, history, check_exact=True)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert again.config.gdmtl == model.config.gdmtl
+
+
+def test_resume_false_trains_anew(toy_bert_folder, tmp_path):
+    train = Training(toy_bert_folder, epochs=1)
+    train(tmp_path / "a", settings={"seed": 7}, validation=candidates_of(train.collection, "dev"))
+    train(tmp_path / "a", resume=False)
+    train(tmp_path / "b")
+    assert_same_training(tmp_path / "a", tmp_path / "b")
+
+
+OTHER_GRADE = collection_of()
+OTHER_GRADE._splits["train"].qrels.loc[0, "relevance"] = 2
+OTHER_TEXT = collection_of()
+OTHER_TEXT._passages["d15"] = "another text"
+OTHER_JUDGMENT = collection_of()
+OTHER_JUDGMENT._splits["dev"].qrels.loc[0, "doc_id"] = "d1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "different"),
+    [
+        ({"learning_rate": 5e-4}, {}, "settings.learning_rate is 0.001 there and 0.0005 here"),
+        ({"seed": 1, "epochs": 3}, {}, "settings.epochs is 2 there and 3 here; settings.seed is 0 there and 1 here"),
+        ({"model": "gdmtl"}, {}, "initial_weights is '"),
+        ({"collection": OTHER_GRADE}, {}, "qrels is '"),
+        ({"collection": OTHER_TEXT}, {}, "collection is '"),
+        ({"collection": OTHER_JUDGMENT}, {}, "validation.qrels is '"),
+        ({}, {"candidates": candidates_of(collection_of(), others=3)}, "candidates is '"),
+        ({}, {"relevance_level": 2}, "validation.relevance_level is 1 there and 2 here"),
+        ({"validated": False, "generation_head_warmup_steps": 2}, {}, "validation is {'candidates': '"),
+    ],
+)
+def test_another_training_in_the_folder_is_refused(finished, changes, arguments, different):
+    checkpoint, folder = finished
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError) as error:
+        Training(checkpoint, **{"validated": True} | changes)(folder, **arguments)
+    assert str(error.value).startswith(f"{folder} holds another training: {different}")
+    assert str(error.value).endswith("; choose another output_dir, or resume=False to replace it")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_order_of_rows_and_the_device_are_no_difference(finished, monkeypatch):
+    """The training is found finished when each query's candidates are given worst first, and on any device."""
+    checkpoint, folder = finished
+    monkeypatch.setattr(training, "pick_device", lambda name: torch.device("cpu"))
+    worst_first = CANDIDATES.sort_values("score")
+    by_query = worst_first.set_index("query_id").loc[CANDIDATES["query_id"].unique()].reset_index()
+    _, history = Training(checkpoint, validated=True)(folder, candidates=by_query, settings={"device": "cuda"})
+    assert len(history) == 6
+
+
+# --- one batch, however it is computed ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def steady_bert_folder(toy_bert_folder, tmp_path_factory):
+    """The toy BERT without dropout, which parts of a batch would draw differently than the whole."""
+    folder = tmp_path_factory.mktemp("steady-bert")
+    for file in toy_bert_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER, "mono"])
+def test_accumulated_parts_give_the_losses_of_the_whole_batch(name, steady_bert_folder, tmp_path):
+    """Batches of 4, 4 and 3 instances, in 1, 3 and 4 parts: of the last one a part is empty."""
+    histories = [
+        Training(steady_bert_folder, name)(tmp_path / str(parts), settings={"gradient_accumulation": parts})[1]
+        for parts in (1, 3, 4)
+    ]
+    for history in histories[1:]:
+        pd.testing.assert_frame_equal(history, histories[0], rtol=1e-5)
+    assert not histories[1]["loss"].equals(histories[0]["loss"])  # it was computed in another way
+
+
+@pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER])
+def test_two_processes_give_the_losses_of_one(name, steady_bert_folder, tmp_path):
+    """Through torchrun, each process in two parts. The last batch has three instances: one part is empty. The second
+    call finds the training finished."""
+    toy = collection_of()
+    write_folder(toy, tmp_path / "toy")
+    train = Training(steady_bert_folder, name, validated=True, collection=gdmtl.load_collection(tmp_path / "toy"))
+    _, alone = train(tmp_path / "alone")
+    model, history = train(tmp_path / "two", settings={"gradient_accumulation": 2}, processes=2)
+    pd.testing.assert_frame_equal(history, alone, rtol=1e-5)
+    tokens = [pd.read_csv(tmp_path / folder / "timing.csv")["tokens"] for folder in ("two", "alone")]
+    assert (tokens[0] < 0.8 * tokens[1]).all()  # of the first process
+    saved = load_model(tmp_path / "two" / "checkpoint")
+    assert all(torch.equal(saved.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert not (tmp_path / "two" / "job").exists()
+    _, again = train(tmp_path / "two", settings={"gradient_accumulation": 2}, processes=2)
+    pd.testing.assert_frame_equal(again, history, check_exact=True)
+
+
+def write_folder(collection, folder):
+    folder.mkdir()
+    (folder / "passages.tsv").write_text("".join(f"{key}\t{text}\n" for key, text in collection.passages()))
+    for split in collection.splits:
+        for part, frame in (("queries", collection.queries(split)), ("answers", collection.answers(split))):
+            frame.to_csv(folder / f"{part}.{split}.tsv", sep="\t", header=False, index=False)
+        write_qrels(collection.qrels(split), folder / f"qrels.{split}.tsv")
+
+
+def test_bf16_trains_like_fp32(steady_bert_folder, tmp_path):
+    train = Training(steady_bert_folder)
+    _, exact = train(tmp_path / "fp32")
+    _, rounded = train(tmp_path / "bf16", settings={"precision": "bf16"})
+    assert not rounded["loss"].equals(exact["loss"])
+    pd.testing.assert_frame_equal(rounded, exact, rtol=0.02)
+
+
+def test_a_batch_holds_the_sequences_of_the_systems_tasks(toy_bert_folder, tmp_path, monkeypatch):
+    """Of every instance its relevant passage, its negative, its query and its answer; of the queries only t0 has an
+    answer, and the others lend their places to it."""
+    whole = split_of("t", 3, 1)
+    answers = whole.answers.head(1)
+    collection = Collection("toy", texts_of("d", 16, 5, 5), {"train": Split(whole.queries, whole.qrels, answers)})
+    batches, original = [], training.pack
+    monkeypatch.setattr(training, "pack", lambda sequences: batches.append(sequences) or original(sequences))
+    model, _ = Training(toy_bert_folder, collection=collection, epochs=1)(tmp_path)
+    [sequences] = batches
+    texts = [[model.tokenizer.decode(ids) for ids in (s.input_ids, s.targets)] for s in sequences]
+    queries, passages = dict(collection.queries("train").values), dict(collection.passages())
+    [answer] = answers["text"]
+    for ranked, other, query, answered in zip(*(texts[part::4] for part in range(4)), strict=True):
+        i = list(queries.values()).index(query[1].removesuffix(" [SEP]"))
+        own, asked = passages[f"d{i}"], queries[f"t{i}"]
+        assert ranked == [f"[CLS] rank : {own} [SEP] {asked} [SEP]", ""]
+        negatives = [f"[CLS] rank : {passages[f'd{i + k}']} [SEP] {asked} [SEP]" for k in range(1, 5)]
+        assert other[0] in negatives
+        assert query == [f"[CLS] sum : {own} [SEP] {asked}", f"{asked} [SEP]"]
+        assert answered == [
+            f"[CLS] answer : {passages['d0']} [SEP] {queries['t0']} [SEP] {answer}", f"{answer} [SEP]",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("on_bart", [False, True])
+def test_the_description_of_an_instance_is_what_is_trained_on(
+    toy_bert_folder, toy_bart_folder, tmp_path, monkeypatch, on_bart
+):
+    """One instance, so that it is the only batch; the first query has nothing relevant."""
+    whole = split_of("t", 2, 1)
+    only = Split(whole.queries, whole.qrels.iloc[1:], whole.answers)
+    collection = Collection("toy", texts_of("d", 16, 5, 5), {"train": only})
+    candidates = candidates_of(collection)
+    model = build_model("gdmtl_c" if on_bart else ENCODER, checkpoint=toy_bart_folder if on_bart else toy_bert_folder)
+    described = describe_instance(model, collection, candidates, settings_of())
+    batches, original = [], training.pack
+    monkeypatch.setattr(training, "pack", lambda sequences: batches.append(sequences) or original(sequences))
+    gdmtl.train(model, collection, candidates, settings_of(epochs=1), tmp_path)
+    [sequences] = batches
+    decode = model.tokenizer.decode
+    assert described.to_dict("records") == [
+        {
+            "task": each.task, "encoder": decode(each.input_ids), "decoder": decode(each.decoder_ids),
+            "source": each.source_length, "predicts": decode(each.targets),
+        }
+        for each in sequences
+    ]  # fmt: skip
+    assert described["task"].tolist() == ["rank", *model.system.tasks]
+
+
+# --- the settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "expected"),
+    [
+        (1, [2, 4, 6, 8, 8, 7, 6, 5, 4, 3, 2, 1]),
+        (0.5, [4, 8, 8, *(8 - 7 * i / 9 for i in range(1, 10))]),
+        (0, [8 - 7 * i / 11 for i in range(12)]),
+        (3, [8 * (i + 1) / 12 for i in range(12)]),
+        (0.05, [8 - 7 * i / 11 for i in range(12)]),  # less than half a step
+    ],
+)
+def test_the_learning_rate_by_hand(warmup_epochs, expected):
+    """Three epochs of four steps, from 8 down to 1: with one epoch of warm-up in eighths."""
+    settings = settings_of(epochs=3, learning_rate=8.0, min_learning_rate=1.0, warmup_epochs=warmup_epochs)
+    assert [training.learning_rate(step, 4, settings) for step in range(12)] == pytest.approx(expected)
+
+
+def test_a_training_of_one_step():
+    settings = settings_of(epochs=1, warmup_epochs=0, min_learning_rate=1e-6)
+    assert training.learning_rate(0, 1, settings) == 1e-6
+
+
+def test_the_optimiser_follows_the_schedule(toy_bert_folder, tmp_path, monkeypatch):
+    """What AdamW is given at every step; the uncertainty weights keep their own rate."""
+    rates, original = [], torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        rates.append([group["lr"] for group in self.param_groups])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    _, history = Training(toy_bert_folder)(tmp_path)
+    expected = pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3, 5.005e-4, 1e-6])
+    assert history["learning_rate"].tolist() == expected
+    assert [rate for rate, _, _ in rates] == [rate for _, rate, _ in rates] == expected
+    assert [sigma for _, _, sigma in rates] == [1e-2] * 6
+
+
+def test_weight_decay_spares_biases_and_layer_norms(toy_bert_folder):
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    decayed, plain, sigmas = training.parameter_groups(JointLoss(model, settings_of()), settings_of())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spared = {names[id(parameter)] for parameter in plain["params"]}
+    assert spared == {name for name in names.values() if "LayerNorm" in name or name.endswith("bias")}
+    assert len(decayed["params"]) + len(spared) == len(names)
+    assert [group["weight_decay"] for group in (decayed, plain, sigmas)] == [5e-5, 0.0, 0.0]
+    assert len(sigmas["params"]) == 2
+    fixed = settings_of(loss_weighting=0.1)
+    assert len(training.parameter_groups(JointLoss(model, fixed), fixed)) == 2
+
+
+def test_uncertainty_weights_are_learned(toy_bert_folder, tmp_path):
+    """They start at 1. Adam's first step is its learning rate, whatever the gradient: a loss below 2 lowers a
+    variance (the optimum of Eq. 6 for L is (L + sqrt(L^2 + 8 L)) / 4, and 1 for L = 1), a larger one raises it."""
+    _, history = Training(toy_bert_folder, epochs=4)(tmp_path)
+    generative = SYSTEMS[ENCODER].generative_tasks
+    assert list(history) == [
+        "epoch", "step", "learning_rate", "loss", "rank_loss", *(f"{task}_loss" for task in generative),
+        "sigma2_rank", *(f"sigma2_{task}" for task in generative),
+    ]  # fmt: skip
+    assert history["epoch"].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert history["step"].tolist() == list(range(12))
+    for task in ("rank", *generative):
+        variances, loss = history[f"sigma2_{task}"], history[f"{task}_loss"][0]
+        assert variances[0] == 1
+        assert variances[1] == pytest.approx(math.exp(0.01 if loss > 1 else -0.01), abs=1e-6)
+        assert variances.nunique() == 12
+    parts = [history[f"{task}_loss"] / 2 / history[f"sigma2_{task}"] for task in ("rank", *generative)]
+    parts += [(1 + history[f"sigma2_{task}"]).map(math.log) for task in ("rank", *generative)]
+    assert history["loss"].to_numpy() == pytest.approx(sum(parts).to_numpy(), rel=1e-5)
+
+
+def test_tables(toy_bert_folder, tmp_path):
+    _, history = Training(toy_bert_folder, "bert", validated=True)(tmp_path)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), history, check_exact=True)
+    timing = pd.read_csv(tmp_path / "timing.csv")
+    assert list(timing) == ["step", "seconds", "tokens"]
+    # [CLS] rank : five words [SEP] two words [SEP], and "sample" is spelled in as many pieces as it has letters.
+    assert timing["step"].tolist() == list(range(6)) and (timing["seconds"] > 0).all()
+    assert timing["tokens"].min() >= 3 * 2 * 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint", "history.csv", "settings.json", "timing.csv", "validation.csv", "validation_queries.csv",
+    ]  # fmt: skip
+
+
+def test_a_share_of_the_queries(toy_bert_folder, tmp_path):
+    """Half of eleven queries, rounded to even: six, in two steps."""
+    _, history = Training(toy_bert_folder, "bert", epochs=1, train_fraction=0.5)(tmp_path)
+    assert len(history) == 2
+
+
+# --- validation ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_epoch_is_kept_and_the_earlier_of_equals(toy_bert_folder, tmp_path, monkeypatch):
+    seen, values = [], iter([0.25, 0.75, 0.75, 0.5])
+    original = training._Training._validate
+
+    def validate(self, progress):
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        original(self, progress)
+
+    monkeypatch.setattr(training._Training, "_validate", validate)
+    monkeypatch.setattr(training, "evaluate", lambda *_: pd.DataFrame({"query_id": ["q"], "value": [next(values)]}))
+    model, history = Training(toy_bert_folder, validated=True, epochs=4)(tmp_path)
+    assert len(history) == 12
+    for state in (model.state_dict(), load_model(tmp_path / "checkpoint").state_dict()):
+        assert all(torch.equal(state[name], value) for name, value in seen[1].items())
+        assert not all(torch.equal(state[name], value) for name, value in seen[2].items())
+    finished = json.loads((tmp_path / "settings.json").read_text())["finished"]
+    assert finished == {"best_epoch": 1, "best_value": 0.75}
+    validation = pd.read_csv(tmp_path / "validation.csv")
+    assert validation.to_dict("list") == {
+        "epoch": [0, 1, 2, 3], "step": [2, 5, 8, 11], "measure": ["RR@10"] * 4, "value": [0.25, 0.75, 0.75, 0.5],
+    }  # fmt: skip
+
+
+def test_what_is_measured_is_mean_rr_of_the_model_at_that_moment(toy_bert_folder, tmp_path):
+    collection = collection_of()
+    model, _ = Training(toy_bert_folder, "bert", validated=True, epochs=1)(tmp_path)
+    run = gdmtl.rerank(model, collection, candidates_of(collection, "dev"), progress=False)
+    values = evaluate(run, collection.qrels("dev"), ["RR@10"])
+    assert pd.read_csv(tmp_path / "validation.csv")["value"].tolist() == [values["value"].mean()]
+    by_query = pd.read_csv(tmp_path / "validation_queries.csv")
+    assert by_query[["query_id", "value"]].to_numpy().tolist() == values[["query_id", "value"]].to_numpy().tolist()
+    assert by_query[["epoch", "step"]].drop_duplicates().to_numpy().tolist() == [[0, 2]]
+
+
+# --- language-model heads -----------------------------------------------------------------------------------
+
+
+def spied_heads(monkeypatch, name):
+    """The states before and after a method of the training."""
+    states, original = [], getattr(training._Training, name)
+
+    def method(self):
+        states.append({key: value.clone() for key, value in self.joint.state_dict().items()})
+        original(self)
+        states.append({key: value.clone() for key, value in self.joint.state_dict().items()})
+        assert all(parameter.grad is None for parameter in self.joint.parameters())
+
+    monkeypatch.setattr(training._Training, name, method)
+    return states
+
+
+@pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER])
+def test_warming_up_the_heads_trains_nothing_else(name, toy_bert_folder, tmp_path, monkeypatch):
+    states = spied_heads(monkeypatch, "_warm_up_generation_heads")
+    settings = {"epochs": 1, "learning_rate": 1e-6}
+    _, cold = Training(toy_bert_folder, name)(tmp_path / "cold", settings=settings)
+    _, warm = Training(toy_bert_folder, name)(
+        tmp_path / "warm", settings=settings | {"generation_head_warmup_steps": 40}
+    )
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+    changed = {key for key, value in states[2].items() if not torch.equal(states[3][key], value)}
+    assert changed == {key for key in states[2] if ".generation_heads." in key}
+    for task in SYSTEMS[name].generative_tasks:
+        assert warm[f"{task}_loss"][0] < cold[f"{task}_loss"][0]
+
+
+def test_a_system_without_heads_has_nothing_to_warm_up(toy_bert_folder, tmp_path, monkeypatch):
+    states = spied_heads(monkeypatch, "_warm_up_generation_heads")
+    Training(toy_bert_folder, "bert", epochs=1, generation_head_warmup_steps=3)(tmp_path)
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+
+
+def test_fresh_heads_start_from_the_frequencies_of_their_tokens(toy_bert_folder, tmp_path, monkeypatch):
+    """Eleven queries of two words and eleven ends: the end is a third of the 33 target tokens."""
+    states = spied_heads(monkeypatch, "_start_fresh_heads")
+    model, _ = Training(toy_bert_folder, "gdmtl", epochs=1)(tmp_path)
+    bias = states[1]["model.generation_heads.query_generation.bias"]
+    assert not torch.equal(bias, states[0]["model.generation_heads.query_generation.bias"])
+    assert bias.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert bias.exp()[model.tokenizer.sep_token_id].item() == pytest.approx(1 / 3, rel=0.1)
+    assert model.config.gdmtl["fresh_heads"] is False
+    # Trained heads are no longer fresh: a second training goes on from them.
+    states.clear()
+    collection = collection_of()
+    trained = load_model(tmp_path / "checkpoint")
+    gdmtl.train(trained, collection, candidates_of(collection), settings_of(), tmp_path / "b")
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------
+
+
+def poisoned(monkeypatch, call, poison):
+    """Let the ranking loss of the n-th step be what `poison` makes of it."""
+    original, calls = joint.pairwise_hinge, iter(range(10**6))
+
+    def hinge(positive, negative, *arguments):
+        loss = original(positive, negative, *arguments)
+        return poison(loss, positive) if next(calls) == call else loss
+
+    monkeypatch.setattr(joint, "pairwise_hinge", hinge)
+
+
+@pytest.mark.parametrize(
+    ("poison", "what"),
+    [
+        (lambda loss, scores: loss * float("nan"), "loss is nan"),
+        (lambda loss, scores: loss + float("inf"), "loss is inf"),
+        # The root of 0 is finite, its slope is not.
+        (lambda loss, scores: loss + (scores - scores).square().sum().sqrt(), "gradient's norm is nan"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_loss_that_is_not_finite_stops_the_training(finished, tmp_path, monkeypatch, poison, what, step):
+    """The sentence names step, epoch and queries; what was saved stays, and training goes on from it."""
+    checkpoint, whole = finished
+    train = Training(checkpoint, validated=True)
+    instances = TrainingInstances(train.collection.qrels("train"), candidates_of(train.collection))
+    epoch, position = divmod(step, 3)
+    queries = [instances.pairs[i][0] for i in instances.order(epoch)[4 * position : 4 * position + 4]]
+    with monkeypatch.context() as patch:
+        poisoned(patch, step, poison)
+        with pytest.raises(FloatingPointError) as error:
+            train(tmp_path)
+    assert str(error.value) == (
+        f"the {what} at step {step} (epoch {epoch}, queries {', '.join(queries)}): this step was not made, and what "
+        f"{tmp_path} holds is kept. Lower learning_rate, or use precision fp32"
+    )
+    assert (tmp_path / "training_state.safetensors").exists() == (epoch > 0)
+    train(tmp_path)
+    assert_same_training(tmp_path, whole)
+
+
+def test_running_out_of_memory_says_what_to_lower(toy_bert_folder, tmp_path, monkeypatch):
+    def exhaust(loss, scores):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    poisoned(monkeypatch, 1, exhaust)
+    with pytest.raises(RuntimeError) as error:
+        Training(toy_bert_folder, gradient_accumulation=2)(tmp_path)
+    assert str(error.value) == (
+        "out of memory on cpu: lower batch_size (4) or max_length (32), or raise gradient_accumulation (2)"
+    )
+
+
+NOTHING_LESS_RELEVANT = (
+    "query 't0' has no candidate that is less relevant than 'd0': "
+    "retrieve deeper, or leave the query out of the candidates"
+)
+UNKNOWN_QUERY = "collection 'toy' has no query 'x' (1 unknown) in its splits train, dev"
+CANDIDATES = candidates_of(collection_of())
+
+
+@pytest.mark.parametrize(
+    ("collection", "arguments", "message"),
+    [
+        (
+            collection_of(answers=False),
+            {},
+            "gdmtl_plus learns to generate answers, but collection 'toy' has none for the training queries: "
+            "add answers.<split>.tsv, or train gdmtl",
+        ),
+        (None, {"candidates": CANDIDATES.assign(query_id="x").head(1)}, UNKNOWN_QUERY),
+        (None, {"candidates": CANDIDATES.iloc[:0]}, "run: expected at least one row, found none"),
+        (None, {"candidates": CANDIDATES.iloc[:1]}, NOTHING_LESS_RELEVANT),
+        (
+            None,
+            {"candidates": CANDIDATES.drop(columns="score")},
+            "run: expected the columns query_id, doc_id, score, found query_id, doc_id, rank; add score",
+        ),
+        (None, {"validation": CANDIDATES.assign(query_id="x").head(1)}, UNKNOWN_QUERY),
+        (
+            Collection("toy", texts_of("d", 16, 5, 5), {
+                "train": split_of("t", 11, 1), "dev": Split(frame_of({"v0": "ice"})),
+            }),
+            {"validation": CANDIDATES.assign(query_id="v0").head(1)},
+            "collection 'toy' has no judgments of the validation's queries: validate on another split, or train "
+            "without validation",
+        ),
+        (None, {"processes": 0}, "processes must be at least 1, found 0"),
+        (
+            None,
+            {"settings": {"max_length": 509}},
+            "max_length 509 and target_length 8 need 517 positions, but this checkpoint has 512: lower max_length",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_leaves_nothing_behind(toy_bert_folder, tmp_path, collection, arguments, message):
+    with pytest.raises(ValueError) as error:
+        Training(toy_bert_folder, collection=collection)(tmp_path / "out", **arguments)
+    assert str(error.value) == message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is available")
+def test_a_device_that_is_not_there_replaces_nothing(finished):
+    checkpoint, folder = finished
+    with pytest.raises(ValueError, match="device 'cuda' is not available here: use one of auto, .*cpu"):
+        Training(checkpoint, validated=True)(folder, settings={"device": "cuda"}, resume=False)
+    assert (folder / "checkpoint" / "model.safetensors").exists()
+
+
+def test_an_unknown_passage_is_named(toy_bert_folder, tmp_path):
+    candidates = CANDIDATES.replace({"doc_id": {"d1": "elsewhere"}})
+    with pytest.raises(ValueError, match="collection 'toy' has no passage 'elsewhere'"):
+        Training(toy_bert_folder, epochs=8)(tmp_path, candidates=candidates)
