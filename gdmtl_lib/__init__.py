@@ -26,7 +26,7 @@ _HOME = {
     "compare": "evaluation.comparison",
     "SYSTEMS": "systems",
 }
-_TOP = ("systems", "settings", "inputs", "masks", "models", "losses", "joint")
+_TOP = ("systems", "settings", "inputs", "masks", "packing", "models", "losses", "joint")
 _ROOMS = (
     "backbones", "data", "training", "inference", "evaluation", "inside", "experiments", "sweep", "figures", "widgets"
 )  # fmt: skip

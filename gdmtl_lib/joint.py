@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .inputs import PackedBatch, PaddedBatch
+from .packing import PackedBatch, PaddedBatch
 from .losses import (
     FixedWeighting,
     UncertaintyWeighting,

@@ -29,7 +29,8 @@ from gdmtl_lib.backbones import last_layer
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint, write_sums
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, cut_layers, family_of, ranking_class, why_refused
-from .inputs import InputBuilder, PackedBatch, PaddedBatch
+from .inputs import InputBuilder
+from .packing import PackedBatch, PaddedBatch
 from gdmtl_lib.backbones.last_layer import last_layer_at
 from .systems import System, get_system
 

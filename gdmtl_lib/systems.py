@@ -29,6 +29,16 @@ GENERATIVE_TASKS = {
 }
 
 
+class _Labels(dict):
+    """What figures and tables call things. What nobody gave a label is called by its name."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+TASK_LABELS = _Labels({"rank": "ranking"} | {name: name.replace("_", " ") for name in GENERATIVE_TASKS})
+
+
 def prefixes() -> dict[str, str]:
     """What stands at the start of every task's input, by task."""
     return {"rank": RANK_PREFIX} | {name: task.prefix for name, task in GENERATIVE_TASKS.items()}
@@ -82,7 +92,7 @@ SYSTEMS = {
         System("gdmtl_c", "GDMTL_C", "encoder_decoder", _Q, "concatenated", "pairwise", _BART),
     )
 }
-LABELS = {FIRST_STAGE: "BM25"} | {name: system.label for name, system in SYSTEMS.items()}
+LABELS = _Labels({FIRST_STAGE: "BM25"} | {name: system.label for name, system in SYSTEMS.items()})
 
 
 def add_task(task: Task) -> Task:
@@ -98,6 +108,7 @@ def add_task(task: Task) -> Task:
     if task.target in task.source:
         raise ValueError(f"task {task.name!r}: its target, the {task.target}, is part of its source: it would be copied")
     GENERATIVE_TASKS[task.name] = task
+    TASK_LABELS[task.name] = task.name.replace("_", " ")
     return task
 
 

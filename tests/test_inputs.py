@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from gdmtl_lib.inference import rerank as reranking
 from gdmtl_lib.backbones.attention import Span
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
-from gdmtl_lib.inputs import InputBuilder, Sequence, pack, pad
+from gdmtl_lib.inputs import InputBuilder, TokenSequence
+from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.masks import bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
 from gdmtl_lib.models import build_model
 from gdmtl_lib.systems import SYSTEMS
@@ -68,7 +69,7 @@ def test_token_ids_have_no_special_tokens(builder_of):
 def test_encoder_ranking(builder_of, name):
     """[CLS] rank: P [SEP] Q [SEP]; segment 1 begins after the first [SEP]; the score is read at [CLS]."""
     passage, query, _ = texts_of(builder := builder_of(name))
-    assert builder.rank(passage, query) == Sequence(
+    assert builder.rank(passage, query) == TokenSequence(
         task="rank",
         input_ids=[CLS, *RANK, *BERT_P, SEP, *BERT_Q, SEP],
         segment_ids=[0] * 8 + [1] * 3,
@@ -80,7 +81,7 @@ def test_encoder_ranking(builder_of, name):
 def test_encoder_query_generation(builder_of):
     """[CLS] sum: P [SEP] | Q: [SEP] predicts Q's first token, Q's last token predicts [SEP]."""
     passage, query, _ = texts_of(builder := builder_of("gdmtl"))
-    assert builder.query_generation(passage, query) == Sequence(
+    assert builder.query_generation(passage, query) == TokenSequence(
         task="query_generation",
         input_ids=[CLS, *SUM, *BERT_P, SEP, *BERT_Q],
         segment_ids=[0] * 8 + [1] * 2,
@@ -93,7 +94,7 @@ def test_encoder_query_generation(builder_of):
 def test_encoder_answer_generation(builder_of):
     """[CLS] answer: P [SEP] Q [SEP] | A: passage and query are both source, segment 0."""
     builder = builder_of("gdmtl_plus")
-    assert builder.answer_generation(*texts_of(builder)) == Sequence(
+    assert builder.answer_generation(*texts_of(builder)) == TokenSequence(
         task="answer_generation",
         input_ids=[CLS, *ANSWERS, *BERT_P, SEP, *BERT_Q, SEP, *BERT_A],
         segment_ids=[0] * 11 + [1] * 2,
@@ -106,7 +107,7 @@ def test_encoder_answer_generation(builder_of):
 def test_masked_generation_is_bidirectional_and_predicts_in_place(builder_of):
     builder = builder_of("gdmtl_plus", generation_mask="mlm")
     passage, query, answer = texts_of(builder)
-    assert builder.query_generation(passage, query) == Sequence(
+    assert builder.query_generation(passage, query) == TokenSequence(
         task="query_generation",
         input_ids=[CLS, *SUM, *BERT_P, SEP, MASK, MASK, MASK],
         segment_ids=[0] * 8 + [1] * 3,
@@ -122,7 +123,7 @@ def test_masked_generation_is_bidirectional_and_predicts_in_place(builder_of):
 def test_separate_ranking(builder_of, name):
     """<s> rank: P </s> in the encoder; the start token and Q in the decoder, scored at its last state."""
     passage, query, _ = texts_of(builder := builder_of(name))
-    assert builder.rank(passage, query) == Sequence(
+    assert builder.rank(passage, query) == TokenSequence(
         task="rank",
         input_ids=[S, *BART_RANK, *BART_P, END],
         segment_ids=[0] * 13,
@@ -136,7 +137,7 @@ def test_separate_ranking(builder_of, name):
 def test_concatenated_ranking(builder_of, name):
     """<s> rank: P </s></s> Q </s> in the encoder; the same one token later in the decoder."""
     passage, query, _ = texts_of(builder := builder_of(name))
-    assert builder.rank(passage, query) == Sequence(
+    assert builder.rank(passage, query) == TokenSequence(
         task="rank",
         input_ids=[S, *BART_RANK, *BART_P, END, END, *BART_Q, END],
         segment_ids=[0] * 14 + [1] * 6,
@@ -150,7 +151,7 @@ def test_concatenated_ranking(builder_of, name):
 def test_encoder_decoder_query_generation(builder_of, name):
     """<s> sum: P </s> in the encoder; the start token predicts Q's first token, Q's last one </s>."""
     passage, query, _ = texts_of(builder := builder_of(name))
-    assert builder.query_generation(passage, query) == Sequence(
+    assert builder.query_generation(passage, query) == TokenSequence(
         task="query_generation",
         input_ids=[S, *BART_SUM, *BART_P, END],
         segment_ids=[0] * 13,
@@ -364,8 +365,8 @@ def random_sequences(builder, rng, number=6):
 def test_pack_puts_encoder_sequences_into_one_row():
     """A ranking sequence of 3 and a generation of 2 source and 2 target tokens."""
     batch = pack([
-        Sequence("rank", [2, 8, 3], [0, 0, 1], 3),
-        Sequence("query_generation", [2, 3, 20, 21], [0, 0, 1, 1], 2, targets=[20, 21, 3], predict_from=1),
+        TokenSequence("rank", [2, 8, 3], [0, 0, 1], 3),
+        TokenSequence("query_generation", [2, 3, 20, 21], [0, 0, 1, 1], 2, targets=[20, 21, 3], predict_from=1),
     ])  # fmt: skip
     assert batch.input_ids.tolist() == [[2, 8, 3, 2, 3, 20, 21]]
     assert batch.segment_ids.tolist() == [[0, 0, 1, 0, 0, 1, 1]]
@@ -381,8 +382,8 @@ def test_pack_puts_encoder_sequences_into_one_row():
 
 def test_pack_puts_encoder_decoder_sequences_into_two_rows():
     batch = pack([
-        Sequence("query_generation", [0, 7, 2], [0] * 3, 3, [2, 20], [20, 2]),
-        Sequence("rank", [0, 2], [0] * 2, 2, [2, 30, 31], score_at=2),
+        TokenSequence("query_generation", [0, 7, 2], [0] * 3, 3, [2, 20], [20, 2]),
+        TokenSequence("rank", [0, 2], [0] * 2, 2, [2, 30, 31], score_at=2),
     ])  # fmt: skip
     assert batch.input_ids.tolist() == [[0, 7, 2, 0, 2]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]]
@@ -397,8 +398,8 @@ def test_pack_puts_encoder_decoder_sequences_into_two_rows():
 
 def test_pad_gives_each_sequence_a_row():
     batch = pad([
-        Sequence("rank", [2, 8, 3], [0, 0, 1], 3),
-        Sequence("query_generation", [2, 3, 20, 21], [0, 0, 1, 1], 2, targets=[20, 21, 3], predict_from=1),
+        TokenSequence("rank", [2, 8, 3], [0, 0, 1], 3),
+        TokenSequence("query_generation", [2, 3, 20, 21], [0, 0, 1, 1], 2, targets=[20, 21, 3], predict_from=1),
     ], pad_id=9)  # fmt: skip
     assert batch.input_ids.tolist() == [[2, 8, 3, 9], [2, 3, 20, 21]]
     assert batch.segment_ids.tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.inputs import Sequence, pack, pad
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import EncoderGDMTL, build_model, load_model
 from gdmtl_lib.systems import SYSTEMS
@@ -121,7 +122,7 @@ def test_mixed_attention_equals_one_example_per_target_token(toys, name, seed):
         for t, target in enumerate(s.targets):
             length = s.source_length + t
             examples.append(
-                Sequence(s.task, s.input_ids[:length], s.segment_ids[:length], s.source_length, [], [target], length - 1)
+                TokenSequence(s.task, s.input_ids[:length], s.segment_ids[:length], s.source_length, [], [target], length - 1)
             )
     expanded = pad(examples, model.tokenizer.pad_token_id)
     logits, targets = model(expanded).logits["query_generation"], expanded.targets["query_generation"]
@@ -141,7 +142,7 @@ def test_masked_bidirectional_examples_do_not_give_the_same_loss(toys):
     for t, token in enumerate(s.targets):
         ids = s.input_ids[:source] + target[:t] + [mask] * (len(s.targets) - t)
         segments = [0] * source + [1] * len(s.targets)
-        losses.append(Sequence(s.task, ids, segments, len(ids), [], [token], source + t))
+        losses.append(TokenSequence(s.task, ids, segments, len(ids), [], [token], source + t))
     with torch.no_grad():
         mixed, masked = pack([s]), pad(losses, model.tokenizer.pad_token_id)
         a = torch.nn.functional.cross_entropy(model(mixed).logits[s.task], mixed.targets[s.task])
@@ -159,7 +160,7 @@ def test_a_future_target_token_changes_nothing_before_it(toys, seed, packed):
     target_length = len(s.input_ids) - s.source_length
     changed_at = s.source_length + rng.randrange(target_length)
     other = builder.query_generation([5], [6])
-    changed = Sequence(**vars(s) | {"input_ids": list(s.input_ids)})
+    changed = TokenSequence(**vars(s) | {"input_ids": list(s.input_ids)})
     changed.input_ids[changed_at] = (changed.input_ids[changed_at] - 5 + 1) % (model.config.vocab_size - 5) + 5
     states = []
     hooks = [layer.register_forward_hook(lambda _, __, out: states.append(_tensor(out)[0])) for layer in model.bert.encoder.layer]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from .dropout_attention import lean_attention
+from .dropout_attention import dropout_attention
 from .flash import Spans, suits, varlen_attention
 
 PACKED = "gdmtl_packed"
@@ -28,8 +28,8 @@ STACK_SPANS = True
 """Whether spans of one shape are multiplied at once, on a CPU without gradients; False: one by one, the reference."""
 FEW_ROWS = 32
 """Up to so many rows attend to a longer text by plain products, on a CPU without gradients; 0: never, the reference."""
-LEAN_DROPOUT = True
-"""Whether weights are dropped by `lean_attention` on a CPU, which needs half the memory; False: by torch's own."""
+DROPOUT_ATTENTION = True
+"""Whether weights are dropped by `dropout_attention` on a CPU, which needs half the memory; False: by torch's own."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def packed_attention(
         if attention_mask is None:
             raise ValueError(
                 "packed attention needs spans or a bool mask [b, 1, t, t'], and found neither: call the model with a "
-                "batch from gdmtl_lib.inputs.pack or pad, or give the backbone the whole mask"
+                "batch from gdmtl_lib.packing.pack or pad, or give the backbone the whole mask"
             )
         if query.shape[2] <= FEW_ROWS and query.shape[2] < key.shape[2] and _computes_alone(query, dropout):
             return _few_rows(query, key, value, attention_mask, scaling), None
@@ -90,8 +90,8 @@ def packed_attention(
     keys, values = _columns(key, spans), _columns(value, spans)
     masks = (_may_attend(span, sliding_window, query.device) for span in spans)
     attend = F.scaled_dot_product_attention
-    if LEAN_DROPOUT and dropout and query.device.type == "cpu":
-        attend = lean_attention
+    if DROPOUT_ATTENTION and dropout and query.device.type == "cpu":
+        attend = dropout_attention
     outputs = [
         attend(row, key, value, mask, dropout, scale=scaling)
         for row, key, value, mask in zip(rows, keys, values, masks)

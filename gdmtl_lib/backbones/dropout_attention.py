@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def lean_attention(
+def dropout_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float | None = None
 ) -> Tensor:
     """Scaled dot-product attention, its weights dropped with a probability; differentiable once.
@@ -20,10 +20,10 @@ def lean_attention(
     dropout: in [0, 1). scale: of the products; 1 / sqrt(d) unless given. Returns float [..., h, r, d].
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return _LeanAttention.apply(query, key, value, mask, dropout, scale)
+    return _DropoutAttention.apply(query, key, value, mask, dropout, scale)
 
 
-class _LeanAttention(torch.autograd.Function):
+class _DropoutAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, mask, dropout, scale):
         ctx.dropout, ctx.scale = dropout, scale

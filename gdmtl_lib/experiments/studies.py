@@ -14,10 +14,9 @@ import pandas as pd
 
 from gdmtl_lib.evaluation.comparison import compare, holm
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
-from gdmtl_lib.figures.results import TASK_LABELS
 from .results import Results
 from gdmtl_lib.data.splits import nested_share
-from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
 
 OWN = ""  # the variant of the config's own trainings
 SIZE = "train_fraction"

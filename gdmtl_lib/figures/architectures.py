@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.inside.interactions import ATTENTIONS, FRAME, PASSAGE, Attention
-from .results import STYLE, SYSTEM_COLOURS, TASK_COLOURS, TASK_LABELS, new_figure, suptitle
-from gdmtl_lib.systems import LABELS, System, get_system, prefixes
+from .results import STYLE, SYSTEM_COLOURS, TASK_COLOURS, new_figure, suptitle
+from gdmtl_lib.systems import LABELS, TASK_LABELS, System, get_system, prefixes
 
 INK, LINE = "#333333", "#666666"
 # The texts, wherever they appear: in inputs, and along the axes of Figure 9.

@@ -33,7 +33,8 @@ from .masks import (
     sentence,
     token_image,
 )
-from .results import STYLE, TASK_COLOURS, TASK_LABELS
+from gdmtl_lib.systems import TASK_LABELS
+from .results import STYLE, TASK_COLOURS
 
 # A square root, so that small weights show.
 HEAT = dict(cmap="magma_r", norm=PowerNorm(0.5, 0, 1))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gdmtl_lib.inside.attribution import Attribution
-from .results import STYLE, SYSTEM_COLOURS, TASK_LABELS, new_figure, suptitle
-from gdmtl_lib.systems import LABELS
+from .results import STYLE, SYSTEM_COLOURS, new_figure, suptitle
+from gdmtl_lib.systems import LABELS, TASK_LABELS
 
 DIVERGING = "RdBu"  # red below 0, blue above
 LINE = 70  # characters of a line of tokens

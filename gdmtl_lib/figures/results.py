@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from gdmtl_lib.evaluation.comparison import NOT_RETRIEVED, area_under_roc, is_tie
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.data.trec import of_judged_queries
-from gdmtl_lib.systems import FIRST_STAGE, LABELS
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS
 
 STYLE = {
     "figure.dpi": 110,
@@ -52,10 +52,6 @@ class _Extended(dict):
 
 
 _FURTHER_COLOURS = ("#882255", "#44AA99", "#999933", "#AA4499", "#117733")
-TASK_LABELS = _Extended(
-    {"rank": "ranking", "query_generation": "query generation", "answer_generation": "answer generation"},
-    lambda task, _: task.replace("_", " "),
-)
 TASK_COLOURS = _Extended(
     {"rank": "#0072B2", "query_generation": "#D55E00", "answer_generation": "#009E73"},
     lambda _, place: _FURTHER_COLOURS[place % len(_FURTHER_COLOURS)],

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
-from .results import STYLE, SYSTEM_COLOURS, TASK_COLOURS, TASK_LABELS, new_figure, suptitle
+from .results import STYLE, SYSTEM_COLOURS, TASK_COLOURS, new_figure, suptitle
 from gdmtl_lib.experiments.studies import by_weighting
-from gdmtl_lib.systems import FIRST_STAGE, LABELS
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS
 
 
 def training_size(

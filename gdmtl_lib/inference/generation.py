@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .decoding import Decoding
-from gdmtl_lib.inputs import Sequence
-from .rerank import by_budget
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import by_budget
 from gdmtl_lib.data.splits import hashed
 from .prefix_cache import Continuation, encode_sources
 from gdmtl_lib.systems import GENERATIVE_TASKS, SYSTEMS
@@ -80,7 +80,7 @@ def generate(
 class _Steps:
     """A model's logits, token by token, each token computed once: what a strategy of `decoding` asks for."""
 
-    def __init__(self, model, task: str, sources: list[Sequence]):
+    def __init__(self, model, task: str, sources: list[TokenSequence]):
         self._continuation = Continuation(model, encode_sources(model, sources))
         self._head, self._embeddings = model.generation_heads[task], model.get_input_embeddings().weight
 
@@ -118,7 +118,7 @@ def _checked_task(model, task: str | None, has_queries: bool) -> str:
 
 
 def _batches(
-    sources: list[Sequence], limit: int, width: int, batch_size: int | None, budget: int
+    sources: list[TokenSequence], limit: int, width: int, batch_size: int | None, budget: int
 ) -> Iterator[list[int]]:
     """Numbers of the passages to compute together, those of like length beside each other."""
     lengths = [width * (source.source_length + limit) for source in sources]

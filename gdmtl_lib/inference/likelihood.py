@@ -18,7 +18,8 @@ from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precisi
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.backbones.linear import fused_layers, linear_layer
 from .generation import check_learns
-from .rerank import BATCH_TOKENS, by_budget, in_precision, rerank
+from gdmtl_lib.packing import BATCH_TOKENS, by_budget
+from .rerank import in_precision, rerank
 from gdmtl_lib.data.trec import canonical_order, validate_run, write_run
 from .prefix_cache import Continuation, encode_sources
 from .stored_states import ModelStates, StoredStates, opened

@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from gdmtl_lib.inputs import Sequence, pack
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import pack
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Source:
         return len(self.states) if self.keys is None else self.keys.shape[2]
 
 
-def encode_sources(model, sequences: list[Sequence]) -> list[Source]:
+def encode_sources(model, sequences: list[TokenSequence]) -> list[Source]:
     """The states of each source, from one packed pass. sequences: of a generative task, without target tokens, as
     `InputBuilder.query_generation(passage, [])` gives them."""
     batch = pack(sequences).to(next(model.parameters()).device)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,14 +22,13 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import DTYPES, fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.linear import fused_layers
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pack
 from gdmtl_lib.data.locking import held
 from .resume import PartialScores
 from gdmtl_lib.data.trec import frame_hash, rescored, validate_run, whole_queries, write_ordered
 
 CHUNK_PAIRS = 4096
 CACHED_TOKENS = 1 << 25  # at 4 bytes each
-BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 
 
 def rerank(
@@ -237,18 +236,6 @@ class _Tokens:
         while self._size > CACHED_TOKENS:
             self._size -= len(self._passages.pop(next(iter(self._passages))))
         return dict(zip(queries, self.builder.tokens(queries))), found
-
-
-def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
-    """Cut an order of sequences into passes of at most `budget` tokens, or of one sequence that is longer."""
-    start, total = 0, 0
-    for position, index in enumerate(order):
-        if total and total + lengths[index] > budget:
-            yield order[start:position]
-            start, total = position, 0
-        total += lengths[index]
-    if total:
-        yield order[start:]
 
 
 def fingerprint_of(model) -> str:

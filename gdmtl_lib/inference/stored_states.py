@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gdmtl_lib.inputs import Sequence
+from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.data.locking import alone
 from .rerank import fingerprint_of
 from .prefix_cache import Source, encode_sources
@@ -79,7 +79,7 @@ class ModelStates:
         self._folder = folder / self._key.hexdigest()[:16]
         self._size = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
 
-    def sources(self, model, sequences: list[Sequence]) -> list[Source]:
+    def sources(self, model, sequences: list[TokenSequence]) -> list[Source]:
         """As `encode_sources`, in bf16: each read where it is stored, else computed and, within the limit, stored.
 
         model: what `in_precision` makes of the one that these states belong to.
@@ -100,7 +100,7 @@ class ModelStates:
             source.states = source.states.to(model.get_input_embeddings().weight.dtype)  # as those of the target
         return sources
 
-    def _key_of(self, sequence: Sequence) -> str:
+    def _key_of(self, sequence: TokenSequence) -> str:
         digest = self._key.copy()
         digest.update(np.array(sequence.input_ids, dtype="<i8"))
         return digest.hexdigest()

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdmtl_lib.inputs import PaddedBatch, Sequence, pad
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import PaddedBatch, pad
 from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.systems import get_system
 
@@ -122,7 +123,7 @@ class _Opened(NamedTuple):
 
 def build_sequence(
     model, task: str, passage: str, query: str, answer: str = "", mask: str | None = None
-) -> Sequence:
+) -> TokenSequence:
     """The sequence of a task under one of `MASKS`; by default the task's own: bidirectional for ranking,
     mixed for generation.
 
@@ -152,11 +153,11 @@ def build_sequence(
     return replace(sequence, source_length=free.get(mask, sequence.source_length))
 
 
-def layouts(model, sequence: Sequence) -> dict[str, Layout]:
+def layouts(model, sequence: TokenSequence) -> dict[str, Layout]:
     """Who may attend to whom when the model reads the sequence: a `Layout` an attention, in the order of the
     passes.
 
-    The masks are the literal ones of the padded pass (`gdmtl_lib.inputs.pad`).
+    The masks are the literal ones of the padded pass (`gdmtl_lib.packing.pad`).
     """
     batch = pad([sequence], model.tokenizer.pad_token_id)
     name = model.tokenizer.convert_ids_to_tokens
@@ -184,7 +185,7 @@ def layouts(model, sequence: Sequence) -> dict[str, Layout]:
 
 
 @torch.no_grad()
-def attention_weights(model, sequence: Sequence) -> dict[str, Tensor]:
+def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
     """Softmax(QK^T / sqrt(d)) under the literal mask in every layer and head (Eq. 1 and 7), float32 [l, h, r,
     c].
 
@@ -257,7 +258,7 @@ def mean_block_shares(model, task: str, examples: Iterable[tuple[str, ...]]) -> 
     return pd.concat(frames).groupby(blocks, sort=False)[["share", "uniform"]].mean().reset_index()
 
 
-def expand(sequence: Sequence, mask_id: int | None = None) -> list[Sequence]:
+def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSequence]:
     """One generative example of mixed attention as |target| examples that predict one token each (Section
     4.2).
 
@@ -282,11 +283,11 @@ def expand(sequence: Sequence, mask_id: int | None = None) -> list[Sequence]:
             ids = ids + [mask_id] * (len(sequence.targets) - t)
             free, at = len(ids), source + t
         segments = [0] * source + [1] * (len(ids) - source)
-        examples.append(Sequence(sequence.task, ids, segments, free, [], [target], at))
+        examples.append(TokenSequence(sequence.task, ids, segments, free, [], [target], at))
     return examples
 
 
-def token_losses(model, sequences: list[Sequence]) -> Tensor:
+def token_losses(model, sequences: list[TokenSequence]) -> Tensor:
     """-log p of every target token of the sequences of one generative task, float [n], from one padded pass;
     with its graph, so that gradients can be taken."""
     batch = pad(sequences, model.tokenizer.pad_token_id).to(next(model.parameters()).device)
@@ -294,7 +295,7 @@ def token_losses(model, sequences: list[Sequence]) -> Tensor:
     return F.cross_entropy(logits.float(), batch.targets[task], reduction="none")
 
 
-def compare_expansion(model, sequence: Sequence) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The one mixed pass beside its expansion and beside the [MASK]-filled bidirectional examples.
 
     Returns the loss of every target token (columns token, and one an approach) and, a row an approach, loss
@@ -333,7 +334,7 @@ def compare_expansion(model, sequence: Sequence) -> tuple[pd.DataFrame, pd.DataF
     return pd.DataFrame(losses), pd.DataFrame(rows).set_index("approach")
 
 
-def prefix_effect(model, sequence: Sequence) -> float:
+def prefix_effect(model, sequence: TokenSequence) -> float:
     """How far the prediction of the last target token moves when the target tokens before it are written in
     another order: the total variation distance, 0 to 1, of the two distributions over the vocabulary.
 

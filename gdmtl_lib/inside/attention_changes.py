@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 
 from .attention import attention_weights, build_sequence
-from gdmtl_lib.inputs import Sequence
+from gdmtl_lib.inputs import TokenSequence
 
 DESTINATIONS = ("passage", "query", "[CLS]", "[SEP]")
 
 
-def destinations(model, sequence: Sequence) -> np.ndarray:
+def destinations(model, sequence: TokenSequence) -> np.ndarray:
     """What each token of an encoder's ranking sequence is, int [s], an index into `DESTINATIONS`. The task's prefix
     counts as passage."""
     kinds = np.array(sequence.segment_ids)

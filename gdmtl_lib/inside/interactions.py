@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
-from gdmtl_lib.inputs import InputBuilder, pad
+from gdmtl_lib.inputs import InputBuilder
+from gdmtl_lib.packing import pad
 from gdmtl_lib.systems import System, get_system
 
 FRAME, PASSAGE, QUERY = 0, 1, 2  # special tokens and the task's prefix; the two texts

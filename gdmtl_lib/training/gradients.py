@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from gdmtl_lib.inputs import PackedBatch
+from gdmtl_lib.packing import PackedBatch
 from gdmtl_lib.joint import JointLoss
 
 EMBEDDINGS = "embeddings"

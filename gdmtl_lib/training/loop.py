@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.evaluation.measures import evaluate
 from .gradients import gradient_cosines
-from gdmtl_lib.inputs import PackedBatch, pack
+from gdmtl_lib.packing import PackedBatch, pack
 from .batches import TrainingInstances, borrowed
 from gdmtl_lib.joint import JointLoss
 from .launch import run_job, write_job

@@ -34,8 +34,7 @@ from gdmtl_lib.figures.masks import (
     sentence,
     unwritten,
 )
-from gdmtl_lib.figures.results import TASK_LABELS
-from gdmtl_lib.systems import LABELS
+from gdmtl_lib.systems import LABELS, TASK_LABELS
 
 WIDTH, HEIGHT = 1120, 520
 # x, y, width and height of the grid and of what stands beside it.

@@ -170,7 +170,7 @@ def test_a_missing_mask_is_refused_instead_of_attending_to_everything():
     _, _, qkv = random_batch(0)
     message = (
         "packed attention needs spans or a bool mask [b, 1, t, t'], and found neither: call the model with a "
-        "batch from gdmtl_lib.inputs.pack or pad, or give the backbone the whole mask"
+        "batch from gdmtl_lib.packing.pack or pad, or give the backbone the whole mask"
     )
     with pytest.raises(ValueError) as error:
         packed_attention(MODULE, *qkv)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from gdmtl_lib.backbones.dropout_attention import lean_attention
+from gdmtl_lib.backbones.dropout_attention import dropout_attention
 
 MASKS = {"bidirectional": None, "causal": torch.ones(3, 5, dtype=torch.bool).tril(2)}
 
@@ -28,7 +28,7 @@ def plain(query, key, value, mask, dropout, seed):
 
 def lean(query, key, value, mask, dropout, seed):
     torch.manual_seed(seed)
-    return lean_attention(query, key, value, mask, dropout)
+    return dropout_attention(query, key, value, mask, dropout)
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -63,7 +63,7 @@ def test_in_bf16_it_rounds_and_no_more():
 
 def test_an_empty_span_attends_to_nothing():
     query, key, value = inputs_of(rows=0, columns=0)
-    assert lean_attention(query, key, value, None, 0.1).shape == (1, 2, 0, 4)
+    assert dropout_attention(query, key, value, None, 0.1).shape == (1, 2, 0, 4)
 
 
 def test_it_keeps_a_byte_a_weight():
@@ -77,7 +77,7 @@ def test_it_keeps_a_byte_a_weight():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        lean_attention(*inputs, None, 0.1)
+        dropout_attention(*inputs, None, 0.1)
         lean_bytes = sum(kept)
         kept.clear()
         torch.nn.functional.scaled_dot_product_attention(*inputs, None, 0.1)

@@ -12,7 +12,8 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.inside.attention import attention_weights, build_sequence
 from gdmtl_lib.experiments.costs import parameter_counts
 from gdmtl_lib.backbones.families import FAMILIES, REFUSED, by_kind_of_layer
-from gdmtl_lib.inputs import Sequence, pack, pad
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.inference.likelihood import log_likelihoods
 from gdmtl_lib.models import build_model, load_model
@@ -168,7 +169,7 @@ def test_a_checkpoint_without_that_head_gets_a_fresh_one(kind, folder_of, tmp_pa
 def test_a_future_target_token_changes_nothing_before_it_nor_in_other_sequences(model, packed):
     builder, rng = model.input_builder(max_length=64, target_length=16), random.Random(0)
     sequence = builder.query_generation(random_tokens(model, rng, 50), [20, 21, 22, 23, 24, 25])
-    changed = Sequence(**vars(sequence) | {"input_ids": list(sequence.input_ids)})
+    changed = TokenSequence(**vars(sequence) | {"input_ids": list(sequence.input_ids)})
     at = sequence.source_length + 3
     changed.input_ids[at] += 1
     other = builder.query_generation([30, 31], [32])

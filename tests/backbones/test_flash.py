@@ -15,7 +15,7 @@ from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fi
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import attention, flash as varlen_attention
 from gdmtl_lib.backbones.attention import Span, packed_attention, spans_at
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import pack
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.backbones.flash import Spans, suits
 

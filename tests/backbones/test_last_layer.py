@@ -10,7 +10,7 @@ from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fi
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import last_layer
 from gdmtl_lib.backbones.attention import Span, spans_at
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import pack
 from gdmtl_lib.joint import JointLoss
 
 ENCODERS = ["mono", "bert", "gdmtl", "gdmtl_plus"]

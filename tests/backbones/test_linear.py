@@ -10,7 +10,7 @@ from torch import nn
 
 from gdmtl_lib.backbones import devices, linear as fused
 from gdmtl_lib.backbones.linear import LAID_OUT_FROM, fused_layers, linear_layer
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import pack
 from gdmtl_lib.inference.rerank import in_precision
 
 

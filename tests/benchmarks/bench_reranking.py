@@ -15,10 +15,9 @@ from transformers import BartModel
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.devices import fast_products, pick_precision
 from gdmtl_lib.backbones.linear import linear_layer
-from gdmtl_lib.inputs import pad
+from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pad
 from gdmtl_lib.experiments.measuring import measure_first_stage
 from gdmtl_lib.models import build_model, load_model
-from gdmtl_lib.inference.rerank import BATCH_TOKENS, by_budget
 
 CPU = torch.device("cpu")
 DEPTH = 16  # candidates a query

@@ -14,7 +14,7 @@ from harness import peak_memory, record, take_turns
 from texts import PROFILES, texts_like
 
 from gdmtl_lib.backbones.devices import fast_products
-from gdmtl_lib.inputs import pack, pad
+from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import build_model
 from gdmtl_lib.settings import TrainingSettings

@@ -9,7 +9,8 @@ from gdmtl_lib import inputs, systems
 from gdmtl_lib.inference import generation
 from gdmtl_lib.experiments.flops import count_flops
 from gdmtl_lib.inference.generation import compare_with_queries
-from gdmtl_lib.inputs import Sequence, pad
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import pad
 from gdmtl_lib.models import build_model
 from gdmtl_lib.systems import SYSTEMS, System, Task, add_system, add_task
 
@@ -121,12 +122,12 @@ class Recomputed:
         for source, written in self.rows:
             segments = source.segment_ids + [1] * len(written)
             ids = source.input_ids + written
-            sequence = Sequence(
+            sequence = TokenSequence(
                 self.task, ids, segments, source.source_length, targets=[0] * (len(written) + 1),
                 predict_from=source.source_length - 1,
             )  # fmt: skip
             if source.decoder_ids:
-                sequence = Sequence(
+                sequence = TokenSequence(
                     self.task, source.input_ids, source.segment_ids, source.source_length,
                     source.decoder_ids + written, [0] * (len(written) + 1),
                 )  # fmt: skip

@@ -12,7 +12,7 @@ from gdmtl_lib.backbones import attention, devices
 from gdmtl_lib.inference import likelihood
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.readers import Split
-from gdmtl_lib.inputs import pad
+from gdmtl_lib.packing import pad
 from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.models import build_model
 from gdmtl_lib.data.trec import read_run

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import pack
 from gdmtl_lib.models import build_model
 from gdmtl_lib.inference.prefix_cache import Continuation, encode_sources
 

@@ -26,7 +26,7 @@ from gdmtl_lib.inside.attention import (
     prefix_effect,
     token_losses,
 )
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import pack
 from gdmtl_lib.models import build_model
 
 PASSAGE, QUERY, ANSWER = "the glacier is old blue ice", "why is ice blue", "the light"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gdmtl_lib.inside.attribution import EmbeddedPair, disagreements, integrated_gradients
-from gdmtl_lib.inputs import pack
+from gdmtl_lib.packing import pack
 from gdmtl_lib.models import build_model
 
 PAIR = ("the glacier is old blue ice", "why is ice blue")

@@ -18,7 +18,8 @@ from tests.training.test_loop import assert_same_training
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import attention
-from gdmtl_lib.inputs import Sequence, pack, pad
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.masks import mixed_attention_mask
 from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.inference.rerank import in_precision
@@ -73,7 +74,7 @@ def test_a_changed_token_changes_no_logits_before_it(toys, name, packed):  # noq
         ids = list(getattr(s, field))
         ids[start + place] = next(i for i in iter(lambda: rng.randrange(5, model.config.vocab_size), -1) if i != ids[start + place])
         changed = list(sequences)
-        changed[number] = Sequence(**vars(s) | {field: ids})
+        changed[number] = TokenSequence(**vars(s) | {field: ids})
         before = sum(len(x.targets) for x in sequences[:number] if x.task == s.task) + place + 1
         after = sum(len(x.targets) for x in sequences[: number + 1] if x.task == s.task)
         with torch.inference_mode():
