@@ -27,8 +27,6 @@ PINS = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for 
 
 # The plan needs these and no code does yet. Who first uses one takes it out: the test below fails until then.
 COMING = {"seaborn"}
-# Imported by others on our behalf: pandas draws styled and LaTeX tables with it, and does not require it.
-BY_OTHERS = {"jinja2"}
 
 
 def names(requirements: list[Requirement]) -> set[str]:
@@ -145,7 +143,7 @@ def test_nothing_is_declared_that_is_not_used():
     for file in (ROOT / "Makefile", ROOT / "papermill_runs" / "Snakefile"):
         if file.exists():
             used |= set(re.findall(r"\b(jupyterlab|papermill|snakemake) ", file.read_text()))
-    assert names(RUNTIME) - used == COMING | BY_OTHERS
+    assert names(RUNTIME) - used == COMING
 
 
 def test_one_version_is_cited():

@@ -56,14 +56,14 @@ class Config:
     project: str
 
 
-_TYPES = {
-    "collection": "str", "train_split": "str", "splits": "dict", "folds": "int", "systems": "list[str]",
-    "seeds": "list[int]", "baseline": "str", "depth": "int", "first_stage": "dict", "parameters": "dict",
-    "overrides": "dict", "studies": "dict", "results": "str",
+# What a config, its first stage and its studies hold: the type of each value, and what it is unless given.
+_CONFIG = {
+    "collection": ("str",), "train_split": ("str",), "splits": ("dict",), "folds": ("int", 0), "systems": ("list[str]",),
+    "seeds": ("list[int]",), "baseline": ("str",), "depth": ("int",), "first_stage": ("dict", {}), "parameters": ("dict", {}),
+    "overrides": ("dict", {}), "studies": ("dict", {}), "results": ("str | None", None),
 }  # fmt: skip
-_OPTIONAL = {"folds": 0, "first_stage": {}, "parameters": {}, "overrides": {}, "studies": {}, "results": None}
-_FIRST_STAGE = {"k1": "float", "b": "float", "enriched": "str", "tune": "int"}
-_STUDY = {"systems": "list[str]", "seeds": "list[int]", "variants": "dict"}
+_FIRST_STAGE = {"k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
+_STUDY = {"systems": ("list[str]",), "seeds": ("list[int]",), "variants": ("dict",)}
 
 
 def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
@@ -81,33 +81,28 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     project = Path(project).resolve()
     if not re.fullmatch(r"\w[\w.-]*", name):  # or its results would lie somewhere else than in `papermill_runs`
         raise ValueError(f"config {name!r}: expected a name of letters, digits, '-', '_' and '.'; rename the file")
-    for key in values:
-        if key not in _TYPES:
-            raise ValueError(f"config {name}: {unknown_name('key', key, _TYPES, 'a config has')}")
-    if missing := [key for key in _TYPES if key not in values and key not in _OPTIONAL]:
+    if missing := [key for key, (_, *default) in _CONFIG.items() if key not in values and not default]:
+        _refuse_unknown(name, values, _CONFIG, "a config has")
         raise ValueError(
             f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
         )
-    values = {key: _plain(value) for key, value in (_OPTIONAL | dict(values)).items()}
-    values["seeds"] = _numbers(values["seeds"])
-    if isinstance(values["splits"], dict):
-        values["splits"] = {split: _number(level, "int") for split, level in values["splits"].items()}
-    for key, annotation in _TYPES.items():
-        _check(name, key, values[key], annotation)
-    if not values["splits"] or not values["systems"] or not values["seeds"]:
+    defaults = {key: default for key, (_, *of) in _CONFIG.items() for default in of}
+    values = _checked(name, defaults | _plain(values), _CONFIG, "a config has")
+    levels = {split: _number(level, "int") for split, level in values["splits"].items()}
+    if not levels or not values["systems"] or not values["seeds"]:
         raise ValueError(f"config {name}: expected at least one of each of splits, systems and seeds")
     if values["depth"] < 1 or min(values["seeds"]) < 0:
         raise ValueError(
             f"config {name}: expected a depth of 1 or more and seeds of 0 or more, "
             f"found depth {values['depth']} and seeds {values['seeds']}"
         )
-    for split, level in values["splits"].items():
+    for split, level in levels.items():
         if not isinstance(split, str) or not isinstance(level, int) or isinstance(level, bool) or level < 1:
             raise ValueError(
                 f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
                 f"found {split!r}: {level!r}"
             )
-    values["first_stage"] = _first_stage(name, values["first_stage"])
+    values |= {"splits": levels, "first_stage": _first_stage(f"{name}, first_stage", values["first_stage"])}
     if values["folds"]:
         values |= _whole(name, values)
     systems = _systems(name, values["systems"])
@@ -127,17 +122,12 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
             for system in some
         }  # fmt: skip
 
-    studies = {}
-    for study, given in values["studies"].items():
-        where = f"{name}, study {study}"
-        chosen, seeds, variants = _read_study(where, study, given)
-        studies[study] = {
-            "systems": chosen, "seeds": seeds,
-            "variants": {
-                variant: parameters_of(chosen, f"variant {variant} of {study}", differ)
-                for variant, differ in variants.items()
-            },
-        }  # fmt: skip
+    studies = {study: _study(f"{name}, study {study}", study, given) for study, given in values["studies"].items()}
+    for study, given in studies.items():
+        given["variants"] = {
+            variant: parameters_of(given["systems"], f"variant {variant} of {study}", differ)
+            for variant, differ in given["variants"].items()
+        }
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
         studies=studies, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
@@ -145,15 +135,27 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     )  # fmt: skip
 
 
-def _first_stage(name: str, given: dict) -> dict:
-    """What BM25 is given, checked."""
-    where = f"{name}, first_stage"
+def _refuse_unknown(where: str, values: Mapping, known: Mapping, have: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(f"config {where}: {unknown_name('key', key, known, have)}")
+
+
+def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
+    """Values as their types have them, numbers that arrived as texts among them."""
+    _refuse_unknown(where, values, known, have)
     checked = {}
-    for key, value in given.items():
-        if key not in _FIRST_STAGE:
-            raise ValueError(f"config {where}: {unknown_name('key', key, _FIRST_STAGE, 'it has')}")
-        checked[key] = _number(value, _FIRST_STAGE[key])
-        _check(where, key, checked[key], _FIRST_STAGE[key])
+    for key, value in values.items():
+        annotation, *_ = known[key]
+        several = annotation == "list[int]" and isinstance(value, list)
+        checked[key] = [_number(each, "int") for each in value] if several else _number(value, annotation)
+        _check(where, key, checked[key], annotation)
+    return checked
+
+
+def _first_stage(where: str, given: dict) -> dict:
+    """What BM25 is given, checked."""
+    checked = _checked(where, given, _FIRST_STAGE, "it has")
     if "tune" in checked and (checked["tune"] < 1 or {"k1", "b"} & set(checked)):
         raise ValueError(
             f"config {where}: expected k1 and b, or to tune them on 1 training query or more, found "
@@ -188,21 +190,20 @@ def _whole(name: str, values: Mapping) -> dict:
     return {"collection": whole, "train_split": split, "splits": {split: levels["test"]}}
 
 
-def _read_study(where: str, study: object, given: object) -> tuple[list[str], list[int], dict]:
-    """A study's systems, seeds and variants, checked."""
+def _study(where: str, study: object, given: object) -> dict:
+    """A study's systems, seeds and variants, checked; each variant as it stands there."""
     _check_folder(where, "a study", study)
     _check(where, "it", given, "dict")
     if set(given) != set(_STUDY):
         raise ValueError(f"config {where}: expected {', '.join(_STUDY)}, found {', '.join(map(str, given)) or 'nothing'}")
-    given = given | {"seeds": _numbers(given["seeds"])}
-    for key, annotation in _STUDY.items():
-        _check(where, key, given[key], annotation)
+    given = _checked(where, {key: given[key] for key in _STUDY}, _STUDY, "it has")
+    for key in _STUDY:
         if not given[key]:
             raise ValueError(f"config {where}: expected at least one of each of {', '.join(_STUDY)}, found no {key}")
     _check_once(where, "seeds", given["seeds"])
     for variant in given["variants"]:
         _check_folder(where, "a variant", variant)
-    return _systems(where, given["systems"]), given["seeds"], given["variants"]
+    return given | {"systems": _systems(where, given["systems"])}
 
 
 def _check_folder(where: str, what: str, name: object) -> None:
@@ -224,10 +225,6 @@ def _systems(where: str, names: list[str]) -> list[str]:
     return systems
 
 
-def _numbers(seeds: object) -> object:
-    return [_number(seed, "int") for seed in seeds] if isinstance(seeds, list) else seeds
-
-
 def _training_parameters(name: str, system: str, known: dict, parts: dict[str, dict]) -> dict:
     """One system's parameters of 03_train. parts: what is given, by where it stands; later ones win."""
     given = {}
@@ -236,7 +233,7 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
         for parameter, value in parameters.items():
             if parameter in SET_BY_SWEEP:
                 raise ValueError(
-                    f"config {name}, {where}: {parameter} is set by the sweep; a config has {', '.join(_TYPES)}"
+                    f"config {name}, {where}: {parameter} is set by the sweep; a config has {', '.join(_CONFIG)}"
                 )
             if parameter not in known:
                 raise ValueError(
@@ -280,8 +277,6 @@ def _system(name: str, system: object) -> str:
 
 
 def _check(name: str, key: str, value: object, annotation: str) -> None:
-    if key == "results" and value is None:
-        return
     if annotation == "dict":
         if not isinstance(value, dict):
             raise ValueError(f"config {name}: {key} must be a mapping, found {value!r}")

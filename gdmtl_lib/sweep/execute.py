@@ -1,21 +1,164 @@
-"""Executing a notebook with papermill, its progress on one line of the terminal: cells, and the bar inside of a cell."""
+"""Executing: a job of the plan, and a notebook with papermill, its progress on one line of the terminal."""
 
 import html
+import json
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from gdmtl_lib.backbones.gpus import own_gpus
+from gdmtl_lib.data.bm25 import bm25_candidates
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.locking import held
+from gdmtl_lib.data.trec import write_lines
+from gdmtl_lib.evaluation.measures import effectiveness_table, read_values
+from gdmtl_lib.experiments.measuring import join_folds, measure_first_stage, measure_system
+from gdmtl_lib.experiments.notebook import indexes_folder, notebook_parameters
+from gdmtl_lib.experiments.results import Results
+from gdmtl_lib.systems import FIRST_STAGE, LABELS
+
+from .config import TRAINING, Config
+from .jobs import Job, state_of
+from .trainings import Training, first_stage_of, part, rotations, tune
+
 _ATTEMPTS = 3
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
+
+
+def execute(config: Config, jobs: Sequence[Job], job: Job) -> None:
+    """Run a job of a plan and write its stamp, in place of those of earlier inputs.
+
+    Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
+    """
+    with held(job.stamp.with_name(f".{job.name}.lock"), f"{job.name} is being run already"):
+        for stale in job.stamp.parent.glob(f"{job.name}.*"):
+            stale.unlink()
+        files = sorted(KINDS[job.kind](config, **job.given))
+        if job.measures and job.measures[0] in config.splits:
+            _show_so_far(config, jobs, job)
+        made = {os.path.relpath(path, job.folder): state_of(path) for path in files}
+        write_lines(job.stamp, [json.dumps(made, indent=1) + "\n"])
+
+
+def _measure(config: Config) -> list[Path]:
+    collection = load_collection(config.collection)
+    for split, level in config.splits.items():
+        measure_first_stage(config.folder, collection, split, config.depth, level, **first_stage_of(config))
+    return [path for split in config.splits for path in _measured_files(Path(config.folder) / FIRST_STAGE, split)]
+
+
+def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
+    training = Training(**training)
+    folder, split = Path(training.home), training.given["validation_split"]
+    record = folder / "inputs.json"
+    # A training of other inputs that the sweep itself made is replaced. One that somebody else made never is: there
+    # `train` says what differs. What is left of an interrupted training of these inputs goes on.
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["inputs"] != inputs:
+        print(f"{training.title}: its inputs have changed, it is trained anew", flush=True)
+        outdated = folder.with_name(f".{folder.name}.outdated")
+        shutil.rmtree(outdated, ignore_errors=True)
+        folder.rename(outdated)
+        shutil.rmtree(outdated)
+    if not (folder / "settings.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"inputs": inputs}) + "\n", encoding="utf-8")
+    with own_gpus(training.given):
+        try:
+            execute_notebook(
+                Path(config.project) / "notebooks" / f"{TRAINING}.ipynb", folder / f"{TRAINING}.ipynb",
+                training.given | first_stage_of(config), config.project, training.title,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if "holds another training" in str(error):
+                error.add_note(f"  the sweep keeps what it did not make: move {folder} away, and start it again")
+            raise
+    return [
+        path for path in folder.rglob("*")
+        if path.is_file() and path.name != "timing.csv" and path.name[0] != "." and not _is_of_another_split(path, split)
+    ]  # fmt: skip
+
+
+def _is_of_another_split(path: Path, split: str) -> bool:
+    return path.name.startswith(("run.", "per_query.")) and path.name.split(".")[1] != split
+
+
+def _rerank(config: Config, training: Mapping, split: str, level: int) -> list[Path]:
+    folder, given = Path(training["home"]), training["given"]
+    collection = load_collection(given["collection"])
+    candidates = bm25_candidates(
+        collection, split, depth=config.depth, index_dir=indexes_folder(), **first_stage_of(config)
+    )
+    with own_gpus(given):
+        measure_system(
+            folder, collection, candidates, split, level, given.get("device", "auto"), progress=sys.stderr.isatty(),
+            processes=given.get("processes", 1),
+        )  # fmt: skip
+    return _measured_files(folder, split)
+
+
+def _join(config: Config, training: Mapping) -> list[Path]:
+    """The test queries of all rotations as one split, where the analyses look for a system's results."""
+    [split], whole = config.splits, Training(**training)
+    tested = [(each.home, part("test", number)) for number, each in enumerate(rotations(config, whole))]
+    join_folds(tested, whole.home, split, whole.system)
+    return _measured_files(Path(whole.home), split)
+
+
+def _measured_files(folder: Path, split: str) -> list[Path]:
+    return [folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv", folder / f"run.{split}.json"]
+
+
+def _analyse(config: Config, notebook: str, name: str, parameters: Mapping) -> list[Path]:
+    folder, source = Path(config.folder), Path(config.project) / "notebooks" / f"{notebook}.ipynb"
+    declared = notebook_parameters(source)
+    drawn_into = Path(parameters["results_dir"])  # a rotation's own, where its models are looked into
+    parameters = parameters | {key: value for key, value in first_stage_of(config).items() if key in declared}
+    executed = folder / "notebooks" / f"{name}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    started = executed.with_suffix(".started")
+    started.touch()  # the file system's own clock, to tell which figures and tables are new
+    try:
+        execute_notebook(source, executed, parameters, config.project, name)
+        drawn = [path for part in ("figures", "tables") for path in (drawn_into / part).glob("*")]
+        return [executed, *(path for path in drawn if path.stat().st_mtime_ns >= started.stat().st_mtime_ns)]
+    finally:
+        started.unlink()
+
+
+# What each kind of job does; it returns the files that were made.
+KINDS = {"tune": tune, "measure": _measure, "train": _train, "rerank": _rerank, "join": _join, "analyse": _analyse}
+
+
+def _show_so_far(config: Config, jobs: Sequence[Job], now: Job) -> None:
+    """Print and keep the table of what is finished, so that nobody has to wait for the last system; what earlier
+    sweeps of other inputs left is not shown. now: the job that has just measured a system."""
+    split, folder = now.measures[0], Path(config.folder)
+    name = f"per_query.{split}.csv"
+    homes = {FIRST_STAGE: [folder / FIRST_STAGE]} if (folder / FIRST_STAGE / name).exists() else {}
+    for job in jobs:
+        if job.measures and job.measures[0] == split and (job == now or job.stamp.exists()):
+            _, system, seed = job.measures
+            homes.setdefault(system, []).append(folder / system / f"seed{seed}")
+    table = effectiveness_table(
+        {
+            LABELS[system]: pd.concat([read_values(home / name) for home in homes[system]])
+            for system in LABELS
+            if system in homes
+        }
+    )
+    Results(folder).save_table(table, f"effectiveness.{split}")
+    print(f"\n{config.collection}, {split}, so far:\n{table.to_string()}\n", flush=True)
 
 
 def execute_notebook(

@@ -1,12 +1,21 @@
-"""The trainings of a sweep: every execution of 03_train that a config asks for."""
+"""What a config's systems are trained on and how: BM25's settings, and every execution of 03_train that it asks for."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdmtl_lib.data.collection import rotations_name
+from gdmtl_lib.data.collection import load_collection, rotations_name
+from gdmtl_lib.data.deepct import enriched_files
+from gdmtl_lib.data.trec import file_hash, write_lines
+from gdmtl_lib.data.tuning import tune_bm25
+from gdmtl_lib.experiments.notebook import indexes_folder
+from gdmtl_lib.experiments.results import Results
+from gdmtl_lib.systems import FIRST_STAGE, LABELS
+
 from .config import Config
-from gdmtl_lib.systems import LABELS
+
+LARGE = 16 * 2**20  # bytes; of larger files the size alone is kept
 
 
 @dataclass(frozen=True)
@@ -22,13 +31,13 @@ class Training:
     title: str
     system: str
     seed: int
-    home: Path
+    home: str
     given: dict
 
 
 def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
-    """The trainings of the config's systems, or those of one of its studies; where the config has folds, one a
-    rotation, of a system and seed under one another."""
+    """The trainings of the config's systems, or those of one of its studies; where the config has folds, each stands for
+    its `rotations`."""
     folder, validation = Path(config.folder), next(iter(config.splits))
     seeds, variants = config.seeds, {"": config.parameters}
     if study:
@@ -37,16 +46,15 @@ def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
     for seed in seeds:
         for variant, parameters in variants.items():
             for system in parameters:
-                home = folder / variant / system / f"seed{seed}"
+                home = str(folder / variant / system / f"seed{seed}")
                 given = parameters[system] | {
                     "model": system, "collection": config.collection, "train_split": config.train_split,
                     "validation_split": validation, "relevance_level": config.splits[validation],
-                    "depth": config.depth, "seed": seed, "output_dir": str(home),
+                    "depth": config.depth, "seed": seed, "output_dir": home,
                 }  # fmt: skip
                 name = "_".join(filter(None, (study, variant, system, f"seed{seed}")))
                 title = f"{LABELS[system]}, seed {seed}" + (f", {study} {variant}" if study else "")
-                training = Training(name, title, system, seed, home, given)
-                yield from _rotated(config, training) if config.folds else [training]
+                yield Training(name, title, system, seed, home, given)
 
 
 def part(name: str, rotation: int) -> str:
@@ -60,28 +68,66 @@ def look_into(config: Config, rotation: int) -> dict:
     return {
         "collection": rotations_name(config.collection, config.train_split, config.folds),
         "train_split": part("train", rotation), "split": part("test", rotation),
-        "results_dir": str(_folder(config, rotation)),
+        "results_dir": str(Path(config.folder) / "folds" / str(rotation)),
     }  # fmt: skip
 
 
-def with_rotations(config: Config, found: Sequence[Training]) -> list[list[Training]]:
-    """The trainings of a system and seed together: one each without folds, one a rotation with them."""
-    size = config.folds or 1
-    return [list(found[first : first + size]) for first in range(0, len(found), size)]
-
-
-def _rotated(config: Config, training: Training) -> Iterator[Training]:
+def rotations(config: Config, training: Training) -> Iterator[Training]:
     """A training once a rotation: three folds of five train, one validates, one tests (Section 5.2)."""
     for rotation in range(config.folds):
-        home = _folder(config, rotation) / training.system / f"seed{training.seed}"
+        look = look_into(config, rotation)
+        home = str(Path(look["results_dir"]) / training.system / f"seed{training.seed}")
         given = training.given | {
-            "collection": rotations_name(config.collection, config.train_split, config.folds),
-            "train_split": part("train", rotation), "validation_split": part("validate", rotation),
-            "output_dir": str(home),
+            "collection": look["collection"], "train_split": look["train_split"],
+            "validation_split": part("validate", rotation), "output_dir": home,
         }  # fmt: skip
         name, title = f"{training.name}_fold{rotation}", f"{training.title}, rotation {rotation}"
         yield Training(name, title, training.system, training.seed, home, given)
 
 
-def _folder(config: Config, rotation: int) -> Path:
-    return Path(config.folder) / "folds" / str(rotation)
+# --- the first stage: BM25's k1 and b, given or tuned, and DeepCT's passages (Section 5.1) -------------------------
+
+
+def first_stage_inputs(config: Config) -> list:
+    """All that decides the candidates beside the collection and the depth, for a hash. Raises FileNotFoundError where
+    the enriched passages are not there."""
+    enriched = config.first_stage.get("enriched")
+    contents = [content_of(file) for file in enriched_files(enriched)] if enriched else []
+    return [{name: value for name, value in config.first_stage.items() if name != "enriched"}, contents]
+
+
+def content_of(path: Path) -> str | int:
+    """What a file is known by: its hash, its size if it is large."""
+    size = path.stat().st_size
+    return size if size > LARGE else file_hash(path)
+
+
+def first_stage_of(config: Config) -> dict:
+    """`k1`, `b` and `enriched`, those of them that the config decides, as `bm25_candidates` and the notebooks take them.
+
+    Raises FileNotFoundError where k1 and b are to be tuned and have not been yet.
+    """
+    chosen = {name: value for name, value in config.first_stage.items() if name != "tune"}
+    if "tune" in config.first_stage:
+        chosen |= json.loads(_tuned(config).read_text(encoding="utf-8"))
+    return chosen
+
+
+def tune(config: Config) -> list[Path]:
+    """Tune k1 and b for recall on training queries; the table of all that was tried is one of the config's."""
+    path, folder = _tuned(config), Path(config.folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = path.with_name("tuning.csv")
+    table = tune_bm25(
+        load_collection(config.collection), config.train_split, grid, depth=config.depth,
+        queries=config.first_stage["tune"], index_dir=indexes_folder(), enriched=config.first_stage.get("enriched"),
+    )  # fmt: skip
+    best = {name: float(table[name].iloc[0]) for name in ("k1", "b")}
+    write_lines(path, [json.dumps(best) + "\n"])
+    Results(folder).save_table(table.set_index(["k1", "b"]), "candidate_tuning")
+    print(f"\nBM25: k1 {best['k1']:g} and b {best['b']:g} find {table['recall'].iloc[0]:.1%} in the first {config.depth}")
+    return [grid, path, folder / "tables" / "candidate_tuning.csv"]
+
+
+def _tuned(config: Config) -> Path:
+    return Path(config.folder) / FIRST_STAGE / "tuned.json"

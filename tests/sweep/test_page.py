@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from gdmtl_lib.sweep.page import _cell, write_page
+from gdmtl_lib.sweep.page import _shortened, write_page
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_tables_are_shown_with_three_digits_and_as_text(folder):
      ("1.2.3", "1.2.3")],
 )  # fmt: skip
 def test_numbers_are_shortened(value, shown):
-    assert _cell(value) == f"<td>{shown}</td>"
+    assert _shortened(value) == shown
 
 
 def test_of_a_long_table_the_first_rows_are_shown(folder):

@@ -1,5 +1,6 @@
-"""A sweep with folds by session: every rotation trained, the turns they were tested on joined (Table 6)."""
+"""BM25's settings, and the trainings of a config: one of each system and seed, or one a rotation (Table 6)."""
 
+import inspect
 import json
 import random
 from pathlib import Path
@@ -8,17 +9,68 @@ import pandas as pd
 import pytest
 import yaml
 
-from gdmtl_lib.experiments import measuring
-from gdmtl_lib.sweep import jobs as sweep, config as sweep_config
+from gdmtl_lib.data import tuning
+from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import load_collection, rotations_name, rotations_of
-from gdmtl_lib.evaluation.measures import evaluate, write_values
-from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.data.trec import canonical_order, read_run, write_run
-from gdmtl_lib.sweep.config import read_config
+from gdmtl_lib.evaluation.measures import evaluate, write_values
+from gdmtl_lib.experiments import measuring
+from gdmtl_lib.experiments.notebook import notebook_parameters
+from gdmtl_lib.experiments.results import Results
+from gdmtl_lib.sweep import trainings as sweep_trainings
+from gdmtl_lib.sweep.config import Config, read_config
+from gdmtl_lib.sweep.execute import execute
+from gdmtl_lib.sweep.jobs import plan, prepare
+from gdmtl_lib.sweep.trainings import first_stage_inputs, first_stage_of, rotations, trainings
 
 PROJECT = Path(__file__).parents[2]
-CAST = PROJECT / "papermill_runs" / "configs" / "cast2019.yaml"
 TURNS = [f"{session}_{turn}" for session in range(31, 36) for turn in (1, 2)]
+SEARCHING = ("02_collection_and_candidates", "03_train", "04_rerank_and_evaluate", "10_transfer")
+
+# ---- the first stage
+
+
+def test_the_notebooks_that_search_take_what_bm25_takes():
+    own = inspect.signature(bm25_candidates).parameters
+    for notebook in SEARCHING:
+        declared = notebook_parameters(PROJECT / "notebooks" / f"{notebook}.ipynb")
+        assert {name: declared[name][1] for name in ("k1", "b", "enriched")} == {
+            name: own[name].default for name in ("k1", "b", "enriched")
+        }
+
+
+def test_a_changed_k1_repeats_everything(planned, changed):
+    """Candidates are what is trained on, re-ranked and looked at."""
+    assert changed(first_stage={"k1": "2"}) == set(planned())
+
+
+def test_other_enriched_passages_repeat_and_the_same_elsewhere_do_not(read, planned, tmp_path):
+    for name, text in (("a", "ice"), ("b", "wind"), ("c", "ice")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "1", "contents": text}) + "\n")
+    a, b, c = (first_stage_inputs(read(first_stage={"enriched": f"{tmp_path}/{name}.jsonl"})) for name in "abc")
+    assert a == c != b
+    with pytest.raises(FileNotFoundError, match="^no enriched passages at .*d.jsonl: expected a file of JSON lines"):
+        planned(first_stage={"enriched": f"{tmp_path}/d.jsonl"})
+
+
+def test_tuned_settings_are_found_first_and_used_by_all_that_search(read, monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep_trainings, "tune_bm25", lambda *given, **named: tuning.tune_bm25(
+        *given, **named | {"k1s": [0.9, 3.0], "bs": [0.4]}
+    ))  # fmt: skip
+    config = read(first_stage={"tune": 20})
+    jobs = {job.name: job for job in prepare(config)}
+    assert next(iter(jobs)) == "tune_bm25"
+    for name in ("measure_bm25", "train_bert_seed0"):
+        assert jobs[name].needs == ["tune_bm25"]
+    execute(config, list(jobs.values()), jobs["tune_bm25"])
+    assert jobs["tune_bm25"].is_done()
+    found = first_stage_of(config)
+    assert found["k1"] in (0.9, 3.0) and found["b"] == 0.4
+    assert (tmp_path / "test" / "tables" / "candidate_tuning.csv").read_text().startswith("k1,b,recall,queries\n")
+    assert plan(config) == list(jobs.values())  # what was found changes no plan
+
+
+# ---- rotations
 
 
 @pytest.fixture
@@ -41,7 +93,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def values(folder, tmp_path, toy_bert_folder):
+def cast2019(folder, tmp_path, toy_bert_folder):
     """cast2019.yaml with another collection and a toy."""
     change = {
         "collection": f"folds:talk:{folder}", "depth": 5, "results": str(tmp_path / "results"),
@@ -50,24 +102,29 @@ def values(folder, tmp_path, toy_bert_folder):
             "precision": "fp32", "device": "cpu", "validate_every_epoch": True,
         },
     }  # fmt: skip
-    return yaml.safe_load(CAST.read_text()) | change
+    return yaml.safe_load((PROJECT / "papermill_runs" / "configs" / "cast2019.yaml").read_text()) | change
 
 
-def read(values):
-    return read_config(values, "talks", PROJECT)
+@pytest.fixture
+def talks(cast2019):
+    return lambda **change: read_config(cast2019 | change, "talks", PROJECT)
+
+
+@pytest.fixture
+def jobs(talks):
+    return {job.name: job for job in plan(talks())}
 
 
 # ---- planned
 
 
-def test_a_config_with_folds_measures_the_whole_split(values, folder):
-    config = read(values)
+def test_a_config_with_folds_measures_the_whole_split(talks, folder):
+    config = talks()
     assert (config.collection, config.train_split, config.splits) == (str(folder), "talk", {"talk": 2})
-    assert sweep_config.Config(**json.loads(json.dumps(config.__dict__))) == config
+    assert Config(**json.loads(json.dumps(config.__dict__))) == config
 
 
-def test_every_rotation_is_trained_and_tested_before_the_turns_are_joined(values, folder):
-    jobs = {job.name: job for job in sweep.jobs(read(values))}
+def test_every_rotation_is_trained_and_tested_before_the_turns_are_joined(jobs, folder):
     of_bert = [f"{job}_bert_seed0_fold{i}" for i in range(5) for job in ("train", "rerank")] + ["join_bert_seed0"]
     of_gdmtl = [name.replace("bert", "gdmtl") for name in of_bert]
     assert list(jobs) == [
@@ -75,30 +132,29 @@ def test_every_rotation_is_trained_and_tested_before_the_turns_are_joined(values
         "05_score_distributions_talk", "06_win_tie_loss_talk", "07_rank_shifts_talk", "11_architectures_talk",
         "01_attention_masks", "13_generated_queries_test0", "14_what_changes_inside_test0",
     ]  # fmt: skip
-    needs = {name: [need.name for need in job.needs] for name, job in jobs.items()}
+    needs = {name: job.needs for name, job in jobs.items()}
     assert needs["join_bert_seed0"] == [name for name in of_bert if name.startswith("rerank")]
     assert needs["06_win_tie_loss_talk"] == ["measure_bm25", "join_bert_seed0", "join_gdmtl_seed0"]
-    given = jobs["06_win_tie_loss_talk"].run.args[-1]
+    given = jobs["06_win_tie_loss_talk"].given["parameters"]
     assert (given["collection"], given["split"], given["relevance_level"]) == (str(folder), "talk", 2)
 
 
-def test_what_looks_into_models_looks_into_those_of_the_first_rotation(values, folder, tmp_path):
-    jobs = {job.name: job for job in sweep.jobs(read(values))}
+def test_what_looks_into_models_looks_into_those_of_the_first_rotation(jobs, folder, tmp_path):
     for name in ("01_attention_masks", "13_generated_queries_test0", "14_what_changes_inside_test0"):
-        needs = [need.name for need in jobs[name].needs]
-        assert needs == ["measure_bm25", "rerank_bert_seed0_fold0", "rerank_gdmtl_seed0_fold0"]
-        given = jobs[name].run.args[-1]
+        assert jobs[name].needs == ["measure_bm25", "rerank_bert_seed0_fold0", "rerank_gdmtl_seed0_fold0"]
+        given = jobs[name].given["parameters"]
         assert given["collection"] == f"folds:talk:{folder}" and given["split"] == "test0"
         assert given["results_dir"] == str(tmp_path / "results" / "talks" / "folds" / "0")
         assert name.startswith("01") or (given["train_split"], given["relevance_level"]) == ("train0", 2)
-    given = jobs["11_architectures_talk"].run.args[-1]
+    given = jobs["11_architectures_talk"].given["parameters"]
     assert (given["split"], given["results_dir"]) == ("talk", str(tmp_path / "results" / "talks"))
 
 
-def test_a_rotation_learns_from_its_own_folds(values, folder, tmp_path):
-    found = list(sweep.trainings(read(values)))
+def test_a_rotation_learns_from_its_own_folds(talks, folder, tmp_path):
+    config = talks()
+    found = [each for training in trainings(config) for each in rotations(config, training)]
     assert len(found) == 10
-    assert found[3].home == tmp_path / "results" / "talks" / "folds" / "3" / "bert" / "seed0"
+    assert found[3].home == str(tmp_path / "results" / "talks" / "folds" / "3" / "bert" / "seed0")
     assert found[3].title == "BERT, seed 0, rotation 3"
     given = found[3].given
     assert (given["collection"], given["train_split"], given["validation_split"], given["relevance_level"]) == (
@@ -106,12 +162,12 @@ def test_a_rotation_learns_from_its_own_folds(values, folder, tmp_path):
     )  # fmt: skip
 
 
-def test_a_changed_judgment_repeats_the_rotations_in_which_its_turn_decides(values, folder):
+def test_a_changed_judgment_repeats_the_rotations_in_which_its_turn_decides(talks, folder):
     """All five: a turn trains in three rotations, validates in one and is tested in one."""
-    before = {job.name: job.key for job in sweep.jobs(read(values))}
+    before = {job.name: job.key for job in plan(talks())}
     path = folder / "qrels.talk.tsv"
     path.write_text(path.read_text().replace("\t2\n", "\t3\n", 1))
-    after = {job.name: job.key for job in sweep.jobs(read(values))}
+    after = {job.name: job.key for job in plan(talks())}
     rotation = next(
         i for i, part in enumerate(load_collection(f"folds:talk:{folder}").queries(f"test{i}") for i in range(5))
         if TURNS[0] in set(part["query_id"])
@@ -135,9 +191,9 @@ def test_a_changed_judgment_repeats_the_rotations_in_which_its_turn_decides(valu
         ({"first_stage": {"tune": 10}}, "config talks: with folds every query is tested on, and none is left for tune"),
     ],
 )  # fmt: skip
-def test_folds_that_cannot_be_are_refused(values, change, message):
+def test_folds_that_cannot_be_are_refused(talks, change, message):
     with pytest.raises(ValueError) as error:
-        read(values | change)
+        talks(**change)
     assert str(error.value).startswith(message)
 
 
@@ -147,25 +203,6 @@ def test_any_number_of_folds_has_a_name(folder):
     assert rotations_of("irds:a") is None and rotations_of("folder") is None
     three = load_collection(rotations_name(str(folder), "talk", 3))
     assert len(three.splits) == 9 and load_collection(three.name).splits == three.splits
-
-
-def test_cast2019_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(tmp_path, monkeypatch):
-    from tests.data.test_msmarco import write
-    from tests.sweep.test_jobs import PAPERS
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    files = {
-        "evaluation_topics_annotated_resolved_v1.0.tsv": "".join(f"{turn}\tWhat is ice?\n" for turn in TURNS),
-        "2019qrels.txt": "".join(f"{turn} Q0 MARCO_1 2\n" for turn in TURNS),
-    }
-    (tmp_path / "msmarco").mkdir()
-    folder = write(tmp_path / "msmarco", **files)
-    values = yaml.safe_load(CAST.read_text()) | {"collection": f"folds:cast-2019:{folder}"}
-    config = read_config(values, "cast2019", PROJECT)
-    assert all(PAPERS.items() <= given.items() for given in config.parameters.values())
-    assert config.splits == {"cast-2019": 2} and config.depth == 1000 and config.folds == 5
-    names = [job.name for job in sweep.jobs(config)]
-    assert len(names) == 2 + 2 * 11 + 8 and names[-8] == "04_rerank_and_evaluate_cast-2019"
 
 
 # ---- joined

@@ -1,0 +1,129 @@
+"""A config is resolved, or refused in a sentence."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from gdmtl_lib.sweep.config import Config, _number
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_a_config_is_resolved(read, tmp_path):
+    config = read()
+    assert config.systems == ["bert", "gdmtl_plus"]
+    assert config.parameters == {
+        "bert": {"epochs": 2, "learning_rate": 1e-4}, "gdmtl_plus": {"epochs": 1, "learning_rate": 1e-4},
+    }  # fmt: skip
+    assert config.folder == str(tmp_path / "test")
+    assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_results_go_to_papermill_runs_unless_told_otherwise(values, read):
+    del values["results"]
+    assert read().folder == str(PROJECT / "papermill_runs" / "test")
+
+
+STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}
+
+
+def study(**change):
+    return {"studies": {"size": STUDY | change}}
+
+
+def first_stage(**given):
+    return {"first_stage": given}
+
+
+TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 training query or more, found "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colection": "x"}, "config test: unknown key 'colection' (did you mean 'collection'?): a config has collection, "
+         "train_split, splits, folds, systems, seeds, baseline, depth, first_stage, parameters, overrides, studies, results"),
+        ({"seeds": None}, "config test: seeds must be list[int], found None (NoneType)"),
+        ({"seeds": 3}, "config test: seeds must be list[int], found 3 (int)"),
+        ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
+        ({"seeds": [0, 0]}, "config test: expected each of seeds once, found 0, 0"),
+        ({"seeds": [-1]}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 5 and seeds [-1]"),
+        ({"depth": 0}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 0 and seeds [0, 1]"),
+        ({"depth": "deep"}, "config test: depth must be int, found 'deep' (str)"),
+        ({"splits": ["dev"]}, "config test: splits must be a mapping, found ['dev']"),
+        ({"splits": {"dev": 0}}, "config test: splits must say the lowest relevant grade of each split, as `dev: 1`; "
+         "found 'dev': 0"),
+        ({"systems": ["bert", "gdmlt"]}, "config test: unknown system 'gdmlt' (did you mean 'gdmtl'?): expected some of "
+         "mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c (bm25 is always there)"),
+        ({"systems": ["bm25"]}, "config test: unknown system 'bm25': expected some of mono, bert, gdmtl, gdmtl_plus, "
+         "bart_s, gdmtl_s, bart_c, gdmtl_c (bm25 is always there)"),
+        ({"systems": ["bert", "BERT"]}, "config test: expected each of systems once, found bert, bert"),
+        ({"baseline": "mono"}, "config test: baseline 'mono' must be bm25 or among bert, gdmtl_plus"),
+        ({"overrides": {"momo": {}}}, "config test: unknown system 'momo' (did you mean 'mono'?): expected some of mono, "),
+        ({"overrides": {"bert": 3}}, "config test: overrides of bert must be a mapping, found 3"),
+        ({"parameters": {"epoch": 1}}, "config test, parameters: unknown parameter 'epoch' (did you mean 'epochs'?): "
+         "03_train has checkpoint, layers, train_depth, epochs"),
+        ({"parameters": {"epochs": "many"}}, "config test: parameters: epochs must be int, found 'many' (str)"),
+        ({"parameters": {"epochs": 0}}, "config test, gdmtl_plus: epochs must be at least 1, found 0"),
+        ({"overrides": {"bert": {"learning_rate": "nan"}}},
+         "config test: overrides of bert: learning_rate must be float, found 'nan' (str)"),
+        ({"parameters": {"seed": 1}}, "config test, parameters: seed is set by the sweep; a config has collection, "),
+        ({"parameters": {"k1": 2.0}}, "config test, parameters: k1 is set by the sweep; a config has collection, train_split, "
+         "splits, folds, systems, seeds, baseline, depth, first_stage"),
+        # studies
+        (study(systems=[]), "config test, study size: expected at least one of each of systems, seeds, variants, found no systems"),
+        (study(seeds=[1, "1"]), "config test, study size: expected each of seeds once, found 1, 1"),
+        (study(variants=["half"]), "config test, study size: variants must be a mapping, found ['half']"),
+        (study(variants={0.5: {}}), "config test, study size: a variant is the name of a folder, of letters, digits, '.', '-' "
+         "and '_'; found 0.5: put it into quotes"),
+        (study(variants={"../x": {}}), "config test, study size: a variant is the name of a folder, of letters, digits, '.', "
+         "'-' and '_'; found '../x'"),
+        (study(variants={"half": {"train_fractoin": 0.5}}), "config test, variant half of size: unknown parameter "
+         "'train_fractoin' (did you mean 'train_fraction'?): 03_train has "),
+        (study(variants={"half": {"train_fraction": 1.5}}), "config test, gdmtl: train_fraction must be more than 0 and at most 1"),
+        (study(system=["bert"]), "config test, study size: expected systems, seeds, variants, found systems, seeds, variants, system"),
+        # the first stage
+        (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has k1, b, enriched, tune"),
+        (first_stage(k1="many"), "config test, first_stage: k1 must be float, found 'many' (str)"),
+        (first_stage(b=1.5), "config test, first_stage: expected b to be a number from 0 to 1, found 1.5"),
+        (first_stage(tune=0), TUNE + "tune: 0"),
+        (first_stage(tune=9, b=0.4), TUNE + "tune: 9, b: 0.4"),
+    ],
+)  # fmt: skip
+def test_a_wrong_config_is_refused_in_a_sentence(read, change, message):
+    with pytest.raises(ValueError) as error:
+        read(**change)
+    assert str(error.value).startswith(message)
+
+
+def test_overrides_of_a_system_that_is_not_trained_this_time_are_nothing(read):
+    """As with `--config systems=[bert,gdmtl]` for the config of MS MARCO, which has overrides for six others."""
+    other = read(overrides={"mono": {"checkpoint": "bert-large-uncased"}})
+    assert other.parameters == read(overrides={}).parameters
+
+
+def test_what_is_missing_is_named(values, read):
+    del values["collection"]
+    with pytest.raises(ValueError, match="^config test lacks collection: add it to the file, or give it as --config coll"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "number"),
+    [
+        ("1e-4", "float", 1e-4), ("1.5E-4", "float", 1.5e-4), ("3", "int | None", 3), (".5", "str | float", 0.5),
+        ("uncertainty", "str | float", "uncertainty"), ("3", "str", "3"), ("1e-4", "int", "1e-4"), (2, "int", 2),
+        ("inf", "float", "inf"), ("0x10", "int", "0x10"),
+    ],
+)  # fmt: skip
+def test_numbers_that_yaml_takes_for_texts(value, annotation, number):
+    found = _number(value, annotation)
+    assert found == number and type(found) is type(number)
+
+
+def test_numbers_that_snakemake_takes_for_texts(read):
+    """`--config seeds=[0,1]` arrives as texts."""
+    config = read(seeds=["0", "3"], splits={"dev": "2"})
+    assert config.seeds == [0, 3] and config.splits == {"dev": 2}
