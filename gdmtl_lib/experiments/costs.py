@@ -1,24 +1,28 @@
 """What a system costs, to stand beside what it achieves: parameters, the arithmetic of one ranking pass, time.
 
-Parameters and arithmetic are read from a checkpoint's configuration and from the header of its weights; nothing is
-loaded. Only `reranking_speed` runs a model.
-
-s tokens of the encoder, t tokens of the decoder, d hidden size, f feed-forward size.
+Operations are counted while they are computed, whatever the family: a multiplication and an addition are two. They
+depend neither on the machine nor on who else uses it. Norms, activations and biases, some thousandths, are left out.
 """
 
-import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from safetensors import safe_open
 from scipy import stats
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from gdmtl_lib.backbones import devices
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.inference.rerank import rerank
+from gdmtl_lib.inputs import pad
+from gdmtl_lib.models import load_model
 from .results import Results
-from gdmtl_lib.systems import get_system
 
 PARTS = ("embeddings", "encoder", "decoder", "ranking head", "generation heads")
 # How a weight's name begins, first match first: an encoder's name and then BERT's names, ModernBERT's, BART's.
@@ -35,7 +39,6 @@ _PART_OF = {
     "classifier.": "ranking head", "pre_classifier.": "ranking head", "head.": "ranking head",
     "classification_head.": "ranking head",
 }  # fmt: skip
-BERT_SHAPED = ("bert", "ernie", "roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "data2vec-text")
 
 
 def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
@@ -44,11 +47,11 @@ def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
     Ranking uses all but the generation heads. Raises FileNotFoundError without weights, ValueError for a weight that
     belongs to no part.
     """
-    from safetensors import safe_open
-
     counts = dict.fromkeys(PARTS, 0)
-    path = _weights(checkpoint)
-    with safe_open(path, framework="numpy") as weights:
+    path = Path(checkpoint) / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{checkpoint} holds no weights: expected {path}; train the system with notebook 03")
+    with safe_open(path, framework="numpy") as weights:  # its header says the sizes; no weight is read
         for name in weights.keys():
             part = next((part for start, part in _PART_OF.items() if name.startswith(start)), None)
             if part is None:
@@ -57,40 +60,57 @@ def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
     return counts
 
 
-def ranking_flops(config: Mapping, source: int, target: int = 0) -> int:
-    """Floating-point operations of one ranking pass: the matrix products, a multiplication and an addition each; norms,
-    activations and biases, which are some thousandths, are left out.
+def count_flops(model, compute: Callable[[], Any]) -> tuple[Any, int]:
+    """Run `compute()`, which calls the model, and count the operations of its matrix products, attention included.
 
-        encoder layer   8 s d^2 (queries, keys, values, output) + 4 s^2 d (scores, mixing) + 4 s d f (feed-forward)
-        decoder layer   8 t d^2 + 4 t^2 d + 4 t d f, as above, and cross-attention:
-                        4 t d^2 (queries, output) + 4 s d^2 (keys, values) + 4 t s d (scores, mixing)
-        ranking head    2 d^2 + 2 d
-
-    A causal mask halves nothing here: kernels that skip what it forbids save at most 2 t^2 d a layer.
-
-    Args:
-        config: `config.json` of a model of BERT's shape (`BERT_SHAPED`) or of BART, or the configuration's `to_dict()`.
-        source: s. target: t, 0 for an encoder.
-
-    Raises:
-        ValueError: another family, or lengths that do not go with it.
+    Returns what it returned and the count.
     """
-    s, t, kind = source, target, config.get("model_type")
-    if kind not in (*BERT_SHAPED, "bart"):
-        raise ValueError(f"config: expected model_type bert or bart, found {kind!r}")
-    if s < 1 or (t < 1) == (kind == "bart"):
-        wanted = "and target tokens" if kind == "bart" else "alone"
-        raise ValueError(f"{kind}: expected source tokens {wanted}, found {s}, {t}")
-    d = config["d_model"] if kind == "bart" else config["hidden_size"]
-    head = 2 * d * d + 2 * d
-    if kind != "bart":
-        return config["num_hidden_layers"] * _self_layer(s, d, config["intermediate_size"]) + head
-    cross = 4 * t * d * d + 4 * s * d * d + 4 * t * s * d
-    return (
-        config["encoder_layers"] * _self_layer(s, d, config["encoder_ffn_dim"])
-        + config["decoder_layers"] * (_self_layer(t, d, config["decoder_ffn_dim"]) + cross)
-        + head
-    )
+    # The counter knows the attention of GPUs, not the CPU's.
+    attention = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
+            query, key, value
+        )
+    }
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = devices.FAST_PRODUCTS
+    try:
+        devices.FAST_PRODUCTS = False  # the counter does not know what `fused` calls
+        # The counter follows gradients into modules, and inference mode has none.
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+            result = compute()
+    finally:
+        devices.FAST_PRODUCTS = before
+        for parameter in learned:
+            parameter.requires_grad_(True)
+    return result, counter.get_total_flops()
+
+
+def pair_flops(model, sequence) -> int:
+    """Operations of one plain ranking pass over one pair; of a mask's forbidden half, too. On the device `meta` they
+    are counted and not computed. sequence: from the model's input builder."""
+    batch = pad([sequence], model.tokenizer.pad_token_id).to(model.device)
+    _, flops = count_flops(model, lambda: model.score(model.states(batch)[batch.score_at]))
+    pooler = getattr(model.base_model, "pooler", None)
+    if pooler is not None:  # part of the ranking head; transformers runs it once more, for nobody
+        state = torch.zeros(1, 1, model.config.hidden_size, device=model.device)
+        flops -= count_flops(pooler, lambda: pooler(state))[1]
+    return flops
+
+
+def ranking_flops(model) -> Callable[[int, int], int]:
+    """`pair_flops` by the lengths s of the encoder's input and t of the decoder's (0 without one): a polynomial of
+    second degree with whole coefficients, which six passes tell; to count some hundred takes a minute."""
+    builder, separate = model.input_builder(), model.system.rank_layout == "separate"
+
+    def terms(s, t):
+        return [1, s, s * s] + [t, t * t, s * t] * separate
+
+    short = [builder.rank([0] * i, [0] * j) for i, j in ((1, 1), (9, 1), (17, 1), (1, 5), (9, 5), (1, 9))]
+    rows = [terms(len(each.input_ids), len(each.decoder_ids)) for each in short]
+    found = np.linalg.lstsq(np.array(rows, float), [pair_flops(model, each) for each in short], rcond=None)[0]
+    return lambda s, t: sum(round(factor) * term for factor, term in zip(found, terms(s, t)))
 
 
 def sample_pairs(collection: Collection, candidates: pd.DataFrame, count: int = 200) -> pd.DataFrame:
@@ -99,40 +119,23 @@ def sample_pairs(collection: Collection, candidates: pd.DataFrame, count: int = 
     candidates: `query_id, doc_id`; at least a row.
     """
     rows = candidates.iloc[np.unique(np.linspace(0, len(candidates) - 1, min(count, len(candidates)), dtype=int))]
-    return pd.DataFrame(
-        {
-            "query_id": rows["query_id"],
-            "doc_id": rows["doc_id"],
-            "query": collection.query_texts(rows["query_id"]),
-            "passage": collection.text(rows["doc_id"]),
-        }
-    ).reset_index(drop=True)
+    texts = {"query": collection.query_texts(rows["query_id"]), "passage": collection.text(rows["doc_id"])}
+    return rows[["query_id", "doc_id"]].assign(**texts).reset_index(drop=True)
 
 
 def ranking_cost(checkpoint: str | os.PathLike, pairs: pd.DataFrame) -> dict[str, float]:
     """What a system reads and computes to rank a pair, means over some: `encoder_tokens`, `decoder_tokens`, `gflops`
-    (10^9 operations).
-
-    checkpoint: a saved system; its tokenizer and its own builder write the inputs. pairs: `query, passage`.
-    """
-    from transformers import AutoTokenizer
-
-    from gdmtl_lib.inputs import InputBuilder
-
-    config = _config(checkpoint)
-    builder = InputBuilder(
-        AutoTokenizer.from_pretrained(checkpoint),
-        get_system(config["gdmtl"]["system"]),
-        decoder_start_id=config.get("decoder_start_token_id"),
-        **config["gdmtl"]["inputs"],
-    )
+    (10^9 operations). checkpoint: a saved system. pairs: `query, passage`."""
+    model = load_model(checkpoint).to("meta")
+    builder = model.input_builder()
     read = zip(builder.passage_tokens(pairs["passage"]), builder.tokens(pairs["query"]), strict=True)
     sequences = [builder.rank(passage, query) for passage, query in read]
     lengths = [(len(sequence.input_ids), len(sequence.decoder_ids)) for sequence in sequences]
+    flops = ranking_flops(model)
     return {
         "encoder_tokens": float(np.mean([source for source, _ in lengths])),
         "decoder_tokens": float(np.mean([target for _, target in lengths])),
-        "gflops": float(np.mean([ranking_flops(config, *each) for each in lengths])) / 1e9,
+        "gflops": float(np.mean([flops(*each) for each in lengths])) / 1e9,
     }
 
 
@@ -154,9 +157,6 @@ def reranking_speed(
 
     pairs: `query_id, doc_id`; some dozens say enough. device: as for `rerank`.
     """
-    from gdmtl_lib.models import load_model
-    from gdmtl_lib.inference.rerank import rerank
-
     model = load_model(checkpoint)
     rerank(model, collection, pairs.head(4), device=device, progress=False)
     started = time.perf_counter()
@@ -194,21 +194,6 @@ def with_effectiveness(costs: pd.DataFrame, values_by_system: Mapping[str, pd.Da
     for system in costs["system"]:
         values = values_by_system[system].query("measure == @measure")["value"]
         mean, n = values.mean(), len(values)
-        margin = stats.t.ppf(0.975, n - 1) * values.std() / np.sqrt(n) if n > 1 else np.nan
+        margin = stats.t.ppf(0.975, n - 1) * values.sem() if n > 1 else np.nan
         rows.append((mean, mean - margin, mean + margin))
     return costs.assign(**dict(zip(("mean", "low", "high"), np.array(rows).reshape(-1, 3).T)))
-
-
-def _self_layer(length: int, d: int, f: int) -> int:
-    return 8 * length * d * d + 4 * length * length * d + 4 * length * d * f
-
-
-def _weights(checkpoint: str | os.PathLike) -> Path:
-    path = Path(checkpoint) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{checkpoint} holds no weights: expected {path}; train the system with notebook 03")
-    return path
-
-
-def _config(checkpoint: str | os.PathLike) -> dict:
-    return json.loads((_weights(checkpoint).with_name("config.json")).read_text(encoding="utf-8"))

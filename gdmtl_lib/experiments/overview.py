@@ -1,6 +1,7 @@
 """What a collection holds, as tables: sizes, lengths, grades, categories, sessions, and what BM25 finds of it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -48,22 +49,14 @@ def text_lengths(collection: Collection, splits: Sequence[str]) -> dict[str, np.
     `judged passages (sample)`, and there is none where nothing is judged.
     """
     large = max(collection.passage_count(split) for split in splits) > LARGE
+    judged = dict.fromkeys(doc_id for split in splits for doc_id in collection.qrels(split)["doc_id"])
     texts = {
-        "passages": [] if large else _passages(collection, splits),
-        "judged passages (sample)": _judged_passages(collection, splits) if large else [],
+        "passages": [] if large else dict(chain(*map(collection.passages, splits))).values(),
+        "judged passages (sample)": collection.text(nested_sample(judged, SAMPLED)) if large else [],
         "queries": [text for split in splits for text in collection.queries(split)["text"]],
         "answers": [text for split in splits for text in _answers(collection, split)],
     }
     return {kind: np.array([len(text.split()) for text in found]) for kind, found in texts.items() if found}
-
-
-def _passages(collection: Collection, splits: Sequence[str]) -> list[str]:
-    return list({doc_id: text for split in splits for doc_id, text in collection.passages(split)}.values())
-
-
-def _judged_passages(collection: Collection, splits: Sequence[str]) -> list[str]:
-    judged = dict.fromkeys(doc_id for split in splits for doc_id in collection.qrels(split)["doc_id"])
-    return collection.text(nested_sample(judged, SAMPLED))
 
 
 def category_shares(collection: Collection, splits: Sequence[str]) -> pd.DataFrame:
@@ -125,6 +118,7 @@ def recall_by_depth(run: pd.DataFrame, qrels: pd.DataFrame, depth: int, relevanc
             f"qrels: expected a judgment of relevance {relevance_level} or more, found {qrels['relevance'].max()} at "
             "most; lower relevance_level"
         )
+    # ir-measures has R@k, one by one: of half a million queries a hundred of them would take an hour.
     weight = 1 / relevant.groupby("query_id")["doc_id"].transform("size")
     found = relevant.assign(weight=weight).merge(run[["query_id", "doc_id", "rank"]], on=["query_id", "doc_id"])
     found = found[found["rank"] <= depth]

@@ -6,13 +6,13 @@ import pandas as pd
 import torch
 
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.splits import nested_sample
 from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import evaluate
-from .flops import count_flops
 from gdmtl_lib.inference.likelihood import cascade_run, choose_weight, joint_run, query_likelihood
-from gdmtl_lib.inference.rerank import rerank
-from gdmtl_lib.data.splits import nested_sample
 from gdmtl_lib.inference.prefix_cache import encode_sources
+from gdmtl_lib.inference.rerank import rerank
+from .costs import count_flops
 
 BM25, LIKELIHOOD, RANKING, JOINT = "BM25", "likelihood", "ranking head", "joint"
 
@@ -42,10 +42,8 @@ def ways_to_rank(
     """
     judged = [query for query in runs[BM25]["query_id"].unique() if query in set(qrels["query_id"])]
     choose_on, measure_on = halves(judged)
-    chosen = {name: of_queries(runs[name], choose_on) for name in (RANKING, LIKELIHOOD)}
-    weight = choose_weight(
-        *chosen.values(), of_queries(qrels, choose_on), measure=measure, relevance_level=relevance_level
-    )
+    seen = (of_queries(frame, choose_on) for frame in (runs[RANKING], runs[LIKELIHOOD], qrels))
+    weight = choose_weight(*seen, measure=measure, relevance_level=relevance_level)
     ways = {name: of_queries(run, measure_on) for name, run in runs.items()}
     ways[JOINT] = joint_run(ways[RANKING], ways[LIKELIHOOD], weight)
     ways |= {cascade_name(depth): cascade_run(ways[LIKELIHOOD], ways[RANKING], depth) for depth in depths}
@@ -75,26 +73,24 @@ def costs(model, collection: Collection, candidates: pd.DataFrame, depths: Seque
     """
     queries, how = candidates["query_id"].nunique(), dict(progress=False, device=next(model.parameters()).device.type)
     likelihood, likely = count_flops(model, lambda: query_likelihood(model, collection, candidates, **how))
-    _, ranking = count_flops(model, lambda: rerank(model, collection, candidates, **how))
     builder = model.input_builder()
     passages = builder.passage_tokens(collection.text(candidates["doc_id"].unique()))
     sources = [builder.query_generation(passage, []) for passage in passages]
-    _, encoding = count_flops(model, lambda: _encode_alone(model, sources))
-    rows = [(BM25, 0, 0), (LIKELIHOOD, likely, likely - encoding), (RANKING, ranking, ranking)]
-    rows.append((JOINT, likely + ranking, likely - encoding + ranking))
-    for depth in depths:
-        best = likelihood[likelihood["rank"] <= depth]
-        _, of_best = count_flops(model, lambda best=best: rerank(model, collection, best, **how))
-        rows.append((cascade_name(depth), likely + of_best, likely - encoding + of_best))
+    # Each by itself: a packed pass costs the same.
+    encode = torch.inference_mode()(lambda: [encode_sources(model, [source]) for source in sources])
+    _, encoding = count_flops(model, encode)
+
+    def ranking(pairs):
+        return count_flops(model, lambda: rerank(model, collection, pairs, **how))[1]
+
+    rows = [(BM25, 0, 0), (LIKELIHOOD, likely, encoding), (RANKING, ranking(candidates), 0)]
+    rows.append((JOINT, likely + rows[-1][1], encoding))
+    rows += [
+        (cascade_name(depth), likely + ranking(likelihood[likelihood["rank"] <= depth]), encoding) for depth in depths
+    ]
     table = pd.DataFrame(rows, columns=["way", "gflop", "stored"])
+    table["stored"] = table["gflop"] - table["stored"]
     return table.assign(**{name: table[name] / queries / 1e9 for name in ("gflop", "stored")})
-
-
-@torch.inference_mode()
-def _encode_alone(model, sources: list[Sequence]) -> None:
-    """Each by itself: a packed pass costs the same."""
-    for source in sources:
-        encode_sources(model, [source])
 
 
 def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
@@ -103,29 +99,26 @@ def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     table: what `effectiveness_of` returns. costs: what `costs` returns.
     Returns a row a way: `way, mean, difference, low, high, verdict, gflop, stored`.
     """
-    joined = table.rename(columns={"system": "way"}).merge(costs, on="way", validate="1:1")
-    verdicts = [
+    table = table.rename(columns={"system": "way"}).merge(costs, on="way", validate="1:1")
+    table["verdict"] = [
         "-" if way == RANKING else "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-        for way, low, high in zip(joined["way"], joined["low"], joined["high"])
+        for way, low, high in zip(table["way"], table["low"], table["high"])
     ]
-    joined["verdict"] = verdicts
-    return joined[["way", "mean", "difference", "low", "high", "verdict", "gflop", "stored"]]
+    return table[["way", "mean", "difference", "low", "high", "verdict", "gflop", "stored"]]
 
 
 def advice(table: pd.DataFrame) -> list[str]:
     """When each way is the right choice, in sentences made of the numbers alone. table: from `with_verdicts`."""
     ways = table.set_index("way")
-    best = ways["mean"].idxmax()
+    best, head = ways["mean"].idxmax(), ways.loc[RANKING]
     sentences = [f"Highest mean: {best}, {ways['mean'][best]:.3f}, at {ways['gflop'][best]:.1f} GFLOP a query."]
-    head = ways.loc[RANKING]
     for column, when in (("gflop", "nothing stored"), ("stored", "the passages' states stored")):
         equal = ways[(ways["verdict"] != "worse") & (ways[column] <= head[column])]
         cheapest = equal[column].idxmin()
-        share = equal[column][cheapest] / head["gflop"]
         sentences.append(
             f"With {when}, the cheapest way that is not shown to be worse than the ranking head: {cheapest}, "
-            f"{ways['mean'][cheapest]:.3f} against {head['mean']:.3f}, at {share:.0%} of its cost."
+            f"{ways['mean'][cheapest]:.3f} against {head['mean']:.3f}, at {equal[column][cheapest] / head['gflop']:.0%} "
+            "of its cost."
         )
     worse = list(ways.index[ways["verdict"] == "worse"])
-    sentences.append(f"Shown to be worse than the ranking head: {'; '.join(worse) or 'none'}.")
-    return sentences
+    return [*sentences, f"Shown to be worse than the ranking head: {'; '.join(worse) or 'none'}."]

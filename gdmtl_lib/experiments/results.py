@@ -1,23 +1,27 @@
-"""What the runs of a config left behind, found and read: the hand-over from training to every analysis.
+"""What the runs of a config left behind, measured and kept, found and read: the hand-over from training to analyses.
 
 A config's folder holds `<system>/seed<k>/run.<split>.trec.gz` and `per_query.<split>.csv` for each neural system, and
-the same two files in `bm25/` for the first stage, which knows no seed. Nothing is remembered between calls: what is
-read is what lies there.
+the same two files in `bm25/` for the first stage, which knows no seed. `run.<split>.json` beside them holds hashes of
+both and of what they were made from: they are used again only while none has changed. Nothing is remembered between
+calls: what is read is what lies there.
 """
 
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from gdmtl_lib.data.bm25 import bm25_candidates
+from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.folds import joined
+from gdmtl_lib.data.trec import canonical_order, file_hash, frame_hash, read_run, write_lines, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
-from gdmtl_lib.evaluation.measures import read_values
-from .notebook import results_folder
-from gdmtl_lib.data.trec import file_hash, read_run
+from gdmtl_lib.evaluation.measures import PAPER_NAMES, evaluate, read_values, write_values
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
+from .notebook import indexes_folder, results_folder
 
 # What LaTeX's text fonts lack: the paper's marks of significance, and the dot before a relevant passage.
 _LATEX_MARKS = {
@@ -49,6 +53,11 @@ class Results:
     def __repr__(self) -> str:
         return f"<results in {self.folder}>"
 
+    @property
+    def figures(self) -> Path:
+        """Where notebooks put the figures of these results."""
+        return self.folder / "figures"
+
     def systems(self, split: str) -> list[str]:
         """The systems measured on a split, in the paper's order, BM25 first."""
         return [name for name in LABELS if self._homes(name, f"per_query.{split}.csv")]
@@ -61,13 +70,12 @@ class Results:
         Raises FileNotFoundError for a system without values, ValueError for a needed one that was not asked for,
         where there is no other, and for an unknown name.
         """
-        there = self.systems(split)
-        chosen = there if systems is None else [system_name(system) for system in systems]
+        chosen = self.systems(split) if systems is None else [system_name(system) for system in systems]
         for system in chosen or [FIRST_STAGE]:
-            self._found(system, f"per_query.{split}.csv", None)
+            self._found(system, f"per_query.{split}.csv")
         for system in map(system_name, needed):
             if system not in chosen:
-                self._found(system, f"per_query.{split}.csv", None)
+                self._found(system, f"per_query.{split}.csv")
                 raise ValueError(f"systems: expected {system} among them, found {', '.join(chosen)}; add it")
         if needed and len(chosen) < 2:
             raise ValueError(f"systems: expected others to compare {chosen[0]} with, found none; add or train one")
@@ -77,15 +85,19 @@ class Results:
         """The seeds a system was trained with; none for BM25."""
         return [seed for seed in self._homes(system_name(system)) if seed is not None]
 
+    def home(self, system: str, seed: int | None = None) -> Path:
+        """The folder that a training of a system was made into; BM25 has one for all seeds."""
+        system = system_name(system)
+        return self.folder / system if system == FIRST_STAGE else self.folder / system / f"seed{seed}"
+
     def trainings(self, system: str) -> list[Path]:
         """The folders that a system was trained into: one a seed; where the results are those of folds, joined, one a
         rotation and seed."""
-        system = system_name(system)
-        here = list(self._homes(system).values())
+        here = list(self._homes(system_name(system)).values())
         if any((home / "checkpoint").is_dir() for home in here):
             return here
-        rotations = sorted(self.folder.glob("folds/*"), key=lambda path: (len(path.name), path.name))
-        return [home for place in rotations for home in self._homes(system, place=place).values()] or here
+        rotations = sorted(self.folder.glob("folds/*/"), key=lambda path: (len(path.name), path.name))
+        return [home for place in rotations for home in Results(place)._homes(system_name(system)).values()] or here
 
     def common_seeds(self, *systems: str) -> list[int | None]:
         """The seeds that all of these systems were trained with: run against run, a pair of systems is compared seed
@@ -106,8 +118,8 @@ class Results:
 
         Raises FileNotFoundError, naming what there is; ValueError for a file that is not as it was measured.
         """
-        homes = self._found(system, f"run.{split}.trec.gz", seed)
-        return read_run(as_measured(next(iter(homes.values())) / f"run.{split}.trec.gz", split))
+        home, *_ = self._found(system, f"run.{split}.trec.gz", seed)
+        return read_run(as_measured(home / f"run.{split}.trec.gz", split))
 
     def values(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
         """A system's per-query values of a split: `query_id, measure, value, residual`. Without a seed they are the
@@ -117,16 +129,15 @@ class Results:
         or with different measures, and for a file that is not as it was measured.
         """
         name = f"per_query.{split}.csv"
-        paths = [as_measured(home / name, split) for home in self._found(system, name, seed).values()]
-        frames = {path: read_values(path) for path in paths}
-        (first, expected), *others = frames.items()
+        paths = [as_measured(home / name, split) for home in self._found(system, name, seed)]
+        first, *others = frames = [read_values(path) for path in paths]
         key = ["query_id", "measure"]
-        for path, values in others:
-            if set(map(tuple, values[key].to_numpy())) != set(map(tuple, expected[key].to_numpy())):
+        for path, values in zip(paths[1:], others):
+            if set(map(tuple, values[key].to_numpy())) != set(map(tuple, first[key].to_numpy())):
                 raise ValueError(
-                    f"{path}: expected the queries and measures of {first}, found others; evaluate both anew"
+                    f"{path}: expected the queries and measures of {paths[0]}, found others; evaluate both anew"
                 )
-        return pd.concat(frames.values()).groupby(key, sort=False, as_index=False)[["value", "residual"]].mean()
+        return pd.concat(frames).groupby(key, sort=False, as_index=False)[["value", "residual"]].mean()
 
     def values_by_system(self, split: str, systems: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         """Per-query values of several systems, means over seeds, by the systems' names: what `compare` takes.
@@ -136,6 +147,16 @@ class Results:
         Raises as `chosen` and `values`.
         """
         return {system: self.values(system, split) for system in self.chosen(split, systems)}
+
+    def means_by_seed(self, split: str, systems: Sequence[str]) -> pd.DataFrame:
+        """What each training reached: `measure, system, seed, mean`, a row for each measure, system and seed."""
+        rows = [
+            {"measure": measure, "system": system, "seed": seed, "mean": mean}
+            for system in systems
+            for seed in self.seeds(system)
+            for measure, mean in self.values(system, split, seed).groupby("measure", sort=False)["value"].mean().items()
+        ]
+        return pd.DataFrame(rows, columns=["measure", "system", "seed", "mean"])
 
     def rank_shifts(
         self, baseline: str, system: str, split: str, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
@@ -150,65 +171,144 @@ class Results:
         ]
         return pd.concat(tables, ignore_index=True)[["seed", "rank", "baseline", "system", "change"]]
 
-    def save_figure(self, figure, name: str) -> None:
-        """Write a figure as PNG and PDF into `figures/`."""
-        from gdmtl_lib.figures.results import save_figure
-
-        save_figure(figure, self.folder / "figures", name)
-
     def save_table(self, table: pd.DataFrame, name: str) -> None:
-        """Write a table as CSV and LaTeX into `tables/`; the LaTeX takes booktabs, multirow and amssymb."""
+        """Write a table as CSV and LaTeX into `tables/`; the LaTeX takes booktabs, multirow and amssymb. Its index
+        is written where it says something: one with a name does, plain row numbers do not."""
         folder = self.folder / "tables"
         folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / f"{name}.csv", index=_named(table.index))
-        latex = table.to_latex(index=_named(table.index), escape=True, float_format="%.3f", na_rep="")
+        index = any(name is not None for name in table.index.names)
+        table.to_csv(folder / f"{name}.csv", index=index)
+        latex = table.to_latex(index=index, escape=True, float_format="%.3f", na_rep="")
         for mark, command in _LATEX_MARKS.items():
             latex = latex.replace(mark, command)
         (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
 
-    def _homes(self, system: str, file: str = "", place: Path | None = None) -> dict[int | None, Path]:
-        """The folders of a system by seed, those that have the file; BM25 has one, without a seed. place: where they are
-        looked for; the folder itself when None."""
-        place = place or self.folder
-        if system == FIRST_STAGE:
-            homes = {None: place / system}
-        else:
-            homes = {
-                int(match[1]): home
-                for home in (place / system).glob("seed*")
-                if (match := re.fullmatch(r"seed(\d+)", home.name))
-            }
-        return {seed: homes[seed] for seed in sorted(homes) if (homes[seed] / file).exists()}
+    def _homes(self, system: str, file: str = "") -> dict[int | None, Path]:
+        """The folders of a system by seed, those that have the file; BM25 has one, without a seed."""
+        seeds = [None]
+        if system != FIRST_STAGE:
+            names = (re.fullmatch(r"seed(\d+)", path.name) for path in (self.folder / system).glob("seed*"))
+            seeds = sorted(int(name[1]) for name in names if name)
+        return {seed: home for seed in seeds if ((home := self.home(system, seed)) / file).exists()}
 
-    def _found(self, system: str, file: str, seed: int | None) -> dict[int | None, Path]:
+    def _found(self, system: str, file: str, seed: int | None = None) -> list[Path]:
+        """The folders of a system that have the file, of all seeds or of one."""
         system = system_name(system)
         homes = self._homes(system, file)
         if seed is not None and system != FIRST_STAGE:
             homes = {seed: homes[seed]} if seed in homes else {}
         if not homes:
-            place = FIRST_STAGE if system == FIRST_STAGE else f"{system}/seed{'<k>' if seed is None else seed}"
             there = sorted(str(path.relative_to(self.folder).parent) for path in self.folder.glob(f"**/{file}"))
             raise FileNotFoundError(
-                f"{LABELS[system]} has no {file}: expected it in {self.folder / place}, "
+                f"{LABELS[system]} has no {file}: expected it in {self.home(system, '<k>' if seed is None else seed)}, "
                 f"found it in {', '.join(there) or 'no folder'}; train {system} with notebook 03"
             )
-        return homes
+        return list(homes.values())
+
+
+def measure_first_stage(
+    results_dir: str | os.PathLike, collection: Collection, split: str, depth: int, relevance_level: int = 1,
+    **first_stage,
+) -> pd.DataFrame:  # fmt: skip
+    """BM25's candidates for a split, to be re-ranked; they and their values are kept in `<results_dir>/bm25/`.
+
+    Args, returns and raises: as `bm25_candidates`, whose k1, b and enriched are `first_stage`, and `evaluate`.
+    """
+    candidates = bm25_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
+    values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
+    _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
+    return candidates
+
+
+def measure_system(
+    folder: str | os.PathLike, collection: Collection, candidates: pd.DataFrame, split: str, relevance_level: int = 1,
+    device: str = "auto", model=None, progress: bool = True, output_dir: str | os.PathLike | None = None,
+    processes: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Re-rank a split with the trained system of a folder, measure it, and keep both there.
+
+    It is computed in the precision it was trained in.
+
+    folder: where `train` left its `checkpoint/`. model: that checkpoint, where it is loaded already.
+    device, progress, processes: as for `rerank`. relevance_level: as for `evaluate`.
+    output_dir: where to keep them instead; for the split of another collection, which may have the same name.
+
+    Returns the per-query values, those kept if they were made from the same. Raises FileNotFoundError where there is
+    no checkpoint, ValueError as `rerank` and `evaluate`.
+    """
+    folder = Path(folder)
+    output = folder if output_dir is None else Path(output_dir)
+    weights = folder / "checkpoint" / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{folder} holds no trained system: expected {weights}; train it with notebook 03")
+    qrels = collection.qrels(split)
+    precision = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]["precision"]
+    made_from = {
+        "checkpoint": file_hash(weights),
+        "model": file_hash(weights.with_name("config.json")),
+        "candidates": frame_hash(candidates[["query_id", "doc_id"]]),
+        "texts": collection.fingerprint(),
+        "qrels": frame_hash(qrels),
+        "relevance_level": relevance_level,
+        "precision": precision,
+    }
+    if _is_kept(output, split, made_from):
+        return read_values(output / f"per_query.{split}.csv")
+
+    # torch, which measuring alone does without
+    from gdmtl_lib.inference.rerank import rerank
+    from gdmtl_lib.models import load_model
+
+    model = load_model(weights.parent) if model is None else model
+    run = rerank(
+        model, collection, candidates, output=output / f"run.{split}.trec.gz", precision=precision, device=device,
+        progress=progress, processes=processes,
+    )  # fmt: skip
+    values = evaluate(run, qrels, relevance_level=relevance_level)
+    _keep(output, split, run, values, model.system.name, made_from)
+    return values
+
+
+def join_folds(
+    parts: Iterable[tuple[str | os.PathLike, str]], output_dir: str | os.PathLike, split: str, system: str
+) -> pd.DataFrame:
+    """A cross-validation's runs and values as those of one split: every query with the model that never saw its
+    session. They are kept in a folder, as `measure_system` keeps those of one model.
+
+    parts: for each rotation, the folder of its model and the split that it was tested on, both measured.
+    split: the name of the whole. system: the name in the run's last column.
+
+    Returns the per-query values. Raises ValueError for a query that was tested twice, and for a file that is not as
+    it was measured.
+    """
+    paths = [[as_measured(path, tested) for path in _paths(Path(folder), tested)] for folder, tested in parts]
+    run = canonical_order(joined(read_run(run) for run, _ in paths))
+    values = joined(read_values(values) for _, values in paths)
+    _keep(Path(output_dir), split, run, values, system, {"parts": [file_hash(run) for run, _ in paths]})
+    return values
 
 
 def as_measured(path: Path, split: str) -> Path:
     """The path of a run or of values, if `run.<split>.json` beside it (where there is one) still holds its hash."""
     record = path.with_name(f"run.{split}.json")
-    if record.exists():
-        try:
-            expected = json.loads(record.read_text(encoding="utf-8"))["files"][path.name]
-        except (ValueError, KeyError, TypeError):
-            expected = None
-        if file_hash(path) != expected:
-            raise ValueError(
-                f"{path} is not as it was measured: its SHA-256 is not the one in {record.name}; run notebook 03 again "
-                "for this system, which measures it anew, or delete both"
-            )
+    if record.exists() and _record(record).get("files", {}).get(path.name) != file_hash(path):
+        raise ValueError(
+            f"{path} is not as it was measured: its SHA-256 is not the one in {record.name}; run notebook 03 again "
+            "for this system, which measures it anew, or delete both"
+        )
     return path
+
+
+def seed_spread(means: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds, as `0.384 ±0.005`: a row a system, a column a measure under the paper's
+    name, for the systems that were trained more than once.
+
+    means: what `Results.means_by_seed` returns.
+    """
+    grouped = means.groupby(["system", "measure"], sort=False)["mean"]
+    table = grouped.agg(["mean", "std", "size"]).query("size > 1")
+    text = pd.Series([f"{mean:.3f} ±{std:.3f}" for mean, std in zip(table["mean"], table["std"])], table.index, dtype=str)
+    return text.unstack(sort=False).rename(columns=PAPER_NAMES).rename_axis(columns=None)
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -217,6 +317,31 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{column: table[column].replace(LABELS) for column in columns})
 
 
-def _named(index: pd.Index) -> bool:
-    """Whether an index says something: one with a name does, plain row numbers do not."""
-    return any(name is not None for name in index.names)
+def _keep(
+    folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made_from: Mapping | None = None
+) -> None:
+    paths = _paths(folder, split)
+    write_ordered(run, paths[0], tag=tag)
+    write_values(values, paths[1])
+    kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
+    write_lines(folder / f"run.{split}.json", [json.dumps(kept, indent=2) + "\n"])
+
+
+def _is_kept(folder: Path, split: str, made_from: Mapping) -> bool:
+    paths = _paths(folder, split)
+    return all(path.is_file() for path in paths) and _record(folder / f"run.{split}.json") == {
+        "made_from": made_from, "files": {path.name: file_hash(path) for path in paths}
+    }  # fmt: skip
+
+
+def _record(path: Path) -> dict:
+    """What a record of `_keep` says; nothing where it is gone or damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if isinstance(record["files"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _paths(folder: Path, split: str) -> tuple[Path, Path]:
+    return folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv"
