@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from gdmtl_lib.backbones import devices
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.inference.rerank import rerank
-from gdmtl_lib.inputs import pad
+from gdmtl_lib.packing import pad
 from gdmtl_lib.models import load_model
 from .results import Results
 

@@ -13,8 +13,7 @@ import pandas as pd
 
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.comparison import by_category, compare, shared_information_needs
-from .measuring import measure_first_stage, measure_system
-from .results import Results
+from .results import Results, measure_first_stage, measure_system
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
 
 PLACES = ("home", "away")

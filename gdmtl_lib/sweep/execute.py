@@ -23,9 +23,8 @@ from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.locking import held
 from gdmtl_lib.data.trec import write_lines
 from gdmtl_lib.evaluation.measures import effectiveness_table, read_values
-from gdmtl_lib.experiments.measuring import join_folds, measure_first_stage, measure_system
+from gdmtl_lib.experiments.results import Results, join_folds, measure_first_stage, measure_system
 from gdmtl_lib.experiments.notebook import indexes_folder, notebook_parameters
-from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 from .config import TRAINING, Config

@@ -16,7 +16,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.devices import fast_products, pick_precision
 from gdmtl_lib.backbones.linear import linear_layer
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pad
-from gdmtl_lib.experiments.measuring import measure_first_stage
+from gdmtl_lib.experiments.results import measure_first_stage
 from gdmtl_lib.models import build_model, load_model
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gdmtl_lib.experiments import costs
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.packing import pad
-from gdmtl_lib.models import build_model
+from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.experiments.results import Results
 
 TOKENS = ["encoder_tokens", "decoder_tokens"]
@@ -38,8 +38,6 @@ def checkpoint(folder, system):
 
 @pytest.mark.parametrize("system", ["bert", "gdmtl", "gdmtl_s"])
 def test_parameters_are_those_of_the_model(checkpoints, system):
-    from gdmtl_lib.models import load_model
-
     model = load_model(checkpoint(checkpoints, system))
     counts = costs.parameter_counts(checkpoint(checkpoints, system))
     assert sum(counts.values()) == sum(parameter.numel() for parameter in model.parameters())
@@ -59,12 +57,31 @@ def test_a_weight_that_belongs_to_no_part_is_refused(tmp_path):
         costs.parameter_counts(tmp_path / "none")
 
 
+def layer_flops(length, d, f):
+    """Queries, keys, values and output; scores and mixing; feed-forward."""
+    return 8 * length * d * d + 4 * length * length * d + 4 * length * d * f
+
+
 @pytest.mark.parametrize("system", ["bert", "gdmtl_s", "bart_c"])
+@pytest.mark.parametrize(("words", "asked"), [(6, 2), (60, 9)])
+def test_operations_are_those_of_the_formula(checkpoints, system, words, asked):
+    """Two layers, d = 32, f = 64; the head is 2 d^2 + 2 d. A decoder's layer adds cross-attention: queries and output,
+    keys and values, scores and mixing. Counted on a device that computes nothing, and by the polynomial."""
+    model = load_model(checkpoint(checkpoints, system)).to("meta")
+    builder = model.input_builder()
+    [passage], [query] = builder.passage_tokens(["water " * words]), builder.tokens(["king " * asked])
+    sequence = builder.rank(passage, query)
+    s, t, d = len(sequence.input_ids), len(sequence.decoder_ids), 32
+    expected = 2 * layer_flops(s, d, 64) + 2 * d * d + 2 * d
+    if t:
+        expected += 2 * (layer_flops(t, d, 64) + 4 * t * d * d + 4 * s * d * d + 4 * t * s * d)
+    assert costs.pair_flops(model, sequence) == expected == costs.ranking_flops(model)(s, t)
+
+
+@pytest.mark.parametrize("system", ["bert", "gdmtl_s"])
 def test_operations_are_those_that_torch_counts(checkpoints, system):
     """Of one pass over one padded pair, with attention spelt out as products. transformers' BertModel runs the pooler
     once more, on what nobody reads: 2 d^2, d = 32."""
-    from gdmtl_lib.models import load_model
-
     model = load_model(checkpoint(checkpoints, system))
     builder = model.input_builder()
     [passage], [query] = builder.passage_tokens(["water river city from the north"]), builder.tokens(["old king"])
@@ -72,28 +89,34 @@ def test_operations_are_those_that_torch_counts(checkpoints, system):
     batch = pad([sequence], model.tokenizer.pad_token_id)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(batch)
-    expected = costs.ranking_flops(model.config.to_dict(), len(sequence.input_ids), len(sequence.decoder_ids))
     unread = 2 * 32 * 32 if system == "bert" else 0
-    assert counter.get_total_flops() == expected + unread
+    assert counter.get_total_flops() == costs.pair_flops(model, sequence) + unread
 
 
-def test_operations_by_hand():
-    """d = 2, f = 3, two layers, three tokens: a layer is 8*3*4 + 4*9*2 + 4*3*2*3 = 240; the head is 8 + 4."""
-    config = {"model_type": "bert", "hidden_size": 2, "intermediate_size": 3, "num_hidden_layers": 2}
-    assert costs.ranking_flops(config, 3) == 2 * 240 + 12
+class Layer(torch.nn.Linear):
+    """7 rows from 3 to 5 numbers, then attention of one head of 5 among them."""
+
+    def run(self):
+        with torch.inference_mode():
+            states = self(torch.ones(7, 3))[None, None]
+            mask = torch.ones(1, 1, 7, 7, dtype=torch.bool)
+            return torch.nn.functional.scaled_dot_product_attention(states, states, states, mask)
 
 
-@pytest.mark.parametrize(
-    ("kind", "lengths", "message"),
-    [
-        ("t5", (3, 1), "expected model_type bert or bart, found 't5'"),
-        ("bert", (3, 1), "bert: expected source tokens alone, found 3, 1"),
-        ("bart", (3, 0), "bart: expected source tokens and target tokens, found 3, 0"),
-    ],
-)
-def test_impossible_lengths_are_refused(kind, lengths, message):
-    with pytest.raises(ValueError, match=message):
-        costs.ranking_flops({"model_type": kind}, *lengths)
+def test_products_and_attention_are_counted():
+    """2 * 7 * 3 * 5 of the layer; 2 * 7 * 7 * 5 for the attention's weights and as much for its values."""
+    layer = Layer(3, 5)
+    result, flops = costs.count_flops(layer, layer.run)
+    assert result.shape == (1, 1, 7, 5) and flops == 210 + 2 * 490
+    assert all(parameter.requires_grad for parameter in layer.parameters())
+
+
+def test_parameters_learn_on_after_an_error():
+    layer = Layer(3, 5)
+    layer.bias.requires_grad_(False)
+    with pytest.raises(ZeroDivisionError):
+        costs.count_flops(layer, lambda: 1 / 0)
+    assert layer.weight.requires_grad and not layer.bias.requires_grad
 
 
 def test_lengths_are_those_of_the_systems_inputs(checkpoints, pairs):

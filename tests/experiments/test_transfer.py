@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gdmtl_lib.experiments import measuring, transfer
+from gdmtl_lib.experiments import results as result_files, transfer
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.evaluation.measures import write_values
 from gdmtl_lib.models import build_model
@@ -56,7 +56,7 @@ def first_stage(monkeypatch):
         rows = [(query, doc, -rank, rank) for query in collection.queries(split)["query_id"] for rank, doc in enumerate(docs, 1)]
         return pd.DataFrame(rows, columns=["query_id", "doc_id", "score", "rank"]).astype({"score": float})
 
-    monkeypatch.setattr(measuring, "bm25_candidates", candidates)
+    monkeypatch.setattr(result_files, "bm25_candidates", candidates)
 
 
 def test_every_trained_system_is_measured_away(trained, make_collection):

@@ -7,7 +7,7 @@ import torch
 import gdmtl_lib as gdmtl
 from gdmtl_lib import inputs, systems
 from gdmtl_lib.inference import generation
-from gdmtl_lib.experiments.flops import count_flops
+from gdmtl_lib.experiments.costs import count_flops
 from gdmtl_lib.inference.generation import compare_with_queries
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pad

@@ -14,7 +14,7 @@ from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import load_collection, rotations_name, rotations_of
 from gdmtl_lib.data.trec import canonical_order, read_run, write_run
 from gdmtl_lib.evaluation.measures import evaluate, write_values
-from gdmtl_lib.experiments import measuring
+from gdmtl_lib.experiments import results as result_files
 from gdmtl_lib.experiments.notebook import notebook_parameters
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.sweep import trainings as sweep_trainings
@@ -222,7 +222,7 @@ def test_the_joined_turns_are_what_the_whole_split_would_give(folder, tmp_path):
         write_values(evaluate(tested, rotations.qrels(split), relevance_level=2), home / f"per_query.{split}.csv")
         parts.append((home, split))
     output = tmp_path / "results" / "bert" / "seed0"
-    measuring.join_folds(parts, output, "talk", "bert")
+    result_files.join_folds(parts, output, "talk", "bert")
     results = Results(tmp_path / "results")
     joined = results.run("bert", "talk").sort_values(["query_id", "rank"], ignore_index=True)
     expected = run.sort_values(["query_id", "rank"], ignore_index=True)
@@ -234,4 +234,4 @@ def test_the_joined_turns_are_what_the_whole_split_would_give(folder, tmp_path):
         found.sort_values(key, ignore_index=True), expected.sort_values(key, ignore_index=True)
     )
     with pytest.raises(ValueError, match="stands in an earlier one too"):
-        measuring.join_folds([*parts, parts[0]], output, "talk", "bert")
+        result_files.join_folds([*parts, parts[0]], output, "talk", "bert")

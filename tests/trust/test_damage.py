@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from gdmtl_lib import models
 from gdmtl_lib.data import bm25 as first_stage, trec as runs
 from gdmtl_lib.evaluation import measures as evaluation
-from gdmtl_lib.experiments import measuring
+from gdmtl_lib.experiments import results as result_files
 from gdmtl_lib.training import folder as training_folder
 from gdmtl_lib.data.collection import Collection, load_collection
 from gdmtl_lib.data.readers import Split
@@ -180,8 +180,8 @@ def collection():
 @pytest.fixture
 def measured(tmp_path, collection, monkeypatch):
     """BM25 measured on the sample's dev split."""
-    monkeypatch.setattr(measuring, "indexes_folder", lambda: tmp_path / "indexes")
-    measuring.measure_first_stage(tmp_path / "results", collection, "dev", depth=5)
+    monkeypatch.setattr(result_files, "indexes_folder", lambda: tmp_path / "indexes")
+    result_files.measure_first_stage(tmp_path / "results", collection, "dev", depth=5)
     return Results(tmp_path / "results")
 
 
