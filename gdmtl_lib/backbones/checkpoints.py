@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
 
-from gdmtl_lib.data.trec import file_hash
+from gdmtl_lib.data.files import file_hash
 
 DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 

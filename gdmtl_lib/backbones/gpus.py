@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from gdmtl_lib.data.locking import locked
+from gdmtl_lib.data.files import try_lock
 
 
 def visible_gpus() -> list[str]:
@@ -36,10 +36,9 @@ def own_gpus(given: Mapping) -> Iterator[None]:
         for group in groups:
             name = re.sub(r"[^\w-]", "-", group)
             path = Path(tempfile.gettempdir()) / f"gdmtl-gpu-{os.getuid()}-{name}.lock"
-            lock = stack.enter_context(open(path, "w"))
-            if locked(lock):
+            if stack.enter_context(try_lock(path)):
                 break
         else:  # all are in use, by another sweep
-            locked(lock, wait=True)
+            stack.enter_context(try_lock(path, wait=True))
         os.environ["CUDA_VISIBLE_DEVICES"] = group
         yield

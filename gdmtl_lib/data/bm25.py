@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .collection import Collection
 from .deepct import enriched_fingerprint, enriched_passages
-from .locking import alone
+from .files import cache_folder, file_hash, try_lock
 from .trec import canonical_order
 
 QUERIES_AT_ONCE = 1000
@@ -90,7 +90,7 @@ def open_index(
 
     Args, raises: as `bm25_candidates`.
     """
-    folder = _index(collection, split, _cache_folder() if index_dir is None else Path(index_dir), enriched)
+    folder = _index(collection, split, cache_folder("indexes") if index_dir is None else Path(index_dir), enriched)
     searcher = _java()("io.anserini.search.SimpleSearcher")(str(folder))
     try:
         yield Index(folder.parent.name, searcher)
@@ -160,10 +160,6 @@ def _search(
     return hits
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdmtl" / "indexes"
-
-
 def _index(
     collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None
 ) -> Path:
@@ -177,7 +173,7 @@ def _index(
     if _found(home):
         return home / "lucene"
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / f".{key}.lock", wait=True):
+    with try_lock(folder / f".{key}.lock", wait=True):
         if _found(home):  # by now: another process was building it
             return home / "lucene"
         _remove_unfinished(folder, key)
@@ -208,7 +204,7 @@ def _remove_unfinished(folder: Path, mine: str) -> None:
         if key == mine:
             shutil.rmtree(left)
             continue
-        with alone(folder / f".{key}.lock") as is_left:
+        with try_lock(folder / f".{key}.lock") as is_left:
             if is_left:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -240,11 +236,7 @@ def _is_whole(home: Path) -> bool:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    checksums = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return checksums
+    return {path.name: file_hash(path) for path in sorted(folder.iterdir())}
 
 
 def _anserini() -> Path:

@@ -4,16 +4,14 @@ Published as JSON lines, `{"id": ..., "contents": ...}` a passage. BM25 over the
 the original (Section 5.1).
 """
 
-import gzip
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from .collection import Collection
-from .readers import decode_line
+from .files import file_hash, read_lines
 
 _CHECKED_AT_ONCE = 10_000
 
@@ -36,7 +34,7 @@ def enriched_passages(
     batch: list[tuple[str, str]] = []
     where = ""
     for file in enriched_files(path):
-        for number, line in _lines(file):
+        for number, line in read_lines(file):
             where = f"{file}, line {number}"
             doc_id, text = _entry(where, line)
             if (key := hashlib.blake2b(doc_id.encode(), digest_size=8).digest()) in hashes:
@@ -58,8 +56,7 @@ def enriched_fingerprint(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the enriched passages' files, in order."""
     digest = hashlib.sha256()
     for file in enriched_files(path):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(file)))
     return digest.hexdigest()
 
 
@@ -72,15 +69,6 @@ def enriched_files(path: str | os.PathLike[str]) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"no enriched passages at {path}: expected a file of JSON lines, or a folder of them")
     return files
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                yield number, decode_line(file, number, raw)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged or not gzip-compressed, as its name says it is: {error}") from None
 
 
 def _entry(where: str, line: str) -> tuple[str, str]:

@@ -1,17 +1,124 @@
-"""Files that are there whole or not at all: written beside their place, then moved into it."""
+"""Files: lines of text in and out, tables of numbers, hashes, and locks between processes.
 
+A file that is written is there whole or not at all. A file that a user gives is UTF-8, `.gz` or not; a byte-order mark
+and Windows line ends are taken, and what is wrong is refused with file and line.
+"""
+
+import csv
+import errno
 import glob
+import gzip
+import hashlib
+import io
 import os
+import re
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
 FORGOTTEN = 3600.0  # seconds without a write: then it is what a killed process has left
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, without their ends, with their numbers from 1; at least one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, not UTF-8, holds a NUL or a carriage return within a line, or is named `.gz` and is
+            damaged or something else.
+    """
+    path, number = Path(path), 0
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file, 1):  # binary, because only "\n" ends a line
+                yield number, decode_line(path, number, raw)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or not gzip-compressed, as its name says it is: {error}") from error
+    if number == 0:
+        raise ValueError(f"{path} is empty")
+
+
+def decode_line(path: Path, number: int, raw: bytes) -> str:
+    """The text of a line as it stands in a file, without mark and end. Raises ValueError as `read_lines`."""
+    raw = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+    try:
+        line = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        remedy = "name it .gz, for it is compressed" if raw.startswith(b"\x1f\x8b") else "convert the file to UTF-8"
+        raise ValueError(
+            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}): {remedy}"
+        ) from None
+    if "\0" in line or "\r" in line:
+        raise ValueError(f"{path}, line {number}: holds a NUL or carriage-return character: remove it")
+    return line
+
+
+def read_table(
+    path: str | os.PathLike, text: Sequence[str] = (), columns: Sequence[str] = (), remedy: str = "make it anew"
+) -> pd.DataFrame:
+    """Read a CSV table as this library writes them, every number exactly: of pandas' versions some lose a last digit.
+
+    Args:
+        text: the columns that are text, whatever they look like; the others hold numbers, int64 where all of them are
+            whole, else float64, NaN where a field is empty.
+        columns: those that are expected, in order; any unless given.
+        remedy: what a message says to do.
+
+    Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        # Not pandas: of a line with a field too many it makes another table, and says nothing.
+        lines = csv.reader(file, strict=True)
+        try:
+            names = next(lines, [])
+            if names != list(columns or names) or not names:
+                raise ValueError(f"expected the columns {list(columns)}, found {names}")
+            kinds = [str if name in text else _number for name in names]
+            rows = []
+            for fields in lines:
+                if len(fields) != len(names):
+                    raise ValueError(f"expected {len(names)} fields, found {len(fields)}")
+                rows.append([kind(field) for kind, field in zip(kinds, fields)])
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}; {remedy}") from error
+    values = zip(*rows) if rows else [()] * len(names)
+    return pd.DataFrame(
+        {
+            name: pd.Series(column, dtype=str) if name in text else np.array(column)
+            for name, column in zip(names, map(list, values), strict=True)
+        }
+    )
+
+
+def _number(field: str) -> int | float:
+    # Python's own conversion is exact.
+    return int(field) if re.fullmatch(r"[+-]?\d{1,18}", field) else float(field or "nan")
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Write texts, as they are, to a file that is replaced only when all of them are written; gzip for `.gz`."""
+    encoded = (line.encode() for line in lines)
+    with replace_file(path) as unfinished, unfinished.open("wb") as file:
+        if Path(path).suffix == ".gz":
+            # Neither name nor time in the header: the bytes depend on the content alone.
+            zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+            with zipped, io.BufferedWriter(zipped, 1 << 20) as buffered:
+                buffered.writelines(encoded)
+        else:
+            file.writelines(encoded)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` at the end of the block; after an error, a full disk
     or a kill, what was there before still is. The file's folder is made when it is missing."""
     path = Path(path)
@@ -33,3 +140,67 @@ def remove_unfinished(path: Path, age: float = 0.0) -> None:
         with suppress(FileNotFoundError):  # another process has removed it meanwhile
             if time.time() - left.stat().st_mtime >= age:
                 left.unlink()
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder(kind: str) -> Path:
+    """Where the user's cache keeps what can be made anew."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdmtl" / kind
+
+
+@contextmanager
+def try_lock(lock: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone runs the block. With `wait` it waits until it does.
+
+    lock: the file that is locked meanwhile; it says the process that holds it, and is removed at the end. What a
+        killed process has left of it locks nothing. Where the file system has no flock (some of clusters) nothing is
+        locked.
+    """
+    path, file_lock = Path(lock), FileLock(lock, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        file_lock.acquire()
+    except Timeout:
+        is_mine = False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        is_mine = True
+    else:
+        is_mine = True
+    try:
+        if is_mine:
+            path.write_text(str(os.getpid()), encoding="utf-8")
+        yield is_mine
+    finally:
+        if is_mine:
+            path.unlink(missing_ok=True)
+        file_lock.release()
+
+
+@contextmanager
+def hold_lock(lock: str | os.PathLike, what: str) -> Iterator[None]:
+    """Hold a lock file as long as the block runs; a new folder of its own that is left empty is removed with it.
+
+    what: the beginning of the sentence, as `the run is being written already`.
+
+    Raises RuntimeError, naming the process, where another one (or another call of this one) holds it.
+    """
+    lock = Path(lock)
+    is_new = not lock.parent.exists()
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with try_lock(lock) as is_mine:
+            if not is_mine:
+                holder = "unknown"
+                with suppress(FileNotFoundError):  # it has ended in this very moment
+                    holder = lock.read_text(encoding="utf-8") or holder
+                raise RuntimeError(f"{what}, by process {holder}: let it end, or end it")
+            yield
+    finally:
+        if is_new and lock.parent.is_dir() and not any(lock.parent.iterdir()):
+            lock.parent.rmdir()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from .files import read_table
+
 
 def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[str]]:
     """Queries dealt into folds of equal size, give or take one: a function of the seed and the ids, whatever their
@@ -118,7 +120,7 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
     Raises:
         ValueError: there are fewer than two queries, and as `cross_validated_epochs`.
     """
-    values = pd.read_csv(table, dtype={"query_id": str}, keep_default_na=False)
+    values = read_table(table, text=["query_id"])
     queries = values["query_id"].unique()
     chosen = cross_validated_epochs(values, kfold(queries, min(folds, len(queries)), seed))
     means = values.groupby("epoch")["value"].mean().round(12)  # equal ones have to be found equal

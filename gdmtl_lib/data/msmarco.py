@@ -3,7 +3,6 @@
 `collection.tsv` stays on disk; a split's files are read when they are first needed.
 """
 
-import gzip
 import hashlib
 import re
 import warnings
@@ -14,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from .cast import RESOLVED, ms_marco_part, sessions_of
-from .readers import decode_line, line_with, read_pairs, texts_frame
+from .files import file_hash, read_lines
+from .readers import line_with, read_pairs, texts_frame
 from .passage_file import PassageFile
 from .trec import canonical_order, read_qrels, read_run
 
@@ -109,8 +109,7 @@ class MsMarcoSplits(Mapping[str, "MsMarcoSplit"]):
             for kind in ("queries", "answers"):
                 if path := split.files.get(kind):
                     digest.update(f"{kind} {name}".encode())
-                    with path.open("rb") as file:
-                        digest.update(hashlib.file_digest(file, "sha256").digest())
+                    digest.update(bytes.fromhex(file_hash(path)))
         return digest.hexdigest()
 
     def __getitem__(self, name: str) -> "MsMarcoSplit":
@@ -238,19 +237,18 @@ def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
     found, doc_ids, scores = [], [], []
     places: dict[str, int] = {}
     same = {query_id: query_id for query_id in query_ids}  # one string a query, not one a line
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            fields = decode_line(path, number, raw).split("\t")
-            if len(fields) != 4:
-                raise ValueError(
-                    f"{path}, line {number}: expected 4 fields separated by tabs (query_id, doc_id, query, passage), "
-                    f"found {len(fields)}"
-                )
-            if query_id := same.get(fields[0]):
-                places[query_id] = places.get(query_id, 0) + 1
-                found.append(query_id)
-                doc_ids.append(fields[1])
-                scores.append(-places[query_id])
+    for number, line in read_lines(path):
+        fields = line.split("\t")
+        if len(fields) != 4:
+            raise ValueError(
+                f"{path}, line {number}: expected 4 fields separated by tabs (query_id, doc_id, query, passage), "
+                f"found {len(fields)}"
+            )
+        if query_id := same.get(fields[0]):
+            places[query_id] = places.get(query_id, 0) + 1
+            found.append(query_id)
+            doc_ids.append(fields[1])
+            scores.append(-places[query_id])
     if not found:
         raise ValueError(f"{path} has no line for any of the split's {len(query_ids)} queries: is it another split's?")
     run = pd.DataFrame({"query_id": found, "doc_id": doc_ids, "score": pd.array(scores, dtype="float32")})

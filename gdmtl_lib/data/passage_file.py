@@ -16,8 +16,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .readers import BYTE_ORDER_MARK, decode_line
-from .files import replacing
+from .files import BYTE_ORDER_MARK, cache_folder, decode_line, read_lines, replace_file
 
 _GROWS_BY = 1 << 20  # rows
 
@@ -34,7 +33,7 @@ class PassageFile(Mapping[str, str]):
 
     def __init__(self, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
         self.path = Path(path).resolve()
-        self.cache_dir = _cache_folder() if cache_dir is None else Path(cache_dir)
+        self.cache_dir = cache_folder("offsets") if cache_dir is None else Path(cache_dir)
         if not self.path.is_file():
             raise FileNotFoundError(f"no file {self.path}")
 
@@ -56,11 +55,9 @@ class PassageFile(Mapping[str, str]):
     def items(self) -> Iterator[tuple[str, str]]:
         """Pairs of doc_id and text, in the file's order."""
         self._index  # noqa: B018  the pass that makes it is the one that checks the lines
-        with self.path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                raw = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
-                doc_id, _, text = decode_line(self.path, number, raw).partition("\t")
-                yield doc_id, text
+        for _, line in read_lines(self.path):
+            doc_id, _, text = line.partition("\t")
+            yield doc_id, text
 
     def first_unknown(self, doc_ids: Iterable[str]) -> str | None:
         """The first of the ids that is not in the file, or None: faster than asking for one after the other."""
@@ -114,7 +111,7 @@ class PassageFile(Mapping[str, str]):
         for outdated in self.cache_dir.glob(f"{_digest(str(self.path))}-*.npy"):
             outdated.unlink(missing_ok=True)
         made = self.cache_dir / f"{name}-{content}.npy"
-        with replacing(made) as unfinished, unfinished.open("wb") as file:
+        with replace_file(made) as unfinished, unfinished.open("wb") as file:
             np.save(file, index)
         return made
 
@@ -133,7 +130,7 @@ class PassageFile(Mapping[str, str]):
                 if number > len(hashes):
                     hashes = np.append(hashes, np.empty(_GROWS_BY, np.uint64))
                     starts = np.append(starts, np.empty(_GROWS_BY, np.uint64))
-                hashes[number - 1] = _hash(self._checked_id(number, raw[mark:]))
+                hashes[number - 1] = _hash(self._checked_id(number, raw))
                 starts[number - 1] = start + mark
                 start += len(raw)
                 if number % 10_000 == 0:
@@ -177,7 +174,3 @@ def _hash(key: bytes) -> int:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdmtl" / "offsets"

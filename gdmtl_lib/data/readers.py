@@ -4,22 +4,18 @@ Files are UTF-8, a byte-order mark and Windows line ends are accepted, and `.gz`
 Whatever is wrong in a file is refused with its name and line, before anything is computed from it.
 """
 
-import gzip
 import json
 import random
 import re
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from .files import read_lines
 from .trec import read_qrels, read_run
-
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def read_wikiqa(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
         questions: dict[str, str] = {}
         judgments: dict[tuple[str, str], int] = {}
         sentences: dict[str, None] = {}
-        lines = _read_lines(path)
+        lines = read_lines(path)
         if next(lines)[1].split("\t") != columns:
             raise ValueError(f"{path}, line 1: expected the header {' '.join(columns)}, separated by tabs")
         for number, line in lines:
@@ -200,7 +196,7 @@ def read_squad(path: Path, seed: int, shares: Mapping[str, float]) -> tuple[dict
     """
     if not all(share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"expected positive shares of the articles that add up to 1, found {dict(shares)}")
-    text = "\n".join(line for _, line in _read_lines(path))
+    text = "\n".join(line for _, line in read_lines(path))
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -284,7 +280,7 @@ def read_sentences(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
         if missing := {"src", "tgt"} - set(found):
             [present] = found.values()
             raise FileNotFoundError(f"{present} has no {missing.pop()}-{name}.txt beside it")
-        sentences, questions = list(_read_lines(found["src"])), list(_read_lines(found["tgt"]))
+        sentences, questions = list(read_lines(found["src"])), list(read_lines(found["tgt"]))
         if len(sentences) != len(questions):
             raise ValueError(
                 f"{found['tgt']} has {len(questions)} lines and {found['src']} has {len(sentences)}: "
@@ -305,45 +301,10 @@ def read_sentences(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
     return passages, splits
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, `.gz` or not, with their numbers from 1; at least one."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, 1):  # binary, because only "\n" ends a line
-                if number == 1:
-                    raw = raw.removeprefix(BYTE_ORDER_MARK)
-                line = decode_line(path, number, raw)
-                if "\0" in line or "\r" in line:
-                    raise ValueError(
-                        f"{path}, line {number}: holds a NUL or carriage-return character: remove it"
-                    )
-                yield number, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged or not gzip-compressed, as its name says it is: {error}"
-        ) from None
-    if number == 0:
-        raise ValueError(f"{path} is empty")
-
-
-def decode_line(path: Path, number: int, raw: bytes) -> str:
-    """A line's text without its end. Raises ValueError, with file and line, where it is not UTF-8."""
-    try:
-        return raw.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}): "
-            "convert the file to UTF-8"
-        ) from None
-
-
 def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
     """Read lines of an id and a value, separated by a tab."""
     pairs: dict[str, str] = {}
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         where = f"{path}, line {number}"
         fields = line.split("\t")
         if len(fields) != 2:
@@ -407,7 +368,7 @@ def _check_entry(where: str, kind: str, key: str, text: str) -> None:
 
 
 def line_with(path: Path, column: int, key: str) -> int:
-    return next(number for number, line in _read_lines(path) if line.split()[column] == key)
+    return next(number for number, line in read_lines(path) if line.split()[column] == key)
 
 
 def _member(container: Any, key: str, kind: type, where: str) -> Any:

@@ -10,21 +10,17 @@ canonical order here, trec_eval's, and everything that reads or writes ranks use
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
-from .files import replacing
+from .files import read_lines, write_lines
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
@@ -137,7 +133,7 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
         ValueError: the file is no TREC run; the message names file and line.
     """
     query_ids, doc_ids, scores = [], [], []
-    for number, fields in _read_lines(path, "query_id Q0 doc_id rank score tag"):
+    for number, fields in _read_fields(path, "query_id Q0 doc_id rank score tag"):
         query_ids.append(fields[0])
         doc_ids.append(fields[2])
         scores.append(_number(float, fields[4], "a number as score", path, number))
@@ -187,7 +183,7 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
         ValueError: the file holds no TREC judgments; the message names file and line.
     """
     query_ids, doc_ids, grades = [], [], []
-    for number, fields in _read_lines(path, "query_id 0 doc_id relevance"):
+    for number, fields in _read_fields(path, "query_id 0 doc_id relevance"):
         query_ids.append(fields[0])
         doc_ids.append(fields[2])
         grades.append(_number(int, fields[3], "an integer as relevance", path, number))
@@ -196,23 +192,6 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
     qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": relevance})
     _refuse_line(path, qrels, _bad_grade(qrels["relevance"]))
     return qrels.astype({"relevance": np.int64})
-
-
-def write_qrels(qrels: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Write judgments as a TREC file, in the order of the rows; gzip where the name ends in `.gz`.
-
-    The file appears whole or not at all; its folder is made when it is missing.
-
-    Args:
-        qrels: as for `validate_qrels`.
-        path: where to write; a file there is replaced.
-
-    Raises:
-        ValueError: as `validate_qrels`.
-    """
-    validate_qrels(qrels)
-    rows = zip(qrels["query_id"], qrels["doc_id"], qrels["relevance"], strict=True)
-    write_lines(path, (f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
 
 
 def whole_queries(query_ids: pd.Series, size: int) -> Iterator[np.ndarray]:
@@ -286,8 +265,6 @@ def _refuse_tag(tag: str) -> None:
 
 
 def _refuse_line(path: str | os.PathLike, frame: pd.DataFrame, bad_value: _Problem) -> None:
-    if frame.empty:
-        raise ValueError(f"{path}: expected at least one line, found an empty file")
     if problem := _first_problem(frame, bad_value):
         row, text = problem
         raise ValueError(f"{path}, line {row + 1}: {text}")  # no line is skipped, so rows are lines
@@ -335,30 +312,13 @@ def _row_of(column: pd.Series, found: object) -> int:
     return int(np.argmax(column.isna() if pd.isna(found) else column == found))
 
 
-def _read_lines(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, list[str]]]:
-    path, count = Path(path), len(columns.split())
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file with the columns {columns} at {path}, found none")
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    try:
-        with opened as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    fields = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: expected UTF-8, found the byte 0x{line[error.start]:02x}; "
-                        "convert the file, or name it .gz if it is compressed"
-                    ) from None
-                if len(fields) != count:
-                    raise ValueError(
-                        f"{path}, line {number}: expected {count} columns ({columns}), found {len(fields)}"
-                    )
-                yield number, fields
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path}: expected gzip, as the name says, found a damaged or other file ({error}); make it anew"
-        ) from None
+def _read_fields(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, list[str]]]:
+    count = len(columns.split())
+    for number, line in read_lines(path):
+        fields = line.split()
+        if len(fields) != count:
+            raise ValueError(f"{path}, line {number}: expected {count} columns ({columns}), found {len(fields)}")
+        yield number, fields
 
 
 def frame_hash(frame: pd.DataFrame) -> str:
@@ -376,12 +336,6 @@ def _parts(values: pd.DataFrame | ExtensionArray | np.ndarray) -> Iterator:
         yield rows[first : first + _ROWS_AT_ONCE]
 
 
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
     # Python also reads "1_000" and other scripts' digits, which no TREC tool does.
     if text.isascii() and "_" not in text:
@@ -390,16 +344,3 @@ def _number(kind: type, text: str, expected: str, path: str | os.PathLike, numbe
         except ValueError:
             pass
     raise ValueError(f"{path}, line {number}: expected {expected}, found {text!r}")
-
-
-def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
-    """Write texts, as they are, to a file that is replaced only when all of them are written; gzip for `.gz`."""
-    encoded = (line.encode() for line in lines)
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
-        if Path(path).suffix == ".gz":
-            # Neither name nor time in the header: the bytes depend on the content alone.
-            zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-            with zipped, io.BufferedWriter(zipped, 1 << 20) as buffered:
-                buffered.writelines(encoded)
-        else:
-            file.writelines(encoded)

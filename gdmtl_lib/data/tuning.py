@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from .collection import Collection
 from .bm25 import QUIET_SECONDS, check_parameters, open_index
-from .trec import canonical_order, frame_hash, write_lines
+from .files import read_table, write_lines
+from .trec import canonical_order, frame_hash
 from .splits import nested_sample
 
 # DeepCT repeats words by their weights, and a large k1 lets the repetitions count: the paper's runs have 27 and 0.62.
@@ -93,7 +94,7 @@ def _recall(run: pd.DataFrame, relevant: pd.DataFrame, depth: int) -> float:
 def _known(path: Path, made_from: str) -> dict[tuple[float, float], float]:
     """What an earlier call found, if it was of the same."""
     try:
-        table = pd.read_csv(path)
+        table = read_table(path, text=["made_from"])
         same = table[table["made_from"] == made_from]
         return {(float(k1), float(b)): float(recall) for k1, b, recall in same[["k1", "b", "recall"]].to_numpy()}
     except (OSError, ValueError, KeyError):

@@ -6,7 +6,6 @@ judged query in the result, and residuals (Tables 3, 6, 8 and 10).
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +13,8 @@ import ir_measures
 import numpy as np
 import pandas as pd
 
-from gdmtl_lib.data.trec import canonical_order, of_judged_queries, validate_qrels, write_lines
+from gdmtl_lib.data.files import read_table, write_lines
+from gdmtl_lib.data.trec import canonical_order, of_judged_queries, validate_qrels
 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
 PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)")
@@ -122,24 +122,9 @@ def read_values(path: str | os.PathLike) -> pd.DataFrame:
 
     Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
     """
-    expected, columns = ["query_id", "measure", "value", "residual"], ([], [], [], [])
-    with open(path, encoding="utf-8", newline="") as file:
-        # Not pandas: of a line with a field too many it makes another table, and says nothing.
-        lines = csv.reader(file, strict=True)
-        try:
-            if (found := next(lines, [])) != expected:
-                raise ValueError(f"expected the columns {expected}, found {found}")
-            for fields in lines:
-                if len(fields) != len(expected):
-                    raise ValueError(f"expected {len(expected)} fields, found {len(fields)}")
-                # Python's own conversion is exact; an empty field is NaN.
-                row = [*fields[:2], *(float(text or "nan") for text in fields[2:])]
-                for column, value in zip(columns, row, strict=True):
-                    column.append(value)
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}; measure anew") from None
-    values = pd.DataFrame(dict(zip(expected, columns, strict=True)))
-    return values.astype({"query_id": str, "measure": str, "value": float, "residual": float})
+    columns = ["query_id", "measure", "value", "residual"]
+    values = read_table(path, text=columns[:2], columns=columns, remedy="measure anew")
+    return values.astype({"value": float, "residual": float})
 
 
 def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from gdmtl_lib.backbones import devices
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.files import read_table
 from gdmtl_lib.inference.rerank import rerank
 from gdmtl_lib.packing import pad
 from gdmtl_lib.models import load_model
@@ -145,7 +146,7 @@ def training_cost(folder: str | os.PathLike) -> dict[str, float]:
     path = Path(folder) / "timing.csv"
     if not path.is_file():
         return {"training_seconds": float("nan"), "tokens_per_second": float("nan")}
-    timing = pd.read_csv(path)
+    timing = read_table(path)
     seconds = float(timing["seconds"].sum())
     return {"training_seconds": seconds, "tokens_per_second": timing["tokens"].sum() / seconds}
 

@@ -17,7 +17,8 @@ import pandas as pd
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.folds import joined
-from gdmtl_lib.data.trec import canonical_order, file_hash, frame_hash, read_run, write_lines, write_ordered
+from gdmtl_lib.data.files import file_hash, write_lines
+from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
 from gdmtl_lib.evaluation.measures import PAPER_NAMES, evaluate, read_values, write_values
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name

@@ -15,6 +15,7 @@ import pandas as pd
 from gdmtl_lib.evaluation.comparison import compare, holm
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from .results import Results
+from gdmtl_lib.data.files import read_table
 from gdmtl_lib.data.splits import nested_share
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
 
@@ -129,7 +130,7 @@ class Study:
     def histories(self, trainings: pd.DataFrame) -> list[pd.DataFrame]:
         """The history.csv of each training, a row an optimiser step."""
         return [
-            pd.read_csv(self._places[row.variant].folder / row.system / f"seed{row.seed}" / "history.csv")
+            read_table(self._places[row.variant].folder / row.system / f"seed{row.seed}" / "history.csv")
             for row in trainings.itertuples()
         ]
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.devices import DTYPES, fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.linear import fused_layers
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pack
-from gdmtl_lib.data.locking import held
+from gdmtl_lib.data.files import hold_lock
 from .resume import PartialScores
 from gdmtl_lib.data.trec import frame_hash, rescored, validate_run, whole_queries, write_ordered
 
@@ -80,7 +80,7 @@ def rerank(
     validate_run(candidates)
     output = None if output is None else Path(output)
     # Two processes would mix their scores in one partial file.
-    lock = output and held(output.with_name(f".{output.name}.lock"), f"{output} is being written already")
+    lock = output and hold_lock(output.with_name(f".{output.name}.lock"), f"{output} is being written already")
     with lock or nullcontext():
         return _rerank(model, collection, candidates, output, batch_tokens, precision, device, progress, processes)
 

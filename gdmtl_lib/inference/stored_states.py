@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gdmtl_lib.inputs import TokenSequence
-from gdmtl_lib.data.locking import alone
+from gdmtl_lib.data.files import try_lock
 from .rerank import fingerprint_of
 from .prefix_cache import Source, encode_sources
 
@@ -61,7 +61,7 @@ def opened(states: str | os.PathLike | StoredStates | None, model, precision: st
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder for the passages' states")
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / ".lock") as is_mine:
+    with try_lock(folder / ".lock") as is_mine:
         if is_mine:
             for unfinished in folder.glob("*/*.tmp"):
                 unfinished.unlink()

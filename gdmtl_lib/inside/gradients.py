@@ -7,6 +7,7 @@ import pandas as pd
 
 from .attention import Models
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.files import read_table
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.models import load_model
 from gdmtl_lib.experiments.notebook import indexes_folder
@@ -30,7 +31,7 @@ def cosines(
     """
     home = results.folder / system / f"seed{seed}"
     if (home / "gradients.csv").is_file():
-        table = pd.read_csv(home / "gradients.csv")
+        table = read_table(home / "gradients.csv", text=("task", "layer"))
         steps = np.sort(table["step"].unique())
         starts = steps[:: -(-len(steps) // columns)]
         first = starts[np.searchsorted(starts, table["step"], side="right") - 1]

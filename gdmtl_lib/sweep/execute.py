@@ -20,8 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from gdmtl_lib.backbones.gpus import own_gpus
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.data.locking import held
-from gdmtl_lib.data.trec import write_lines
+from gdmtl_lib.data.files import hold_lock, write_lines
 from gdmtl_lib.evaluation.measures import effectiveness_table, read_values
 from gdmtl_lib.experiments.results import Results, join_folds, measure_first_stage, measure_system
 from gdmtl_lib.experiments.notebook import indexes_folder, notebook_parameters
@@ -40,7 +39,7 @@ def execute(config: Config, jobs: Sequence[Job], job: Job) -> None:
 
     Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
     """
-    with held(job.stamp.with_name(f".{job.name}.lock"), f"{job.name} is being run already"):
+    with hold_lock(job.stamp.with_name(f".{job.name}.lock"), f"{job.name} is being run already"):
         for stale in job.stamp.parent.glob(f"{job.name}.*"):
             stale.unlink()
         files = sorted(KINDS[job.kind](config, **job.given))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gdmtl_lib import __version__
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.trec import file_hash, frame_hash, write_lines
+from gdmtl_lib.data.files import file_hash, write_lines
+from gdmtl_lib.data.trec import frame_hash
 from gdmtl_lib.experiments.notebook import notebook_parameters
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, SYSTEMS
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import jinja2
 import pandas as pd
 
-from gdmtl_lib.data.trec import write_lines
+from gdmtl_lib.data.files import write_lines
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 # In which order names are shown that begin so; the rest follows by the alphabet.

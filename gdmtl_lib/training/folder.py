@@ -24,9 +24,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from gdmtl_lib.data.locking import held
-from gdmtl_lib.data.trec import write_lines
-from gdmtl_lib.data.files import remove_unfinished, replacing
+from gdmtl_lib.data.files import hold_lock, read_table, remove_unfinished, replace_file, write_lines
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -47,7 +45,7 @@ class Progress:
 
 
 TABLES = ("history", "validation", "validation_queries", "timing", "gradients")
-_AS_TEXT = {"dtype": {"query_id": str}, "keep_default_na": False}  # ids are no numbers, and none is missing
+_AS_TEXT = ("query_id", "measure", "task", "layer")  # whatever they look like
 
 
 class TrainingFolder:
@@ -78,11 +76,11 @@ class TrainingFolder:
         taken = f"{self.folder} is being trained into already"
         together = self.folder / ".processes.lock"
         if torch.distributed.is_torchelastic_launched():
-            with held(together, taken) if os.environ["RANK"] == "0" else nullcontext():
+            with hold_lock(together, taken) if os.environ["RANK"] == "0" else nullcontext():
                 yield
         else:
-            with held(self.folder / ".lock", taken):
-                with held(together, taken):  # none is left of a launch that was killed
+            with hold_lock(self.folder / ".lock", taken):
+                with hold_lock(together, taken):  # none is left of a launch that was killed
                     pass
                 yield
 
@@ -136,7 +134,7 @@ class TrainingFolder:
                     tensors[f"{moment}/{name}"] = torch.as_tensor(optimizer.state[parameter][moment]).contiguous()
         scalars = {name: value for name, value in asdict(progress).items() if name not in TABLES}
         metadata = {"progress": json.dumps(scalars), "sha256": _digest(tensors, progress)}
-        with replacing(self._state_file) as fresh:
+        with replace_file(self._state_file) as fresh:
             safetensors.torch.save_file(tensors, str(fresh), metadata=metadata)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
@@ -188,8 +186,7 @@ class TrainingFolder:
 
     def _read_table(self, table: str) -> list[dict]:
         file = self.folder / f"{table}.csv"
-        as_text = _AS_TEXT if table == "validation_queries" else {}
-        return pd.read_csv(file, **as_text).to_dict("records") if file.exists() else []
+        return read_table(file, text=_AS_TEXT).to_dict("records") if file.exists() else []
 
 
 def _digest(tensors: dict[str, torch.Tensor], progress: Progress) -> str:

@@ -14,7 +14,7 @@ from statistics import median
 
 import pandas as pd
 
-from gdmtl_lib.data.trec import write_lines
+from gdmtl_lib.data.files import write_lines
 
 RESULTS = Path(__file__).parents[2] / "papermill_runs" / "bench" / "results.csv"
 COLUMNS = ["benchmark", "ours", "other", "ratio", "target", "met", "machine"]

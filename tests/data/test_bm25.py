@@ -17,7 +17,7 @@ from gdmtl_lib.data import bm25 as first_stage
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.readers import Split
-from gdmtl_lib.data.locking import alone
+from gdmtl_lib.data.files import try_lock
 
 # No stop word and nothing that the stemmer changes, so that splitting at blanks is Lucene's analysis.
 PASSAGES = {
@@ -204,7 +204,7 @@ def test_what_killed_builds_leave_is_not_used_and_cleared_away(tmp_path, builds)
     half = tmp_path / f".unfinished-{home.name}" / "lucene"
     half.mkdir(parents=True)
     (half / "segments_1").write_text("half")
-    with alone(tmp_path / ".def.lock"):
+    with try_lock(tmp_path / ".def.lock"):
         assert len(bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path)) == 2
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
             [".def.lock", ".unfinished-def", home.name, "other"]
@@ -216,7 +216,7 @@ def test_a_build_that_was_killed_holds_nothing(tmp_path):
     """The lock ends with its process, and what it was building is cleared away by the next build of anything."""
     child = os.fork()
     if child == 0:
-        with alone(tmp_path / ".abc.lock"):
+        with try_lock(tmp_path / ".abc.lock"):
             (tmp_path / ".unfinished-abc").mkdir()
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
@@ -226,7 +226,7 @@ def test_a_build_that_was_killed_holds_nothing(tmp_path):
 
 
 def test_an_error_of_the_build_is_not_swallowed_by_the_lock(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone"), alone(tmp_path / ".abc.lock"):
+    with pytest.raises(FileNotFoundError, match="gone"), try_lock(tmp_path / ".abc.lock"):
         raise FileNotFoundError("gone")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,7 +13,7 @@ import torch
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import likelihood, stored_states
 from gdmtl_lib.inference.likelihood import query_likelihood
-from gdmtl_lib.data.locking import alone
+from gdmtl_lib.data.files import try_lock
 from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.inference.prefix_cache import Source, encode_sources
 from gdmtl_lib.inference.stored_states import StoredStates, opened
@@ -221,7 +221,7 @@ def test_of_two_processes_the_second_only_reads(scores, encoded, tmp_path):
     unfinished = path.with_suffix(".tmp")
     unfinished.write_bytes(b"being written")
     encoded.clear()
-    with alone(tmp_path / "states" / ".lock") as is_mine:
+    with try_lock(tmp_path / "states" / ".lock") as is_mine:
         assert is_mine
         assert_close(scores(tmp_path / "states"), expected)
         assert unfinished.exists() and not path.exists() and len(encoded) == 1

@@ -23,7 +23,6 @@ from gdmtl_lib.data.readers import Split
 from gdmtl_lib.training.batches import TrainingInstances, describe_instance
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import build_model, load_model
-from gdmtl_lib.data.trec import write_qrels
 from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import SYSTEMS
 
@@ -376,7 +375,8 @@ def write_folder(collection, folder):
     for split in collection.splits:
         for part, frame in (("queries", collection.queries(split)), ("answers", collection.answers(split))):
             frame.to_csv(folder / f"{part}.{split}.tsv", sep="\t", header=False, index=False)
-        write_qrels(collection.qrels(split), folder / f"qrels.{split}.tsv")
+        rows = collection.qrels(split).itertuples(index=False)
+        (folder / f"qrels.{split}.tsv").write_text("".join(f"{query} 0 {doc} {grade}\n" for query, doc, grade in rows))
 
 
 def test_bf16_trains_like_fp32(steady_bert_folder, tmp_path):

@@ -17,7 +17,7 @@ from tests.training.test_folder import DESCRIPTION, HISTORY, assert_equal_bits, 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gdmtl_lib import models
-from gdmtl_lib.data import bm25 as first_stage, trec as runs
+from gdmtl_lib.data import bm25 as first_stage, files, trec as runs
 from gdmtl_lib.evaluation import measures as evaluation
 from gdmtl_lib.experiments import results as result_files
 from gdmtl_lib.training import folder as training_folder
@@ -235,14 +235,12 @@ def no_space(*arguments, **named):
 
 
 RUN = pd.DataFrame({"query_id": ["q"], "doc_id": ["d"], "score": [1.0]})
-QRELS = pd.DataFrame({"query_id": ["q"], "doc_id": ["d"], "relevance": [1]})
 VALUES = pd.DataFrame({"query_id": ["q"], "measure": ["RR@10"], "value": [0.5], "residual": [float("nan")]})
 WRITERS = {
     "run.trec": lambda path, n: runs.write_run(RUN.assign(score=float(n)), path),
     "run.trec.gz": lambda path, n: runs.write_run(RUN.assign(score=float(n)), path),
-    "qrels.tsv": lambda path, n: runs.write_qrels(QRELS.assign(relevance=n), path),
     "per_query.csv": lambda path, n: evaluation.write_values(VALUES.assign(value=float(n)), path),
-    "history.csv": lambda path, n: runs.write_lines(path, [f"{n}\n"]),
+    "history.csv": lambda path, n: files.write_lines(path, [f"{n}\n"]),
 }
 
 

@@ -93,7 +93,7 @@ def test_qrels(tmp_path, content):
     qrels = only_ours(lambda: runs.read_qrels(path), path)
     if qrels is not None:
         runs.validate_qrels(qrels)
-        runs.write_qrels(qrels, path)
+        path.write_text("".join(f"{query} 0 {doc} {grade}\n" for query, doc, grade in qrels.itertuples(index=False)))
         pd.testing.assert_frame_equal(runs.read_qrels(path), qrels)
 
 

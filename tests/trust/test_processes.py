@@ -11,14 +11,14 @@ from tests.inference.test_rerank import collection_of as collection_to_rerank
 from tests.training.test_loop import Training
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.data import locking
+from gdmtl_lib.data import files
 from gdmtl_lib.models import build_model
 from gdmtl_lib.training.folder import TrainingFolder
 
 HOLDER = """
 import time
-from gdmtl_lib.data.locking import held
-with held({lock!r}, "it is taken"):
+from gdmtl_lib.data.files import hold_lock
+with hold_lock({lock!r}, "it is taken"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -101,13 +101,13 @@ def test_the_second_re_ranking_stops_at_once_and_names_the_first(holder, toy_ber
 
 def test_a_lock_is_free_after_an_error_and_leaves_no_folder(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), locking.held(tmp_path / "new" / ".lock", "it is taken"):
+        with pytest.raises(ZeroDivisionError), files.hold_lock(tmp_path / "new" / ".lock", "it is taken"):
             raise ZeroDivisionError
         assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_was_there_stays(tmp_path):
-    with locking.held(tmp_path / ".lock", "it is taken"):
+    with files.hold_lock(tmp_path / ".lock", "it is taken"):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
     assert tmp_path.is_dir()
 
@@ -115,11 +115,11 @@ def test_a_folder_that_was_there_stays(tmp_path):
 CONTENDER = """
 import sys, time
 from pathlib import Path
-from gdmtl_lib.data.locking import held
+from gdmtl_lib.data.files import hold_lock
 folder, taken = Path(sys.argv[1]), 0
 while taken < 40:
     try:
-        with held(folder / ".lock", "it is taken"):
+        with hold_lock(folder / ".lock", "it is taken"):
             file = folder / "count"
             count = int(file.read_text())
             time.sleep(0.001)
@@ -139,16 +139,12 @@ def test_no_two_processes_hold_a_lock_at_once(tmp_path):
     assert (tmp_path / "count").read_text() == "120"
 
 
-@pytest.mark.parametrize("lacks", ["the system", "the file system"])
-def test_where_there_is_no_flock_nothing_is_locked(tmp_path, monkeypatch, lacks):
+def test_where_a_file_system_has_no_flock_nothing_is_locked(tmp_path, monkeypatch):
     def flock(file, how):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    if lacks == "the system":
-        monkeypatch.setitem(sys.modules, "fcntl", None)
-    else:
-        monkeypatch.setattr("fcntl.flock", flock)
-    with locking.held(tmp_path / ".lock", "it is taken"), locking.held(tmp_path / ".lock", "it is taken"):
+    monkeypatch.setattr("fcntl.flock", flock)
+    with files.hold_lock(tmp_path / ".lock", "it is taken"), files.hold_lock(tmp_path / ".lock", "it is taken"):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
@@ -157,5 +153,5 @@ def test_another_error_of_the_lock_is_told(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(OSError, match="Input/output error"), locking.held(tmp_path / ".lock", "it is taken"):
+    with pytest.raises(OSError, match="Input/output error"), files.hold_lock(tmp_path / ".lock", "it is taken"):
         pass
