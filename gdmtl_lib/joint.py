@@ -1,4 +1,4 @@
-"""The joint step (Eq. 2 and 6): one packed pass, the loss of every task, their weighted sum."""
+"""The joint loss (Eq. 2 to 6): one packed pass, the loss of every task, their weighted sum."""
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,7 @@ from .settings import TrainingSettings
 
 
 class JointLoss(nn.Module):
-    """A model with the losses of its system's tasks and their weights.
-
-    A batch may be a part of the global batch (one process's, or one of several accumulated), so every loss is a sum
-    over the part divided by the count over the whole: the parts' losses add up to the mean over the global batch.
-    """
+    """A model with the losses of its system's tasks and their weights."""
 
     def __init__(self, model: nn.Module, settings: TrainingSettings):
         super().__init__()
@@ -38,23 +34,11 @@ class JointLoss(nn.Module):
             ranked = len(batch.score_at)
         return torch.tensor([ranked, *(len(batch.targets[t]) for t in self.model.system.generative_tasks)]).float()
 
-    def forward(
-        self, batch: PackedBatch | PaddedBatch, counts: Tensor, weight: float = 1.0, processes: int = 1,
-        share: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
-        """batch: of instances, each one's relevant passage before its negatives. counts: of the global batch.
-        weight: 0 for a part that is to count nothing. processes: gradients are averaged over them, so the loss is
-        multiplied by their number. share: of the regulariser, which is counted once a step.
+    def forward(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+        """The loss of each task summed over the batch (Eq. 3 to 5), float [tasks].
 
-        Returns the loss to differentiate and the sums, float [tasks].
+        batch: of instances, each one's relevant passage before its negatives.
         """
-        sums = weight * self.sums(batch)
-        means = dict(zip(self.tasks, sums / counts.clamp(min=1)))
-        loss = processes * self.weighting.weighted(means) + share * self.weighting.regulariser()
-        return loss, sums.detach()
-
-    def sums(self, batch: PackedBatch | PaddedBatch) -> Tensor:
-        """The loss of each task summed over the batch, float [tasks]."""
         output = self.model(batch)
         scores = output.scores.float().view(-1, 1 + self.settings.negatives)
         positive, negative = scores[:, :1].expand(-1, self.settings.negatives), scores[:, 1:]
@@ -69,6 +53,12 @@ class JointLoss(nn.Module):
             for task in self.model.system.generative_tasks
         ]
         return torch.stack([ranking, *generation])
+
+    def loss(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+        """The joint loss of a batch: its mean losses, weighted (Eq. 2, or Eq. 6 with learned weights)."""
+        sums = self(batch)
+        means = sums / self.counts(batch).to(sums.device).clamp(min=1)
+        return self.weighting(dict(zip(self.tasks, means)))
 
     @torch.no_grad()
     def describe(self, means: Tensor) -> dict[str, float]:

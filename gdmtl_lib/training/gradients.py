@@ -38,7 +38,7 @@ def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
     groups = layers(joint.model)
     parameters = [parameter for group in groups.values() for parameter in group]
     with _without_dropout(joint.model), torch.enable_grad():
-        losses = joint.sums(batch) / joint.counts(batch).to(batch.input_ids.device).clamp(min=1)
+        losses = joint(batch) / joint.counts(batch).to(batch.input_ids.device).clamp(min=1)
         gradients = [
             torch.autograd.grad(loss, parameters, retain_graph=number < len(losses) - 1, materialize_grads=True)
             for number, loss in enumerate(losses)

@@ -100,6 +100,19 @@ def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -
     return settings.min_learning_rate + (settings.learning_rate - settings.min_learning_rate) * left
 
 
+def loss_of_part(
+    joint: JointLoss, sums: torch.Tensor, counts: torch.Tensor, processes: int = 1, share: float = 1.0
+) -> torch.Tensor:
+    """What a part of a batch, one process's or one of several accumulated, adds to the joint loss of the whole batch.
+
+    sums: each task's loss summed over the part, counts: what the mean over the whole batch divides it by, float [tasks].
+    processes: gradients are averaged over them, so the loss is multiplied by their number. share: of the regulariser,
+    which is counted once a step.
+    """
+    means = dict(zip(joint.tasks, sums / counts.clamp(min=1)))
+    return processes * joint.weighting.weighted(means) + share * joint.weighting.regulariser()
+
+
 def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]:
     """AdamW's groups: no decay on biases and layer norms; the uncertainty weights with their own constant rate."""
     decayed, plain = [], []
@@ -239,11 +252,10 @@ class _Training:
         for number, (weight, batch) in enumerate(zip(weights, batches)):
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else accelerator.no_sync(joint), fast_products(accelerator.device):
-                loss, part_sums = joint(
-                    batch.to(accelerator.device), counts, weight, accelerator.num_processes, 1 / len(batches)
-                )
+                part_sums = weight * joint(batch.to(accelerator.device))
+                loss = loss_of_part(self.joint, part_sums, counts, accelerator.num_processes, 1 / len(batches))
                 accelerator.backward(loss)
-            sums += part_sums
+            sums += part_sums.detach()
         means = accelerator.reduce(sums, "sum") / counts
         row = {"epoch": epoch, "step": step, "learning_rate": rate} | self.joint.describe(means)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)

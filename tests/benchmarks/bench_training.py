@@ -18,7 +18,7 @@ from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import build_model
 from gdmtl_lib.settings import TrainingSettings
-from gdmtl_lib.training.loop import parameter_groups
+from gdmtl_lib.training.loop import loss_of_part, parameter_groups
 
 INSTANCES = 32
 CPU = torch.device("cpu")
@@ -38,7 +38,8 @@ class Step:
         """As `train` does it: all sequences in one row, logits at the positions of targets alone."""
         batch = pack(self.sequences).to(self.device)
         with fast_products(self.device):
-            loss, sums = self.joint(batch, self.joint.counts(batch).to(self.device))
+            sums = self.joint(batch)
+            loss = loss_of_part(self.joint, sums, self.joint.counts(batch).to(self.device))
             loss.backward()
         return self._update(loss, sums)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -171,7 +172,7 @@ def test_each_system_overfits_16_instances(name, wide_bert_folder, tmp_path):
     batch = instances._batch(0, range(16), model.system.tasks)
     loss = JointLoss(model, settings)
     with torch.no_grad():
-        rank, *generation = (loss.sums(batch) / loss.counts(batch)).tolist()
+        rank, *generation = (loss(batch) / loss.counts(batch)).tolist()
     assert len(instances.instances) == 16
     assert rank < 0.05
     assert len(generation) == len(model.system.generative_tasks)
@@ -237,6 +238,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
+from types import SimpleNamespace
 from gdmtl_lib.training import folder as training_folder
 from tests.training.test_loop import Training
 original = training_folder.os.replace
@@ -740,3 +742,18 @@ def test_an_unknown_passage_is_named(toy_bert_folder, tmp_path):
     candidates = CANDIDATES.replace({"doc_id": {"d1": "elsewhere"}})
     with pytest.raises(ValueError, match="collection 'toy' has no passage 'elsewhere'"):
         Training(toy_bert_folder, epochs=8)(tmp_path, candidates=candidates)
+
+
+# --- parts of a batch
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", 0.1])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_parts_of_a_batch_add_up_to_it(weighting, processes):
+    """Parts of unequal size, and an empty one, accumulated or in processes, over which gradients are averaged."""
+    joint = JointLoss(SimpleNamespace(system=SYSTEMS["gdmtl"]), settings_of(loss_weighting=weighting))
+    sums, counts = torch.tensor([[0.5, 1.5], [4.0, 4.5], [0.0, 0.0]]), torch.tensor([3.0, 4.0])
+    whole = joint.weighting(dict(zip(joint.tasks, sums.sum(0) / counts)))
+    share = processes / len(sums)  # each process has its own parts, and the regulariser is counted once in each
+    parts = [training.loss_of_part(joint, part, counts, processes, share) for part in sums]
+    assert sum(parts).item() / processes == pytest.approx(whole.item())
