@@ -30,7 +30,7 @@ _TOP = ("systems", "settings", "inputs", "masks", "packing", "models", "losses",
 _ROOMS = (
     "backbones", "data", "training", "inference", "evaluation", "inside", "experiments", "sweep", "figures", "widgets"
 )  # fmt: skip
-_ALIASES = {"plots": "figures.results", "comparison": "evaluation.comparison", "runs": "data.trec"}
+_ALIASES = {"plots": "figures", "comparison": "evaluation.comparison", "runs": "data.trec"}
 __all__ = sorted([*_HOME, *_TOP, *_ROOMS, *_ALIASES])
 
 

@@ -11,6 +11,7 @@ from .measures import PAPER_NAMES, effectiveness_table
 from gdmtl_lib.systems import LABELS
 
 RELEVANT = "●"  # stands before a relevant passage
+WEIGHTING = ["loss_weighting", "generation_head_warmup_steps"]  # the settings by which losses are weighted
 
 
 def extremes(deltas: pd.DataFrame, count: int = 10) -> pd.DataFrame:
@@ -131,6 +132,18 @@ def detectable_by_category(
         tested = row.system != baseline and row.queries > 1
         found.append(smallest_detectable_difference(differences.std(), row.queries) if tested else float("nan"))
     return pd.Series(found, index=table.index)
+
+
+def by_weighting(table: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
+    """Rows grouped by the weighting of the losses, in words: learned (Eq. 6) first, then fixed (Eq. 2) by number; with
+    the steps of the heads' warm-up, and the rows.
+
+    table: rows of `Study.trainings` or of `Study.means`.
+    """
+    groups = list(table.groupby(WEIGHTING, sort=False))
+    groups.sort(key=lambda group: (not isinstance(group[0][0], str), group[0]))
+    words = lambda weight: "learned (Eq. 6)" if isinstance(weight, str) else f"fixed at {weight:g} (Eq. 2)"  # noqa: E731
+    return [(words(weighting), int(steps), rows) for (weighting, steps), rows in groups]
 
 
 def _grid(table: pd.DataFrame, row: str, column: str) -> Styler:

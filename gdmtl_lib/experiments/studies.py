@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gdmtl_lib.evaluation.comparison import compare, holm
+from gdmtl_lib.evaluation.comparison import compare, with_marks
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
+from gdmtl_lib.evaluation.tables import WEIGHTING, by_weighting
 from .results import Results
 from gdmtl_lib.data.files import read_table
 from gdmtl_lib.data.splits import nested_share
@@ -21,7 +22,6 @@ from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
 
 OWN = ""  # the variant of the config's own trainings
 SIZE = "train_fraction"
-WEIGHTING = ["loss_weighting", "generation_head_warmup_steps"]
 # How notebook 03 trains one variant of a study, for a message.
 _EXAMPLES = {
     "training_size": "-p train_fraction 0.25",
@@ -218,33 +218,12 @@ def training_size(
         tests = compare(values, baseline, [measure], alpha, strong_alpha).set_index("system")
         tests = tests.assign(share=share, seeds=means.count(), spread=means.std())
         parts.append(tests.assign(difference_spread=means.sub(means[baseline], axis=0).std()).reset_index())
-    table = pd.concat(parts, ignore_index=True)
-    table["p_corrected"] = holm(table["p"])
-    signs = np.where(table["difference"] > 0, "▲△", "▼▽")
-    table["mark"] = [
-        pair[0] if p < strong_alpha else pair[1] if p < alpha else "" for p, pair in zip(table["p_corrected"], signs)
-    ]
+    table = with_marks(pd.concat(parts, ignore_index=True), None, alpha, strong_alpha)
     table.loc[table["system"] == baseline, "difference_spread"] = np.nan
     return table[
         ["share", "system", "seeds", "mean", "spread", "difference", "low", "high", "p", "p_corrected", "mark",
          "difference_spread"]
     ]  # fmt: skip
-
-
-def weighting_label(weighting: str | float) -> str:
-    """A loss weighting in words: learned (Eq. 6), or fixed (Eq. 2)."""
-    return "learned (Eq. 6)" if isinstance(weighting, str) else f"fixed at {weighting:g} (Eq. 2)"
-
-
-def by_weighting(table: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
-    """Rows grouped by the weighting of the losses: in words, steps of the heads' warm-up, and the rows; learned
-    weights first, then fixed ones, by number.
-
-    table: rows of `Study.trainings` or of `Study.means`.
-    """
-    groups = list(table.groupby(WEIGHTING, sort=False))
-    groups.sort(key=lambda group: (not isinstance(group[0][0], str), group[0]))
-    return [(weighting_label(weighting), int(steps), rows) for (weighting, steps), rows in groups]
 
 
 def loss_weighting(

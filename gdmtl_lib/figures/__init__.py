@@ -1,4 +1,32 @@
-"""Frames in, matplotlib Figures out; no statistics are computed here.
+"""Frames in, matplotlib Figures out; no statistics are computed here. `gdmtl.plots` is this room.
 
 Imports `evaluation`, `inside` and what these import.
 """
+
+from importlib import import_module
+
+_NAMES = {
+    "style": "GAIN LOSS STYLE save_figure",
+    "results": "categories cost differences effectiveness pair_intervals query_deltas rank_shifts score_distributions "
+    "win_tie_loss",
+    "studies": "gains loss_weighting pair training_curves training_size",
+    "collection": "category_shares judgment_grades recall_by_depth text_lengths",
+    "generation": "cost_and_effectiveness recall_by_count",
+    "masks": "attention_masks expansion mixed_mask",
+    "attention": "attention_map attention_overview block_shares head_changes heads_on_a_pair query_attention",
+    "architectures": "block_diagrams interactions",
+    "inside": "attributions gradient_cosines",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    """A figure is loaded when it is first used: those of results need no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,18 +1,20 @@
-"""What a model attends to, drawn: one head close up, all of them at a glance, and how attention divides between the
-parts of a sequence. Weights and their layout in, a matplotlib Figure out.
+"""What a model attends to, drawn: one head close up, all of them at a glance, how attention divides between the parts
+of a sequence, and what training changes in it. Weights and their layout in, a matplotlib Figure out.
 
 In every heat map a row looks and a column is looked at, and one colour scale goes for all. The colours of the
-mechanisms and the places of the tokens are those of `mask_plots`.
+mechanisms and the places of the tokens are those of `masks`.
 
 l layers, h heads, r rows, c columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,131 +22,218 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from gdmtl_lib.inside.attention import NONE, Layout
-from .masks import (
-    INK,
-    KIND_COLOURS,
-    KIND_LABELS,
-    PALETTE,
-    empty_figure,
-    name_grid,
-    name_tokens,
-    placed_figure,
-    places,
-    sentence,
-    token_image,
-)
-from gdmtl_lib.systems import TASK_LABELS
-from .results import STYLE, TASK_COLOURS
+from gdmtl_lib.inside.attention_changes import DESTINATIONS
+from gdmtl_lib.systems import LABELS, TASK_LABELS
+from .masks import INK, KIND_COLOURS, KIND_LABELS, PALETTE, Picture, frame_row, name_grid, name_tokens, places
+from .masks import segment_lines, sentence, token_image
+from .style import SYSTEM_COLOURS, TASK_COLOURS, new_figure, styled, suptitle
 
 # A square root, so that small weights show.
 HEAT = dict(cmap="magma_r", norm=PowerNorm(0.5, 0, 1))
 _TICKS = [0, 0.05, 0.2, 0.5, 1]
+# Inches: what a token takes, what its name takes at least, and the widest figure, which fits beside a file browser.
+TOKEN, NAME, WIDEST = 0.115, 0.09, 9.6
+
+
+class AttentionPicture(Picture):
+    """What one head attends to: the weights as a heat map, and the row of a generation step as bars. Grey cells are
+    those that the mask forbids.
+
+    `show(step, weights=...)` takes float [r, c], rows that add up to 1.
+    """
+
+    @styled
+    def __init__(self, layout: Layout, title: str = ""):
+        super().__init__(layout, title)
+        self.heat = self.figure.add_axes((0.085, 0.06, 0.385, 0.74))
+        self.heat.set_facecolor("#d9d9d9")
+        name_grid(self.heat, layout)
+        scale = token_image(self.heat, np.full(layout.kinds.shape, np.nan), layout, **HEAT)
+        bar = self.figure.colorbar(scale, cax=self.figure.add_axes((0.478, 0.06, 0.008, 0.74)), ticks=_TICKS)
+        bar.ax.tick_params(labelsize=7, length=2)
+        bar.outline.set_visible(False)
+        self.bars = self.figure.add_axes((0.56, 0.23, 0.43, 0.57))
+        self.edges = places(layout.column_segments)
+        self.bars.set(xlim=(0, self.edges[-1]), ylabel="attention", xticks=[])
+        name_tokens(self.bars, "below", layout.columns, self.edges)
+        self.redrawn = [self.bars.yaxis]
+
+    def moving(self, row: int | None, step: int | None, weights: np.ndarray) -> Iterator[Artist]:
+        row, layout = row or 0, self.layout
+        yield token_image(self.heat, np.ma.masked_where(layout.kinds == NONE, weights), layout, **HEAT)
+        yield from segment_lines(self.heat, layout)
+        yield from frame_row(self.heat, layout, row)
+        left, right, height = self.edges[:-1], self.edges[:-1] + 0.9 * np.diff(self.edges), weights[row]
+        corners = [(left, 0 * height), (left, height), (right, height), (right, 0 * height)]
+        colours = PALETTE[layout.kinds[row]]
+        yield self.bars.add_collection(PolyCollection(np.array(corners).transpose(2, 0, 1), facecolors=colours))
+        self.bars.set_ylim(0, 1.05 * max(float(height.max()), 1e-9))
+        words = dict(transform=self.bars.transAxes, fontsize=10, va="bottom")
+        yield self.bars.text(0, 1.02, sentence(layout, step or 0), **words)
+        kinds = [kind for kind in KIND_LABELS if (layout.kinds[row] == kind).any()]
+        handles = [Patch(color=KIND_COLOURS[kind], label=KIND_LABELS[kind]) for kind in kinds]
+        yield self.bars.legend(handles=handles, loc="upper right", fontsize=8)
 
 
 def attention_map(weights: np.ndarray, layout: Layout, step: int = -1, title: str = "") -> Figure:
-    """What one head attends to: the weights as a heat map, and the row of a generation step as bars.
-
-    weights: float [r, c], rows that add up to 1. step: an index into `layout.steps`. Grey cells are those the
-    mask forbids.
-    """
-    row = layout.steps[step] if layout.steps else 0
-    with plt.rc_context(STYLE):
-        figure = placed_figure(12.2, 5.9, title)
-        axis = figure.add_axes((0.085, 0.06, 0.385, 0.74))
-        axis.set_facecolor("#d9d9d9")
-        image = token_image(axis, np.ma.masked_where(layout.kinds == NONE, weights), layout, **HEAT)
-        name_grid(axis, layout, row)
-        bar = figure.colorbar(image, cax=figure.add_axes((0.478, 0.06, 0.008, 0.74)), ticks=_TICKS)
-        bar.ax.tick_params(labelsize=7, length=2)
-        bar.outline.set_visible(False)
-        axis = figure.add_axes((0.56, 0.23, 0.43, 0.57))
-        edges = places(layout.column_segments)
-        colours = PALETTE[layout.kinds[row]]
-        axis.bar(edges[:-1], weights[row], color=colours, width=0.9 * np.diff(edges), align="edge")
-        axis.set(xlim=(0, edges[-1]), ylim=(0, None), ylabel="attention", xticks=[])
-        axis.set_title(sentence(layout, step), fontsize=10)
-        name_tokens(axis, "below", layout.columns, edges)
-        kinds = [kind for kind in KIND_LABELS if (layout.kinds[row] == kind).any()]
-        handles = [Patch(color=KIND_COLOURS[kind], label=KIND_LABELS[kind]) for kind in kinds]
-        axis.legend(handles=handles, loc="upper right", fontsize=8)
-    return figure
+    """`AttentionPicture` at one step, an index into `layout.steps`. weights: float [r, c]."""
+    return AttentionPicture(layout, title).show(step, weights=weights).figure
 
 
+@styled
 def attention_overview(weights: np.ndarray, layout: Layout, title: str = "") -> Figure:
     """Every head of every layer at a glance, small heat maps on one scale. weights: float [l, h, r, c].
 
     More than 48 tokens are gathered in bins, each showing the largest weight in it: patterns stay, names go.
     """
     layers, heads = weights.shape[:2]
-    forbidden = layout.kinds == NONE
-    weights = _bins(np.where(forbidden, -1.0, weights))
+    weights = _bins(np.where(layout.kinds == NONE, -1.0, weights))
     rows, columns = weights.shape[2:]
     gap = max(1, rows // 16)
     tiled = np.full((layers * (rows + gap) - gap, heads * (columns + gap) - gap), np.nan)
-    allowed = np.zeros_like(tiled)
     for layer, head in product(range(layers), range(heads)):
         y, x = layer * (rows + gap), head * (columns + gap)
         tiled[y : y + rows, x : x + columns] = weights[layer, head]
-        allowed[y : y + rows, x : x + columns] = 1
-    with plt.rc_context(STYLE):
-        figure = empty_figure((10, 8.6 * tiled.shape[0] / tiled.shape[1] + 0.8))
-        axis = figure.add_subplot()
-        axis.imshow(np.where(allowed == 1, 0.85, np.nan), cmap="gray", vmin=0, vmax=1, interpolation="none")
-        image = axis.imshow(np.ma.masked_where(~(tiled >= 0), tiled), interpolation="none", **HEAT)
-        centres = (np.arange(heads) * (columns + gap) + columns / 2 - 0.5, range(1, heads + 1))
-        axis.set_xticks(*centres)
-        axis.set_yticks(np.arange(layers) * (rows + gap) + rows / 2 - 0.5, range(1, layers + 1))
-        axis.set(xlabel="head", ylabel="layer")
-        axis.tick_params(length=0)
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.01, label="attention", ticks=_TICKS)
-        bar.outline.set_visible(False)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return figure
+    figure, axis = new_figure(figsize=(10, 8.6 * tiled.shape[0] / tiled.shape[1] + 0.8))
+    axis.imshow(np.where(np.isnan(tiled), np.nan, 0.85), cmap="gray", vmin=0, vmax=1, interpolation="none")
+    image = axis.imshow(np.ma.masked_where(~(tiled >= 0), tiled), interpolation="none", **HEAT)
+    axis.set_xticks(np.arange(heads) * (columns + gap) + columns / 2 - 0.5, range(1, heads + 1))
+    axis.set_yticks(np.arange(layers) * (rows + gap) + rows / 2 - 0.5, range(1, layers + 1))
+    axis.set(xlabel="head", ylabel="layer")
+    axis.tick_params(length=0)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.01, label="attention", ticks=_TICKS)
+    bar.outline.set_visible(False)
+    return suptitle(figure, title)
 
 
+@styled
 def block_shares(
     shares: Mapping[str, pd.DataFrame], before: Mapping[str, pd.DataFrame] | None = None, title: str = ""
 ) -> Figure:
     """How much of its attention each part of a sequence spends on each part, layer by layer, a line of panels
     a task.
 
-    shares: task -> what `attention_maps.mean_block_shares` gives. before: the same for the model as it was
+    shares: task -> what `attention.mean_block_shares` gives. before: the same for the model as it was
     before training. A dot is a head, a line the mean of a layer's heads; dashed: spread evenly over all
     tokens allowed.
     """
-    with plt.rc_context(STYLE):
-        figure = empty_figure((11, 2.5 * len(shares) + 0.9))
-        axes = figure.subplots(len(shares), 4, sharex=True, sharey=True, squeeze=False)
-        for line, (task, frame) in zip(axes, shares.items()):
-            blocks = frame.groupby(["rows", "columns"], sort=False)
-            for axis, ((rows, columns), block) in zip(line, blocks):
-                if before is not None:
-                    earlier = before[task].set_index(["rows", "columns"]).loc[(rows, columns)]
-                    means = earlier.groupby("layer")["share"].mean()
-                    axis.plot(means.index, means, color="#999999", linewidth=1.4, marker="o", markersize=3)
-                colour = TASK_COLOURS[task]
-                axis.scatter(block["layer"], block["share"], s=9, color=colour, alpha=0.35, linewidth=0)
-                means = block.groupby("layer")["share"].mean()
-                axis.plot(means.index, means, color=colour, linewidth=2)
-                axis.axhline(block["uniform"].mean(), color=INK, linewidth=0.9, linestyle="--")
-                axis.set_title(f"{rows} \u2192 {columns}", fontsize=10)
-                axis.set(ylim=(-0.03, 1.03), xticks=means.index)
-            line[0].set_ylabel(TASK_LABELS[task] + "\nshare of attention")
-            line[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        for axis in axes[-1]:
-            axis.set_xlabel("layer")
-        handles = [
-            Line2D([], [], color=INK, linewidth=2, label="mean of the heads"),
-            Line2D([], [], color=INK, alpha=0.4, marker="o", markersize=4, linewidth=0, label="one head"),
-            Line2D([], [], color=INK, linewidth=0.9, linestyle="--", label="even attention"),
-        ]
-        if before is not None:
-            handles.append(Line2D([], [], color="#999999", marker="o", markersize=3, label="before training"))
-        figure.legend(handles=handles, loc="outside lower left", ncols=4)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return figure
+    figure, axes = new_figure(
+        len(shares), 4, figsize=(11, 2.5 * len(shares) + 0.9), sharex=True, sharey=True, squeeze=False
+    )
+    for line, (task, frame) in zip(axes, shares.items()):
+        blocks = frame.groupby(["rows", "columns"], sort=False)
+        for axis, ((rows, columns), block) in zip(line, blocks):
+            if before is not None:
+                earlier = before[task].set_index(["rows", "columns"]).loc[(rows, columns)]
+                means = earlier.groupby("layer")["share"].mean()
+                axis.plot(means.index, means, color="#999999", linewidth=1.4, marker="o", markersize=3)
+            colour = TASK_COLOURS[task]
+            axis.scatter(block["layer"], block["share"], s=9, color=colour, alpha=0.35, linewidth=0)
+            means = block.groupby("layer")["share"].mean()
+            axis.plot(means.index, means, color=colour, linewidth=2)
+            axis.axhline(block["uniform"].mean(), color=INK, linewidth=0.9, linestyle="--")
+            axis.set_title(f"{rows} \u2192 {columns}", fontsize=10)
+            axis.set(ylim=(-0.03, 1.03), xticks=means.index)
+        line[0].set_ylabel(TASK_LABELS[task] + "\nshare of attention")
+        line[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for axis in axes[-1]:
+        axis.set_xlabel("layer")
+    handles = [
+        Line2D([], [], color=INK, linewidth=2, label="mean of the heads"),
+        Line2D([], [], color=INK, alpha=0.4, marker="o", markersize=4, linewidth=0, label="one head"),
+        Line2D([], [], color=INK, linewidth=0.9, linestyle="--", label="even attention"),
+    ]
+    if before is not None:
+        handles.append(Line2D([], [], color="#999999", marker="o", markersize=3, label="before training"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=4)
+    return suptitle(figure, title)
+
+
+@styled
+def query_attention(
+    tables: Mapping[str, pd.DataFrame], title: str = "Where do the query's tokens look?"
+) -> Figure:
+    """The share of the query's attention that goes to each destination, and its entropy, layer by layer: a line is
+    the mean of a layer's heads, a dot one head.
+
+    tables: what `attention_changes.query_attention` returns, by system.
+    """
+    panels = [*DESTINATIONS, "entropy"]
+    figure, axes = new_figure(1, len(panels), figsize=(2.3 * len(panels), 2.9), sharex=True, sharey=True)
+    shift = np.linspace(-0.12, 0.12, len(tables)) if len(tables) > 1 else [0.0]
+    for axis, panel in zip(axes, panels):
+        for (system, table), aside in zip(tables.items(), shift):
+            colour = SYSTEM_COLOURS[system]
+            axis.scatter(table["layer"] + aside, table[panel], s=8, color=colour, alpha=0.35, linewidth=0)
+            means = table.groupby("layer")[panel].mean()
+            axis.plot(means.index, means, color=colour, linewidth=1.8, label=LABELS[system])
+        axis.set(title=panel if panel == "entropy" else f"to {panel}", xlabel="layer", xticks=means.index)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0].set(ylim=(-0.03, 1.03), ylabel="share of attention")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(tables))
+    return suptitle(figure, title)
+
+
+@styled
+def head_changes(table: pd.DataFrame, title: str = "Which heads look elsewhere?") -> Figure:
+    """How much of its attention each head has moved to another destination, a cell a head.
+
+    table: what `attention_changes.head_changes` returns.
+    """
+    grid = table.pivot(index="layer", columns="head", values="moved")
+    figure, axis = new_figure(figsize=(1.6 + 0.46 * grid.shape[1], 1.5 + 0.4 * grid.shape[0]))
+    most = max(float(grid.max().max()), 0.01)
+    digits = 0 if most >= 0.1 else 1
+    bar = dict(format=PercentFormatter(1, decimals=digits), label="attention moved")
+    style = dict(cmap="Blues", vmin=0, vmax=most, cbar_kws=bar, annot_kws=dict(fontsize=8))
+    sns.heatmap(grid, annot=100 * grid, fmt=f".{digits}f", ax=axis, **style)
+    axis.tick_params(length=0, rotation=0)
+    return suptitle(figure, title)
+
+
+@styled
+def heads_on_a_pair(
+    weights: Mapping[str, np.ndarray], heads: Sequence[tuple[int, int]], tokens: Sequence[str], rows: Sequence[int],
+    title: str = "The heads that changed most",
+) -> Figure:  # fmt: skip
+    """What some tokens attend to in chosen heads: for each head a strip a system, all on one colour scale, a square
+    root so that small weights show. Of a long sequence the tokens are named that are looked at most.
+
+    weights: float [l, h, s, s] of one sequence, by system. heads: (layer, head), from 1. tokens: of the sequence.
+    rows: which tokens' attention is drawn; a row looks, a column is looked at. A line stands before the first of them.
+    """
+    strips = [(layer, head, system) for layer, head in heads for system in weights]
+    width = min(max(6.0, TOKEN * len(tokens) + 1.6), WIDEST)
+    size = (width, (0.3 + 0.125 * len(rows)) * len(strips) + 1.2)
+    figure, axes = new_figure(len(strips), 1, figsize=size, sharex=True, squeeze=False)
+    drawn = [weights[system][layer - 1, head - 1][list(rows)] for layer, head, system in strips]
+    for axis, each, (layer, head, system) in zip(axes[:, 0], drawn, strips):
+        image = axis.imshow(each, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+        axis.axvline(rows[0] - 0.5, color="#555555", linewidth=0.7)
+        axis.set_title(f"layer {layer}, head {head}: {LABELS[system]}", fontsize=9, color=SYSTEM_COLOURS[system])
+        axis.set_yticks(range(len(rows)), [tokens[row] for row in rows], fontsize=7)
+        axis.grid(visible=False)
+        axis.tick_params(length=0)
+    named = _named(np.concatenate(drawn).max(axis=0), apart=NAME * len(tokens) / (width - 1.6))
+    axes[-1, 0].set_xticks(named, [tokens[column] for column in named], rotation=90, fontsize=6)
+    ticks = dict(ticks=_TICKS, format=PercentFormatter(1, decimals=0))
+    bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01, label="attention", **ticks)
+    bar.outline.set_visible(False)
+    return suptitle(figure, title)
+
+
+def _named(peaks: np.ndarray, apart: float) -> list[int]:
+    """The columns that are named: all, or those looked at most, where names of neighbours would touch.
+
+    peaks: float [c], the largest weight of each. apart: by how many columns, at least, two names have to differ.
+    """
+    named: list[int] = []
+    for column in np.argsort(-peaks, kind="stable").tolist():
+        if all(abs(column - other) >= apart for other in named):
+            named.append(column)
+    return sorted(named)
 
 
 def _bins(weights: np.ndarray, most: int = 48) -> np.ndarray:

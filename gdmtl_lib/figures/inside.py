@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -12,14 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gdmtl_lib.inside.attribution import Attribution
-from .results import STYLE, SYSTEM_COLOURS, new_figure, suptitle
 from gdmtl_lib.systems import LABELS, TASK_LABELS
+from .style import SYSTEM_COLOURS, new_figure, styled, suptitle
 
 DIVERGING = "RdBu"  # red below 0, blue above
 LINE = 70  # characters of a line of tokens
 _ABSENT = "#d9d9d9"
 
 
+@styled
 def gradient_cosines(
     table: pd.DataFrame, column: str = "step", title: str = "Do the tasks help or fight each other?"
 ) -> Figure:
@@ -29,70 +30,62 @@ def gradient_cosines(
     table: `task, layer, cosine` and the column that goes across: `step`, say, or which weights they were measured at;
     cosines of one cell are averaged.
     """
-    with plt.rc_context(STYLE):
-        tasks = list(table["task"].unique())
-        across, down = list(table[column].unique()), list(table["layer"].unique())
-        size = (max(5.2, 1.9 + len(tasks) * (0.5 * len(across) + 0.8)), 1.7 + 0.34 * len(down))
-        figure, axes = new_figure(1, len(tasks), figsize=size, squeeze=False, sharey=True)
-        scale = max(0.1, float(table["cosine"].abs().max()))
-        for axis, task in zip(axes[0], tasks):
-            rows = table[table["task"] == task]
-            grid = rows.pivot_table(index="layer", columns=column, values="cosine", dropna=False, sort=False)
-            grid = grid.reindex(index=down, columns=across)
-            axis.set_facecolor(_ABSENT)
-            image = axis.imshow(grid, cmap=DIVERGING, vmin=-scale, vmax=scale, aspect="auto", origin="lower")
-            for (row, place), value in np.ndenumerate(grid.to_numpy()):
-                if np.isfinite(value) and len(across) <= 12:
-                    axis.text(place, row, f"{round(value, 2) + 0.0:+.2f}", ha="center", va="center", fontsize=8,
-                              color="white" if abs(value) > 0.65 * scale else "black")  # fmt: skip
-            axis.set_xticks(range(len(across)), across)
-            axis.set_yticks(range(len(down)), down)
-            axis.set(xlabel="training step" if column == "step" else "", title=f"ranking and {TASK_LABELS[task]}")
-            axis.grid(visible=False)
-            axis.tick_params(length=0)
-        bar = figure.colorbar(image, ax=axes[0], label="cosine of the gradients")
-        bar.outline.set_visible(False)
-        suptitle(figure, title)
-    return figure
+    tasks = list(table["task"].unique())
+    across, down = list(table[column].unique()), list(table["layer"].unique())[::-1]
+    size = (max(5.2, 1.9 + len(tasks) * (0.5 * len(across) + 0.8)), 1.7 + 0.34 * len(down))
+    figure, axes = new_figure(1, len(tasks), figsize=size, squeeze=False, sharey=True)
+    scale = max(0.1, float(table["cosine"].abs().max()))
+    for axis, task in zip(axes[0], tasks):
+        rows = table[table["task"] == task]
+        grid = rows.pivot_table(index="layer", columns=column, values="cosine", dropna=False, sort=False)
+        grid = grid.reindex(index=down, columns=across)
+        style = dict(cmap=DIVERGING, vmin=-scale, vmax=scale, annot_kws=dict(fontsize=8))
+        # Adding 0 after rounding makes a plain zero of a negative one.
+        sns.heatmap(grid, annot=grid.round(2) + 0.0 if len(across) <= 12 else False, fmt="+.2f", cbar=False, ax=axis, **style)
+        axis.set(xlabel="training step" if column == "step" else "", ylabel="", title=f"ranking and {TASK_LABELS[task]}")
+        axis.set_facecolor(_ABSENT)
+        axis.tick_params(length=0, rotation=0)
+    bar = figure.colorbar(axis.collections[0], ax=axes[0], label="cosine of the gradients")
+    bar.outline.set_visible(False)
+    return suptitle(figure, title)
 
 
+@styled
 def attributions(found: Mapping[str, Attribution], title: str = "Which tokens does the score rest on?") -> Figure:
     """A pair's tokens as each system sees them, side by side: blue raised the score, red lowered it, on a colour scale
     of each system's own (a hinge fixes no scale of scores). The query begins below the line.
 
     found: what `attribution.integrated_gradients` returns for one pair, by system.
     """
-    with plt.rc_context(STYLE):
-        laid = {system: _lines(each) for system, each in found.items()}
-        lines = max(max(line for line, *_ in placed) for placed in laid.values()) + 1
-        size = (5.4 * len(found), 1.5 + 0.235 * lines)
-        figure, axes = new_figure(1, len(found), figsize=size, squeeze=False)
-        for axis, (system, each) in zip(axes[0], found.items()):
-            strongest = max(float(np.abs(each.values).max()), 1e-9)
-            norm, last = Normalize(-strongest, strongest), 0
-            for (line, start, text), value, segment in zip(laid[system], each.values, each.segments):
-                colour = colormaps[DIVERGING](norm(value))
-                axis.text(start, line, text, fontsize=8.5, family="DejaVu Sans Mono", va="center",
-                          color="white" if abs(value) > 0.65 * strongest else "black",
-                          bbox=dict(facecolor=colour, edgecolor="none", pad=1.1))  # fmt: skip
-                last = line if segment == 0 else last
-            axis.axhline(last + 0.5, color="#555555", linewidth=0.7)
-            axis.set(xlim=(-0.3, LINE), ylim=(lines - 0.4, -0.7), xticks=[], yticks=[])
-            axis.grid(visible=False)
-            axis.spines[:].set_visible(False)
-            axis.set_title(LABELS[system], color=SYSTEM_COLOURS[system], fontsize=10)
-            gained = f"score {each.score:+.3f}, masked {each.baseline:+.3f}"
-            gained += f"; the tokens miss the difference by {each.error:+.3f}"
-            below = dict(xycoords="axes fraction", textcoords="offset points", va="top")
-            axis.annotate(gained, (0, 0), (0, -4), fontsize=8, **below)
-            scale = dict(orientation="horizontal", shrink=0.6, aspect=36, ticks=MaxNLocator(5))
-            bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, **scale)
-            bar.ax.tick_params(labelsize=8, length=2)
-            bar.ax.xaxis.get_offset_text().set_fontsize(8)
-            bar.set_label("added to the score", fontsize=8)
-            bar.outline.set_visible(False)
-        suptitle(figure, title)
-    return figure
+    laid = {system: _lines(each) for system, each in found.items()}
+    lines = max(max(line for line, *_ in placed) for placed in laid.values()) + 1
+    size = (5.4 * len(found), 1.5 + 0.235 * lines)
+    figure, axes = new_figure(1, len(found), figsize=size, squeeze=False)
+    for axis, (system, each) in zip(axes[0], found.items()):
+        strongest = max(float(np.abs(each.values).max()), 1e-9)
+        norm, last = Normalize(-strongest, strongest), 0
+        for (line, start, text), value, segment in zip(laid[system], each.values, each.segments):
+            colour = colormaps[DIVERGING](norm(value))
+            axis.text(start, line, text, fontsize=8.5, family="DejaVu Sans Mono", va="center",
+                      color="white" if abs(value) > 0.65 * strongest else "black",
+                      bbox=dict(facecolor=colour, edgecolor="none", pad=1.1))  # fmt: skip
+            last = line if segment == 0 else last
+        axis.axhline(last + 0.5, color="#555555", linewidth=0.7)
+        axis.set(xlim=(-0.3, LINE), ylim=(lines - 0.4, -0.7), xticks=[], yticks=[])
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+        axis.set_title(LABELS[system], color=SYSTEM_COLOURS[system], fontsize=10)
+        gained = f"score {each.score:+.3f}, masked {each.baseline:+.3f}"
+        gained += f"; the tokens miss the difference by {each.error:+.3f}"
+        below = dict(xycoords="axes fraction", textcoords="offset points", va="top")
+        axis.annotate(gained, (0, 0), (0, -4), fontsize=8, **below)
+        scale = dict(orientation="horizontal", shrink=0.6, aspect=36, ticks=MaxNLocator(5))
+        bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, **scale)
+        bar.ax.tick_params(labelsize=8, length=2)
+        bar.ax.xaxis.get_offset_text().set_fontsize(8)
+        bar.set_label("added to the score", fontsize=8)
+        bar.outline.set_visible(False)
+    return suptitle(figure, title)
 
 
 def _lines(each: Attribution) -> list[tuple[int, float, str]]:

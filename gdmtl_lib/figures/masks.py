@@ -9,19 +9,23 @@ as there is room.
 r rows, c columns.
 """
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 from gdmtl_lib.inside.attention import BIDIRECTIONAL, CAUSAL, CROSS, NONE, Layout
-from .results import STYLE
+from .style import styled
 
 KIND_LABELS = {BIDIRECTIONAL: "bidirectional", CROSS: "cross", CAUSAL: "causal"}
 KIND_COLOURS = {BIDIRECTIONAL: "#a079c0", CROSS: "#f3c623", CAUSAL: "#0b5aa2"}
@@ -45,6 +49,89 @@ def places(segments: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], widths.cumsum()])
 
 
+class Picture:
+    """A figure of one sequence that goes from step to step: what stays is drawn once, and a step is drawn upon it.
+
+    `figure` is like any other; `png` is fast enough to follow a slider (a test holds it to 0.1 s a step). What a step
+    draws, `moving` yields; `redrawn` are parts of the figure that stay and change.
+    """
+
+    redrawn: list[Artist] = []
+    _still = None
+
+    def __init__(self, layout: Layout, title: str = "", kinds: bool = False):
+        self.layout = layout
+        self.figure = placed_figure(12.2, 5.9, title, kinds=kinds)
+        self.canvas = FigureCanvasAgg(self.figure)
+        self._drawn: list[Artist] = []
+
+    @styled
+    def show(self, step: int | None = None, **what):
+        """Draw a step, an index into `layout.steps`; without it the sequence as a whole. Returns the picture."""
+        for artist in self._drawn:
+            artist.remove()
+        row = self.layout.steps[step] if self.layout.steps and step is not None else None
+        self._drawn = list(self.moving(row, step, **what))
+        return self
+
+    @styled
+    def png(self) -> bytes:
+        """What is shown, as PNG."""
+        changing = [*self.redrawn, *self._drawn]
+        if self._still is None:
+            for artist in changing:
+                artist.set_visible(False)
+            self.canvas.draw()
+            self._still = self.canvas.copy_from_bbox(self.figure.bbox)
+            for artist in changing:
+                artist.set_visible(True)
+        self.canvas.restore_region(self._still)
+        for artist in changing:
+            self.figure.draw_artist(artist)
+        file = io.BytesIO()
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB").save(file, "png", compress_level=1)
+        return file.getvalue()
+
+
+class MaskPicture(Picture):
+    """Figure 2 for one sequence: the mask as a grid (b), and stacked over layers as edges (a).
+
+    A step is followed: what is not yet written is pale, the row that predicts is framed, and dark edges lead to it from
+    all that it has seen, directly or through other tokens. A decoder-to-encoder (cross) layout is not stacked: its rows
+    are not its columns.
+    """
+
+    @styled
+    def __init__(self, layout: Layout, layers: int = 2, title: str = ""):
+        super().__init__(layout, title, kinds=True)
+        self.grid = self.figure.add_axes((0.085, 0.10, 0.385, 0.70))
+        self.edges = self.figure.add_axes((0.545, 0.22, 0.445, 0.54))
+        _draw_grid(self.grid, layout)
+        self.stack = _Stack(self.edges, layout, layers)
+        if layout.steps and np.count_nonzero(layout.kinds) <= BAND:
+            list(self.stack.all_edges(alpha=0.12))
+
+    def moving(self, row: int | None, step: int | None) -> Iterator[Artist]:
+        if row is None:
+            yield from self.stack.all_edges(alpha=0.6)
+            yield from self.stack.dots()
+            return
+        first = row + 1 + int(np.argmax(np.append(unwritten(self.layout, row)[row + 1 :], True)))
+        down, across = places(self.layout.row_segments)[first], places(self.layout.column_segments)[-1]
+        veil = Rectangle((0, down), across, self.grid.get_ylim()[0] - down, color="white", alpha=0.75, linewidth=0)
+        yield self.grid.add_patch(veil)
+        yield from frame_row(self.grid, self.layout, row)
+        at = dict(transform=self.edges.transAxes, fontsize=10, va="center")
+        yield self.edges.text(0, 1.26, sentence(self.layout, step), **at)
+        yield from self.stack.seen_by(row)
+
+
+def mixed_mask(layout: Layout, step: int | None = None, layers: int = 2, title: str = "") -> Figure:
+    """`MaskPicture` at one step, an index into `layout.steps`, or of the whole sequence."""
+    return MaskPicture(layout, layers, title).show(step).figure
+
+
+@styled
 def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend to whom?") -> Figure:
     """Figures 1 and 2 side by side: above each mask as a grid, below it as the edges from one layer to the
     next.
@@ -57,90 +144,59 @@ def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend 
     widths = [left + cell * len(layout.columns) + gap for layout in layouts.values()]
     edges, below = 1.5, 0.45
     height = 0.75 + names + tallest + 0.75 + edges + names + below
-    with plt.rc_context(STYLE):
-        figure = placed_figure(sum(widths), height, title, kinds=True)
-        for i, (name, layout) in enumerate(layouts.items()):
-            rows, columns = layout.kinds.shape
-            start, top = sum(widths[:i]), height - 0.75 - names
-            x, wide = (start + left) / sum(widths), cell * columns / sum(widths)
-            grid = figure.add_axes((x, (top - cell * rows) / height, wide, cell * rows / height))
-            _draw_grid(grid, layout)
-            figure.text((start + 0.12) / sum(widths), (top + names + 0.08) / height, name, fontsize=11)
-            beneath = figure.add_axes((x, (below + names) / height, wide, edges / height))
-            _draw_edges(beneath, layout, None, layers=1)
+    figure = placed_figure(sum(widths), height, title, kinds=True)
+    for i, (name, layout) in enumerate(layouts.items()):
+        rows, columns = layout.kinds.shape
+        start, top = sum(widths[:i]), height - 0.75 - names
+        x, wide = (start + left) / sum(widths), cell * columns / sum(widths)
+        _draw_grid(figure.add_axes((x, (top - cell * rows) / height, wide, cell * rows / height)), layout)
+        figure.text((start + 0.12) / sum(widths), (top + names + 0.08) / height, name, fontsize=11)
+        stack = _Stack(figure.add_axes((x, (below + names) / height, wide, edges / height)), layout, layers=1)
+        list(stack.all_edges(alpha=0.6)), list(stack.dots())
     return figure
 
 
-def mixed_mask(layout: Layout, step: int | None = None, layers: int = 2, title: str = "") -> Figure:
-    """Figure 2 for one sequence: the mask as a grid (b), and stacked over layers as edges (a).
-
-    step: the generation step to follow, an index into `layout.steps`: what is not yet written is pale, the
-    row that predicts is framed, and dark edges lead to it from all that it has seen, directly or through
-    other tokens. A decoder-to-encoder (cross) layout is not stacked: its rows are not its columns.
-    """
-    row = None if step is None or not layout.steps else layout.steps[step]
-    with plt.rc_context(STYLE):
-        figure = placed_figure(12.2, 5.9, title, kinds=True)
-        _draw_grid(figure.add_axes((0.085, 0.10, 0.385, 0.70)), layout, row)
-        _draw_edges(figure.add_axes((0.545, 0.22, 0.445, 0.54)), layout, row, layers)
-        if row is not None:
-            figure.text(0.545, 0.90, sentence(layout, step), fontsize=10)
-    return figure
-
-
+@styled
 def expansion(
-    losses: pd.DataFrame,
-    source: list[str],
-    title: str = "Is one mixed pass worth an example for every target token?",
+    losses: pd.DataFrame, source: list[str], title: str = "Is one mixed pass worth an example for every target token?"
 ) -> Figure:
     """How one example becomes |target| examples (Section 4.2), and what each of them costs.
 
-    losses: the first frame of `attention_maps.compare_expansion`. source: the source's tokens.
+    losses: the first frame of `attention.compare_expansion`. source: the source's tokens.
     """
     targets = losses["token"].tolist()
     n = len(targets)
     shown = source if len(source) <= 9 else [*source[:6], "\u2026", *source[-2:]]
     # Of a long target an example shows the last tokens written, so that names keep their room.
     written = [targets[:t] if t <= 8 else ["\u2026", *targets[t - 7 : t]] for t in range(n)]
-    with plt.rc_context(STYLE):
-        total = 0.34 * n + 1.55
-        figure = placed_figure(11.5, total, title)
-        bottom, height = 0.8 / total, 0.34 * n / total
-        axis = figure.add_axes((0.05, bottom, 0.62, height))
-        for t, target in enumerate(targets):
-            # The next token is what the example is for; it is not among what the example reads.
-            for x, token in enumerate([*shown, *written[t], target]):
-                last = len(shown) + len(written[t])
-                kind = "source" if x < len(shown) else "predicted" if x == last else "target"
-                face = {"source": "#e3d7ec", "target": "#cfe0f0", "predicted": "white"}[kind]
-                edge = INK if kind == "predicted" else "white"
-                axis.add_patch(
-                    Rectangle((x + 0.03, t - 0.44), 0.94, 0.88, facecolor=face, edgecolor=edge, linewidth=1)
-                )
-                axis.text(
-                    x + 0.5, t, token, ha="center", va="center", fontsize=7, color=INK,
-                    weight="bold" if kind == "predicted" else "normal",
-                )  # fmt: skip
-        axis.set(xlim=(0, len(shown) + min(n, 9)), ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=range(1, n + 1))
-        axis.set(xticks=[], ylabel="example")
-        axis.set_title(
-            "each example reads the source and what is written, and predicts the framed token", fontsize=10
-        )
-        axis.spines[:].set_visible(False)
-        axis.tick_params(length=0)
-        axis.grid(visible=False)
-        axis = figure.add_axes((0.71, bottom, 0.275, height))
-        marks = {
-            "one mixed pass": dict(
-                marker="o", s=70, facecolor="none", edgecolor=KIND_COLOURS[CAUSAL], linewidth=1.6
-            ),
-            "expanded": dict(marker="x", s=28, color="black", linewidth=1.4),
-            "[MASK]-filled": dict(marker="D", s=26, color="#d55e00"),
-        }
-        for name, style in marks.items():
-            axis.scatter(losses[name], range(n), label=name, zorder=3, **style)
-        axis.set(ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=[], xlabel="loss of its token (nats)")
-        figure.legend(*axis.get_legend_handles_labels(), loc="lower left", ncols=3, fontsize=9)
+    total = 0.34 * n + 1.55
+    figure = placed_figure(11.5, total, title)
+    bottom, height = 0.8 / total, 0.34 * n / total
+    axis = figure.add_axes((0.05, bottom, 0.62, height))
+    for t, target in enumerate(targets):
+        # The next token is what the example is for; it is not among what the example reads.
+        for x, token in enumerate([*shown, *written[t], target]):
+            last = x == len(shown) + len(written[t])
+            face = "#e3d7ec" if x < len(shown) else "white" if last else "#cfe0f0"
+            box = dict(facecolor=face, edgecolor=INK if last else "white", linewidth=1)
+            axis.add_patch(Rectangle((x + 0.03, t - 0.44), 0.94, 0.88, **box))
+            weight = "bold" if last else "normal"
+            axis.text(x + 0.5, t, token, ha="center", va="center", fontsize=7, color=INK, weight=weight)
+    axis.set(xlim=(0, len(shown) + min(n, 9)), ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=range(1, n + 1))
+    axis.set(xticks=[], ylabel="example")
+    axis.set_title("each example reads the source and what is written, and predicts the framed token", fontsize=10)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    axis.grid(visible=False)
+    axis = figure.add_axes((0.71, bottom, 0.275, height))
+    for name, style in {
+        "one mixed pass": dict(marker="o", s=70, facecolor="none", edgecolor=KIND_COLOURS[CAUSAL], linewidth=1.6),
+        "expanded": dict(marker="x", s=28, color="black", linewidth=1.4),
+        "[MASK]-filled": dict(marker="D", s=26, color="#d55e00"),
+    }.items():
+        axis.scatter(losses[name], range(n), label=name, zorder=3, **style)
+    axis.set(ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=[], xlabel="loss of its token (nats)")
+    figure.legend(*axis.get_legend_handles_labels(), loc="lower left", ncols=3, fontsize=9)
     return figure
 
 
@@ -161,11 +217,9 @@ def unwritten(layout: Layout, row: int) -> np.ndarray:
     return generated & (np.arange(len(layout.rows)) > row)
 
 
-def named_tokens(
-    edges: np.ndarray, important: int | None = None, smallest: float = 6
-) -> list[tuple[int, float]]:
-    """Which tokens there is room to name, and how large: edges are in points. Returns (token, font size)
-    pairs."""
+def named_tokens(edges: np.ndarray, important: int | None = None, smallest: float = 6) -> list[tuple[int, float]]:
+    """Which tokens there is room to name, and how large, the important one first, then from the end, where the target
+    is: edges are in points. Returns (token, font size) pairs."""
     middles, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
     order = list(range(len(middles) - 1, -1, -1))
     if important is not None:
@@ -181,7 +235,8 @@ def named_tokens(
 def placed_figure(width: float, height: float, title: str, kinds: bool = False) -> Figure:
     """An empty figure whose axes are placed by hand: the layout follows the tokens, not the length of their
     names."""
-    figure = empty_figure((width, height))
+    figure = plt.figure(figsize=(width, height))
+    plt.close(figure)  # out of pyplot's hands: it shows once, where it is returned
     # From the constrained layout of STYLE to none at all: saving would otherwise ask STYLE again.
     figure.set_layout_engine("none")
     figure.suptitle(title, x=0.12 / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
@@ -192,139 +247,122 @@ def placed_figure(width: float, height: float, title: str, kinds: bool = False) 
     return figure
 
 
-def empty_figure(size: tuple[float, float]) -> Figure:
-    """A figure out of pyplot's hands, which shows once, where it is returned."""
-    figure = plt.figure(figsize=size)
-    plt.close(figure)
-    return figure
-
-
-def _draw_grid(axis: Axes, layout: Layout, row: int | None = None) -> None:
-    colours = PALETTE[layout.kinds]
-    if row is not None:
-        after = unwritten(layout, row)
-        colours[after] = 0.75 + 0.25 * colours[after]
-    token_image(axis, colours, layout)
+def _draw_grid(axis: Axes, layout: Layout) -> None:
+    token_image(axis, PALETTE[layout.kinds], layout)
     rows, columns = layout.kinds.shape
     if max(rows, columns) <= LONG:
         axis.vlines(range(1, columns), 0, rows, color="white", linewidth=0.8)
         axis.hlines(range(1, rows), 0, columns, color="white", linewidth=0.8)
-    name_grid(axis, layout, row)
+    name_grid(axis, layout)
+    segment_lines(axis, layout)
 
 
-def token_image(axis: Axes, values: np.ndarray, layout: Layout, **style):
+def token_image(axis: Axes, values: np.ndarray, layout: Layout, **style) -> Artist:
     """values [r, c] or [r, c, colours] as an image, each token as wide as `places` has it."""
-    vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
-    for dimension, edges in enumerate((vertical, horizontal)):
-        if edges[-1] != len(edges) - 1:
-            pixels = (np.arange(1200) + 0.5) / 1200 * edges[-1]
-            values = values.take(np.searchsorted(edges, pixels) - 1, axis=dimension)
-    extent = (0, horizontal[-1], vertical[-1], 0)
-    return axis.imshow(values, interpolation="none", aspect="auto", extent=extent, **style)
+    return axis.pcolorfast(places(layout.column_segments), places(layout.row_segments), values, **style)
 
 
-def name_grid(axis: Axes, layout: Layout, row: int | None) -> None:
-    """Tokens on both axes, a line between the segments, a frame around the row in question."""
+def name_grid(axis: Axes, layout: Layout) -> None:
+    """Tokens on both axes, the segments below them."""
     vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     axis.set(xticks=[], yticks=[], xlim=(0, horizontal[-1]), ylim=(vertical[-1], 0))
     name_tokens(axis, "above", layout.columns, horizontal)
-    name_tokens(axis, "left", layout.rows, vertical, row)
-    axis.vlines(
-        horizontal[1:-1][np.diff(layout.column_segments) != 0], 0, vertical[-1], color=INK, linewidth=1.1
-    )
-    axis.hlines(
-        vertical[1:-1][np.diff(layout.row_segments) != 0], 0, horizontal[-1], color=INK, linewidth=1.1
-    )
+    name_tokens(axis, "left", layout.rows, vertical)
     middles = (horizontal[:-1] + horizontal[1:]) / 2
     for segment, name in enumerate(layout.segments):
         if (layout.column_segments == segment).any():
             x = middles[layout.column_segments == segment].mean()
             style = dict(ha="center", va="top", fontsize=8.5, color=INK)
             axis.annotate(name, (x, vertical[-1]), (0, -3), textcoords="offset points", **style)
-    if row is not None:
-        frame = (0, vertical[row]), horizontal[-1], vertical[row + 1] - vertical[row]
-        axis.add_patch(
-            Rectangle(*frame, facecolor="none", edgecolor="black", linewidth=1.6, clip_on=False, zorder=4)
-        )
 
 
-def _draw_edges(axis: Axes, layout: Layout, row: int | None, layers: int) -> None:
-    """Tokens as dots, a line of them a layer, from the input at the bottom; an edge is an attention."""
-    square = layout.rows is layout.columns
-    layers = layers if square else 1
-    edges = places(layout.column_segments)
-    below = (edges[:-1] + edges[1:]) / 2
-    # A decoder's rows stand in the middle of the encoder's columns that they look at.
-    above = below if square else edges[-1] / 2 + (np.arange(len(layout.rows)) - (len(layout.rows) - 1) / 2)
-    allowed = layout.kinds != NONE
-    reached = [np.ones(len(above if layer else below), dtype=bool) for layer in range(layers + 1)]
-    if row is None or np.count_nonzero(allowed) <= BAND:
-        for layer in range(layers):
-            _edges(
-                axis, layout, allowed, layer, below, above, alpha=0.6 if row is None else 0.12, linewidth=0.9
-            )
-    if row is not None:
-        reached[layers] = np.arange(len(above)) == row
-        for layer in reversed(range(layers)):
-            part = allowed & reached[layer + 1][:, None]
-            _edges(
-                axis,
-                layout,
-                part,
-                layer,
-                below,
-                above,
-                alpha=0.9,
-                linewidth=1.1 if layer + 1 == layers else 0.6,
-            )
-            reached[layer] = part.any(0)
-    size = float(np.clip(900 / len(below) ** 1.3, 3, 30))
-    for layer, known in enumerate(reached):
-        x = above if layer else below
-        axis.scatter(
-            x, np.full(len(x), layer), s=size, c=np.where(known, INK, "#cccccc"), linewidth=0, zorder=3
-        )
-    axis.set(xlim=(0, edges[-1]), ylim=(-0.05, layers + 0.05), xticks=[])
-    axis.spines[:].set_visible(False)
-    axis.grid(visible=False)
-    lines = (
-        ["input", *(f"layer {layer}" for layer in range(1, layers + 1))]
-        if layers > 1
-        else ["looked at", "looks"]
+def segment_lines(axis: Axes, layout: Layout) -> tuple[Artist, Artist]:
+    """A line between the segments of the columns, and one between those of the rows."""
+    vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
+    style = dict(color=INK, linewidth=1.1)
+    return (
+        axis.vlines(horizontal[1:-1][np.diff(layout.column_segments) != 0], 0, vertical[-1], **style),
+        axis.hlines(vertical[1:-1][np.diff(layout.row_segments) != 0], 0, horizontal[-1], **style),
     )
-    axis.set_yticks(range(layers + 1), lines if square else ["encoder", "decoder"], fontsize=8)
-    axis.tick_params(length=0)
-    name_tokens(axis, "below", layout.columns, edges, row if square else None)
-    if not square:
-        starts = np.append(above - 0.5, above[-1] + 0.5)
-        name_tokens(axis, "above", layout.rows, starts, row)
 
 
-def _edges(
-    axis: Axes, layout: Layout, chosen: np.ndarray, layer: int, below, above, alpha: float, linewidth: float
-):
-    for kind, colour in KIND_COLOURS.items():
-        looks, looked_at = np.nonzero(chosen & (layout.kinds == kind))
-        start, end = below[looked_at], above[looks]
-        if len(start) > BAND:
-            band = [
-                (start.min(), layer),
-                (start.max(), layer),
-                (end.max(), layer + 1),
-                (end.min(), layer + 1),
-            ]
-            axis.add_collection(PolyCollection([band], facecolor=colour, alpha=0.55 * alpha, linewidth=0))
-            continue
-        ends = np.empty((len(start), 2, 2))
-        ends[:, 0, 0], ends[:, 1, 0], ends[:, 0, 1], ends[:, 1, 1] = start, end, layer, layer + 1
-        axis.add_collection(LineCollection(ends, colors=colour, alpha=alpha, linewidth=linewidth))
+def frame_row(axis: Axes, layout: Layout, row: int) -> Iterator[Artist]:
+    """A frame around a row of a grid, and its name in bold."""
+    vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
+    box = (0, vertical[row]), horizontal[-1], vertical[row + 1] - vertical[row]
+    style = dict(facecolor="none", edgecolor="black", linewidth=1.6, clip_on=False, zorder=4)
+    yield axis.add_patch(Rectangle(*box, **style))
+    yield from name_tokens(axis, "left", layout.rows, vertical, only=row)
 
 
-def name_tokens(axis: Axes, side: str, tokens: list[str], edges: np.ndarray, important: int | None = None) -> None:
-    """The names of the tokens along one side of an axis, as far as they do not touch: the important one
-    first, then from the end, where the target is."""
+class _Stack:
+    """Tokens as dots, a line of them a layer, from the input at the bottom; an edge is an attention. What changes from
+    step to step is drawn by its methods, which yield what they have drawn."""
+
+    def __init__(self, axis: Axes, layout: Layout, layers: int):
+        self.axis, self.layout = axis, layout
+        self.square = layout.rows is layout.columns
+        self.layers = layers if self.square else 1
+        self.allowed = layout.kinds != NONE
+        self.columns = places(layout.column_segments)
+        self.below = (self.columns[:-1] + self.columns[1:]) / 2
+        # A decoder's rows stand in the middle of the encoder's columns that they look at.
+        middle = np.arange(len(layout.rows)) - (len(layout.rows) - 1) / 2
+        self.above = self.below if self.square else self.columns[-1] / 2 + middle
+        axis.set(xlim=(0, self.columns[-1]), ylim=(-0.05, self.layers + 0.05), xticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(visible=False)
+        names = ["input", *(f"layer {layer}" for layer in range(1, self.layers + 1))]
+        names = names if self.layers > 1 else ["looked at", "looks"] if self.square else ["encoder", "decoder"]
+        axis.set_yticks(range(self.layers + 1), names, fontsize=8)
+        axis.tick_params(length=0)
+        name_tokens(axis, "below", layout.columns, self.columns)
+        if not self.square:
+            name_tokens(axis, "above", layout.rows, np.append(self.above - 0.5, self.above[-1] + 0.5))
+
+    def all_edges(self, alpha: float) -> Iterator[Artist]:
+        for layer in range(self.layers):
+            yield from self._edges(self.allowed, layer, alpha, 0.9)
+
+    def seen_by(self, row: int) -> Iterator[Artist]:
+        """The edges that lead to a row, through all layers; what it has seen is dark."""
+        reached = [np.arange(len(self.above)) == row]
+        for layer in reversed(range(self.layers)):
+            chosen = self.allowed & reached[0][:, None]
+            yield from self._edges(chosen, layer, 0.9, 1.1 if layer + 1 == self.layers else 0.6)
+            reached.insert(0, chosen.any(0))
+        yield from self.dots(reached)
+        edges = self.columns if self.square else np.append(self.above - 0.5, self.above[-1] + 0.5)
+        yield from name_tokens(self.axis, "below" if self.square else "above", self.layout.rows, edges, only=row)
+
+    def dots(self, reached: list[np.ndarray] | None = None) -> Iterator[Artist]:
+        """reached: bool, what is dark, by layer; everything when None."""
+        size = float(np.clip(900 / len(self.below) ** 1.3, 3, 30))
+        for layer in range(self.layers + 1):
+            x = self.above if layer else self.below
+            colours = INK if reached is None else np.where(reached[layer], INK, "#cccccc")
+            yield self.axis.scatter(x, np.full(len(x), layer), s=size, c=colours, linewidth=0, zorder=3)
+
+    def _edges(self, chosen: np.ndarray, layer: int, alpha: float, linewidth: float) -> Iterator[Artist]:
+        for kind, colour in KIND_COLOURS.items():
+            looks, looked_at = np.nonzero(chosen & (self.layout.kinds == kind))
+            start, end = self.below[looked_at], self.above[looks]
+            if len(start) > BAND:
+                low, high = ([(side.min(), y), (side.max(), y)] for side, y in ((start, layer), (end, layer + 1)))
+                band = PolyCollection([[*low, *high[::-1]]], facecolor=colour, alpha=0.55 * alpha, linewidth=0)
+                yield self.axis.add_collection(band, autolim=False)
+                continue
+            ends = np.empty((len(start), 2, 2))
+            ends[:, 0, 0], ends[:, 1, 0], ends[:, 0, 1], ends[:, 1, 1] = start, end, layer, layer + 1
+            lines = LineCollection(ends, colors=colour, alpha=alpha, linewidth=linewidth)
+            yield self.axis.add_collection(lines, autolim=False)
+
+
+def name_tokens(axis: Axes, side: str, tokens: list[str], edges: np.ndarray, only: int | None = None) -> list[Artist]:
+    """The names of the tokens along one side of an axis, as far as they do not touch, from the end, where the target
+    is. only: this one alone, in bold, over the names that are there."""
     vertical = side == "left"
     inches = axis.figure.get_size_inches()[int(vertical)] * axis.get_position().bounds[2 + vertical]
     start, end = axis.get_ylim() if vertical else axis.get_xlim()
@@ -334,17 +372,16 @@ def name_tokens(axis: Axes, side: str, tokens: list[str], edges: np.ndarray, imp
         "above": dict(ha="center", va="bottom", rotation=90, xytext=(0, 3)),
         "below": dict(ha="center", va="top", rotation=90, xytext=(0, -4)),
     }[side]
+    if only is not None:
+        style |= dict(weight="bold", bbox=dict(facecolor="white", edgecolor="none", pad=0.8), zorder=5)
+        named = [(only, float(np.clip(points * np.diff(edges)[only] - 1, 6, 8.5)))]
+    else:
+        named = named_tokens(edges * points)
     far = axis.get_ylim()[0 if side == "below" else 1]
-    for place, size in named_tokens(edges * points, important):
+    drawn = []
+    for place, size in named:
         middle = (edges[place] + edges[place + 1]) / 2
         at = (axis.get_xlim()[0], middle) if vertical else (middle, far)
-        weight = "bold" if place == important else "normal"
-        axis.annotate(
-            tokens[place],
-            at,
-            textcoords="offset points",
-            fontsize=size,
-            weight=weight,
-            annotation_clip=False,
-            **style,
-        )
+        name = dict(textcoords="offset points", fontsize=size, annotation_clip=False, **style)
+        drawn.append(axis.annotate(tokens[place], at, **name))
+    return drawn

@@ -1,18 +1,57 @@
-"""The figures of studies: how much training data, and which weighting of the losses."""
+"""The figures of trainings and of studies: what a training did, how much data, which weighting, and gains elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from gdmtl_lib.evaluation.measures import PAPER_NAMES
-from .results import STYLE, SYSTEM_COLOURS, TASK_COLOURS, new_figure, suptitle
-from gdmtl_lib.experiments.studies import by_weighting
+from gdmtl_lib.evaluation.comparison import compare, query_deltas, win_tie_loss
+from gdmtl_lib.evaluation.tables import by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS
+from .style import (
+    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, name_rows, new_figure, signed, styled, suptitle, written
+)  # fmt: skip
 
 
+@styled
+def training_curves(history: pd.DataFrame, title: str = "Does it learn, and which task gets the weight?") -> Figure:
+    """What a training did, step by step: the loss of every task, the uncertainty weights (Eq. 6) where they are
+    learned, and the learning rate.
+
+    history: what `train` returns.
+    """
+    tasks = [column.removesuffix("_loss") for column in history if column.endswith("_loss")]
+    learned = [task for task in tasks if f"sigma2_{task}" in history]
+    count = len(tasks) + bool(learned) + 1
+    figure, axes = new_figure(1, count, figsize=(3.1 * count, 2.8))
+    window = max(1, len(history) // 20)
+    for axis, task in zip(axes, tasks):
+        loss, colour = history[f"{task}_loss"], TASK_COLOURS[task]
+        axis.plot(history["step"], loss, color=colour, alpha=0.25, linewidth=0.8)
+        axis.plot(history["step"], loss.rolling(window, min_periods=1).mean(), color=colour, linewidth=1.8)
+        axis.set(title=f"{TASK_LABELS[task]} loss", ylabel="hinge or cross-entropy" if task == "rank" else "nats a token")
+    if learned:
+        axis = axes[len(tasks)]
+        for task in learned:
+            axis.plot(history["step"], history[f"sigma2_{task}"], color=TASK_COLOURS[task], label=TASK_LABELS[task])
+        axis.set(title="uncertainty σ²", ylabel="larger = less weight")
+        axis.legend()
+    axes[-1].plot(history["step"], history["learning_rate"], color="black")
+    axes[-1].set(title="learning rate")
+    axes[-1].ticklabel_format(axis="y", scilimits=(0, 0))
+    for axis in axes:
+        axis.set(xlabel="optimiser step", ylim=(0, None))
+        for start in history.groupby("epoch")["step"].min()[1:]:
+            axis.axvline(start, color="#bbbbbb", linewidth=0.7, linestyle=":")
+    return suptitle(figure, title)
+
+
+@styled
 def training_size(
     table: pd.DataFrame,
     by_seed: pd.DataFrame,
@@ -33,45 +72,40 @@ def training_size(
         baseline: the system the others were tested against.
         measure: the one that was compared.
     """
-    written = PAPER_NAMES.get(measure, measure)
-    shares = sorted(table["share"].unique())
-    systems = list(table["system"].unique())
+    shares, systems = sorted(table["share"].unique()), list(table["system"].unique())
     others = [system for system in systems if system != baseline]
-    apart = 0.018 * max(shares)
-    offsets = dict(zip(others, apart * (np.arange(len(others)) - (len(others) - 1) / 2)))
-    with plt.rc_context(STYLE):
-        count = 1 + bool(others)
-        figure, axes = new_figure(1, count, figsize=(4.7 * count, 3.6), squeeze=False)
-        left, *right = axes[0]
-        left.axhline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle="--", linewidth=1.2, label=LABELS[FIRST_STAGE])
-        for system in systems:
-            colour, rows = SYSTEM_COLOURS[system], table[table["system"] == system]
-            left.plot(rows["share"], rows["mean"], color=colour, linewidth=1.8, marker="o", markersize=5, label=LABELS[system])
-            seeds = by_seed[by_seed["system"] == system]
-            if seeds["seed"].nunique() > 1:
-                left.scatter(seeds["train_fraction"], seeds["mean"], s=11, color=colour, alpha=0.55, linewidth=0, zorder=2)
-        left.set(ylabel=written, title="how well")
-        for axis in right:
-            axis.axhline(0, color=SYSTEM_COLOURS[baseline], linewidth=1.2)
-            for system in others:
-                rows, colour = table[table["system"] == system], SYSTEM_COLOURS[system]
-                x = rows["share"] + offsets[system]
-                axis.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.5)
-                axis.scatter(x, rows["difference"], s=28, color=colour, zorder=3)
-                for at, high, mark in zip(x, rows["high"], rows["mark"]):
-                    axis.annotate(mark, (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-            axis.set(ylabel=f"difference in {written}", title=f"how much better than {LABELS[baseline]}, 95% interval")
-        for axis in axes[0]:
-            axis.set_xticks(shares, [f"{100 * share:g}%\n{queries[share]:,}" for share in shares], fontsize=9)
-            axis.set_xlim(0, max(shares) * 1.06)
-            axis.set_xlabel("share of the training queries, and how many")
-            axis.grid(visible=False, axis="x")
-            axis.margins(y=0.12)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(systems) + 1, 5))
-        suptitle(figure, title)
-    return figure
+    offsets = 0.018 * max(shares) * (np.arange(len(others)) - (len(others) - 1) / 2)
+    count = 1 + bool(others)
+    figure, axes = new_figure(1, count, figsize=(4.7 * count, 3.6), squeeze=False)
+    left, *right = axes[0]
+    left.axhline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle="--", linewidth=1.2, label=LABELS[FIRST_STAGE])
+    for system in systems:
+        colour, rows = SYSTEM_COLOURS[system], table[table["system"] == system]
+        left.plot(rows["share"], rows["mean"], color=colour, linewidth=1.8, marker="o", markersize=5, label=LABELS[system])
+        seeds = by_seed[by_seed["system"] == system]
+        if seeds["seed"].nunique() > 1:
+            left.scatter(seeds["train_fraction"], seeds["mean"], s=11, color=colour, alpha=0.55, linewidth=0, zorder=2)
+    left.set(ylabel=written(measure), title="how well")
+    for axis in right:
+        axis.axhline(0, color=SYSTEM_COLOURS[baseline], linewidth=1.2)
+        for system, offset in zip(others, offsets):
+            rows, colour = table[table["system"] == system], SYSTEM_COLOURS[system]
+            x = rows["share"] + offset
+            axis.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.5)
+            axis.scatter(x, rows["difference"], s=28, color=colour, zorder=3)
+            for at, high, mark in zip(x, rows["high"], rows["mark"]):
+                axis.annotate(mark, (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        axis.set(ylabel=f"difference in {written(measure)}", title=f"how much better than {LABELS[baseline]}, 95% interval")
+    for axis in axes[0]:
+        axis.set_xticks(shares, [f"{100 * share:g}%\n{queries[share]:,}" for share in shares], fontsize=9)
+        axis.set(xlim=(0, max(shares) * 1.06), xlabel="share of the training queries, and how many")
+        axis.grid(visible=False, axis="x")
+        axis.margins(y=0.12)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(systems) + 1, 5))
+    return suptitle(figure, title)
 
 
+@styled
 def loss_weighting(
     by_seed: pd.DataFrame,
     reference: pd.DataFrame,
@@ -91,47 +125,128 @@ def loss_weighting(
         sigmas: what `studies.learned_sigmas` returns.
         measure: the one that was compared.
     """
+    warmed = lambda steps: f"heads first, {steps:,} steps" if steps else "fresh heads"  # noqa: E731
     [system], [baseline] = (part["system"].unique() for part in (by_seed, reference))
     rows = [(f"{LABELS[baseline]},\nranking alone", reference["mean"], SYSTEM_COLOURS[baseline])]
     for weighting, steps, of in by_weighting(by_seed):
-        rows.append((f"{weighting},\n{_warmed(steps)}", of["mean"], SYSTEM_COLOURS[system]))
-    with plt.rc_context(STYLE):
-        count = 1 + bool(len(sigmas))
-        height = 1.7 + 0.46 * len(rows)
-        figure, axes = new_figure(
-            1, count, figsize=(5.4 + 4 * (count - 1), height), squeeze=False, width_ratios=[5.4, 4][:count]
-        )
-        left, *right = axes[0]
-        lines = [
-            left.axvline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linewidth=1.2, linestyle=":"),
-            left.axvline(reference["mean"].mean(), color=SYSTEM_COLOURS[baseline], linewidth=1, linestyle="--"),
-        ]
-        for y, (_, means, colour) in enumerate(rows):
-            left.scatter(means, [y] * len(means), s=26, color=colour, alpha=0.6, linewidth=0, zorder=3)
-            left.plot([np.mean(means)] * 2, [y - 0.28, y + 0.28], color=colour, linewidth=2.4, zorder=4)
-            left.annotate(f"{np.mean(means):.3f}", (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-        left.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=9)
-        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"{PAPER_NAMES.get(measure, measure)}, a dot a seed")
-        left.set_title(f"{LABELS[system]}, by weighting of its losses")
-        left.grid(visible=False, axis="y")
-        left.margins(x=0.06)
-        styles = dict(zip(sorted(sigmas["steps"].unique()), ("-", "--", ":", "-.")))
-        for axis in right:
-            for (steps, task), of in sorted(sigmas.groupby(["steps", "task"]), key=_place):
-                axis.plot(of["step"], of["sigma2"], color=TASK_COLOURS[task], linestyle=styles[steps],
-                          label=f"{TASK_LABELS[task]}, {_warmed(steps)}")  # fmt: skip
-            axis.set(xlabel="optimiser step", ylabel="larger means less weight", title="learned $\\sigma^2$")
-            axis.set_ylim(0, axis.get_ylim()[1] * 1.4)
-            axis.legend(fontsize=8, loc="upper left")
-        figure.legend(lines, [LABELS[FIRST_STAGE], f"{LABELS[baseline]}, mean"], loc="outside lower left", ncols=2, fontsize=9)
-        suptitle(figure, title)
-    return figure
+        rows.append((f"{weighting},\n{warmed(steps)}", of["mean"], SYSTEM_COLOURS[system]))
+    widths = [5.4, 4.0][: 1 + bool(len(sigmas))]
+    size = (sum(widths), 1.7 + 0.46 * len(rows))
+    figure, axes = new_figure(1, len(widths), figsize=size, squeeze=False, width_ratios=widths)
+    left, *right = axes[0]
+    lines = [
+        left.axvline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linewidth=1.2, linestyle=":"),
+        left.axvline(reference["mean"].mean(), color=SYSTEM_COLOURS[baseline], linewidth=1, linestyle="--"),
+    ]
+    for y, (_, means, colour) in enumerate(rows):
+        left.scatter(means, [y] * len(means), s=26, color=colour, alpha=0.6, linewidth=0, zorder=3)
+        left.plot([means.mean()] * 2, [y - 0.28, y + 0.28], color=colour, linewidth=2.4, zorder=4)
+    beside(left, [f"{means.mean():.3f}" for _, means, _ in rows], fontsize=9)
+    name_rows(left, [label for label, *_ in rows], fontsize=9)
+    left.set(xlabel=f"{written(measure)}, a dot a seed", title=f"{LABELS[system]}, by weighting of its losses")
+    left.margins(x=0.06)
+    styles = dict(zip(sorted(sigmas["steps"].unique()), ("-", "--", ":", "-.")))
+    for axis in right:
+        groups = sigmas.assign(other=sigmas["task"] != "rank").groupby(["steps", "other", "task"])
+        for (steps, _, task), of in groups:
+            label = f"{TASK_LABELS[task]}, {warmed(steps)}"
+            axis.plot(of["step"], of["sigma2"], color=TASK_COLOURS[task], linestyle=styles[steps], label=label)
+        axis.set(xlabel="optimiser step", ylabel="larger means less weight", title="learned σ²")
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.4)
+        axis.legend(fontsize=8, loc="upper left")
+    figure.legend(lines, [LABELS[FIRST_STAGE], f"{LABELS[baseline]}, mean"], loc="outside lower left", ncols=2, fontsize=9)
+    return suptitle(figure, title)
 
 
-def _warmed(steps: int) -> str:
-    return f"heads first, {steps:,} steps" if steps else "fresh heads"
+@styled
+def gains(
+    table: pd.DataFrame, baseline: str, measures: Sequence[str], splits: tuple[str, str],
+    by_seed: pd.DataFrame | None = None, title: str = "Does a gain at home stay a gain?",
+) -> Figure:  # fmt: skip
+    """Table 8 as a picture: each system's difference to the baseline at home (across) and away (up), with its 95%
+    intervals, a panel for each measure. Beside trained systems BM25 is left out: nothing of it could transfer.
+
+    Args:
+        table: what `transfer.differences` returns.
+        baseline: the system the others were tested against; it stands at the origin.
+        measures: which of the table's to draw.
+        splits: what home and away are called.
+        by_seed: what `transfer.seed_differences` returns: a small dot for each training, where there are several.
+    """
+    others = [system for system in table["system"].unique() if system != baseline]
+    systems = [system for system in others if system != FIRST_STAGE] or others
+    figure, axes = new_figure(1, len(measures), figsize=(4.3 * len(measures), 4.5), squeeze=False)
+    for axis, measure in zip(axes.flat, measures):
+        rows = table[(table["measure"] == measure) & table["system"].isin(systems)].set_index(["place", "system"])
+        _quadrants(axis, 1.1 * max(0.01, np.nanmax(rows[["low", "high", "difference"]].abs())))
+        for system in systems:
+            at, up, colour = rows.loc[("home", system)], rows.loc[("away", system)], SYSTEM_COLOURS[system]
+            axis.plot([at["low"], at["high"]], [up["difference"]] * 2, color=colour, linewidth=1.3, alpha=0.8)
+            axis.plot([at["difference"]] * 2, [up["low"], up["high"]], color=colour, linewidth=1.3, alpha=0.8)
+            dot = dict(color=colour, edgecolor="white", linewidth=0.8, zorder=3)
+            axis.scatter(at["difference"], up["difference"], s=42, **dot)
+            if by_seed is not None:
+                seeds = by_seed[(by_seed["system"] == system) & (by_seed["measure"] == measure)]
+                if len(seeds) > 1:
+                    axis.scatter(seeds["home"], seeds["away"], s=9, color=colour, alpha=0.7, zorder=2, linewidth=0)
+        axis.set(title=written(measure), xlabel=f"at home ({splits[0]})")
+    axes[0, 0].set_ylabel(f"away ({splits[1]})")
+    style = dict(marker="o", linewidth=1.3)
+    handles = [Line2D([], [], color=SYSTEM_COLOURS[name], label=LABELS[name], **style) for name in systems]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, max(1, len(systems))))
+    return suptitle(figure, f"{title} Differences to {LABELS[baseline]}, 95% intervals")
 
 
-def _place(group: tuple[tuple[int, str], pd.DataFrame]) -> tuple[int, bool, str]:
-    (steps, task), _ = group
-    return steps, task != "rank", task
+@styled
+def pair(
+    home: Mapping[str, pd.DataFrame], away: Mapping[str, pd.DataFrame], baseline: str, system: str, measure: str,
+    splits: tuple[str, str], title: str = "",
+) -> Figure:  # fmt: skip
+    """One system against another, query by query, at home and away: differences sorted, with their mean and its 95%
+    interval (Figure 6 twice).
+
+    Args:
+        home, away: per-query values by system name.
+        baseline, system: the pair. measure: the one to compare.
+        splits: what home and away are called.
+
+    Raises:
+        ValueError: as `comparison.query_deltas`.
+    """
+    figure, axes = new_figure(1, 2, figsize=(8.6, 3.3), sharey=True)
+    for axis, values, split in zip(axes, (home, away), splits):
+        difference = query_deltas(values[baseline], values[system], measure)["difference"].to_numpy()
+        counts = win_tie_loss(values[baseline], values[system], measure)
+        share = np.repeat(np.linspace(0, 100, len(difference) + 1), 2)[1:-1]
+        height = np.repeat(difference, 2)
+        for sign, colour in ((1, GAIN), (-1, LOSS)):
+            axis.fill_between(share, np.where(height * sign > 0, height, 0), color=colour, linewidth=0)
+        test = compare({name: values[name] for name in (baseline, system)}, baseline, [measure]).iloc[-1]
+        axis.axhspan(test["low"], test["high"], color="black", alpha=0.18, linewidth=0)
+        axis.axhline(test["difference"], color="black", linewidth=1.2)
+        axis.axhline(0, color="black", linewidth=0.6)
+        interval = "" if np.isnan(test["low"]) else f" ±{(test['high'] - test['low']) / 2:.3f}"
+        axis.set(title=f"{split}: mean {signed(test['difference'])}{interval}")
+        axis.set(xlim=(0, 100), xticks=(0, 25, 50, 75), xlabel=f"queries, sorted, % of {len(difference):,}")
+        text = f"{counts.win:,} win, {counts.tie:,} tie, {counts.loss:,} lose"
+        axis.text(0.97, 0.95, text, transform=axis.transAxes, ha="right", va="top", fontsize=9)
+    axes[0].set(ylim=(-1.02, 1.02), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s")
+    return suptitle(figure, title or f"Is {LABELS[system]} better than {LABELS[baseline]} in both places?")
+
+
+def _quadrants(axis: Axes, reach: float) -> None:
+    """The axes through zero, the line of equal gains, and what each corner means."""
+    for start, colour in ((0, GAIN), (-reach, LOSS)):
+        axis.add_patch(Rectangle((start, start), reach, reach, color=colour, alpha=0.07, linewidth=0, zorder=0))
+    axis.plot([-reach, reach], [-reach, reach], color="#999999", linewidth=0.8, linestyle=":")
+    axis.axhline(0, color="black", linewidth=0.7)
+    axis.axvline(0, color="black", linewidth=0.7)
+    for x, y, text in (
+        (0.98, 0.98, "gains in both"), (0.02, 0.02, "loses in both"),
+        (0.98, 0.02, "gains at home alone"), (0.02, 0.98, "gains away alone"),
+    ):  # fmt: skip
+        side = dict(ha="right" if x > 0.5 else "left", va="top" if y > 0.5 else "bottom")
+        axis.text(x, y, text, transform=axis.transAxes, fontsize=8, color="#666666", **side)
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -3,20 +3,20 @@
 import ipywidgets
 import pandas as pd
 
-from gdmtl_lib.figures import generation as generative_plots
+from gdmtl_lib import figures as plots
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from .results import Explorer, number_slider
 
 
 def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
     """Effectiveness against cost: choose which cascade is shown beside the other ways (or all), and the sentences that
-    go with it. table: as `generative_plots.cost_and_effectiveness` takes it, with `verdict` where there is one."""
+    go with it. table: as `plots.cost_and_effectiveness` takes it, with `verdict` where there is one."""
     cascades = [way for way in table["way"] if way.startswith("cascade")]
     options = [("all", "")] + [(way.rpartition(" ")[2], way) for way in cascades]
 
     def draw(k):
         rows = table[~table["way"].isin(cascades) | (table["way"] == k)] if k else table
-        figure = generative_plots.cost_and_effectiveness(rows, measure, title)
+        figure = plots.cost_and_effectiveness(rows, measure, title)
         if not k:
             return figure
         ways = table.set_index("way")

@@ -6,7 +6,7 @@ from functools import cache
 import ipywidgets
 import pandas as pd
 
-from gdmtl_lib.figures import attention_changes as attention_change_plots, inside as inside_plots
+from gdmtl_lib import figures as plots
 from gdmtl_lib.inside import attention_changes, attention as attention_maps
 from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.systems import LABELS
@@ -35,7 +35,7 @@ def explore_heads(
     def draw(pair, layer, head):
         found, tokens, rows = weights(pair)
         title = f"“{pairs[pair - 1][1]}”: what do the query's tokens attend to?"
-        return attention_change_plots.heads_on_a_pair(found, [(layer, head)], tokens, rows, title)
+        return plots.heads_on_a_pair(found, [(layer, head)], tokens, rows, title)
 
     config = first.config
     controls = {
@@ -60,7 +60,7 @@ def explore_attributions(
         return {name: integrated_gradients(model, passage, query, steps) for name, model in networks.items()}
 
     def draw(pair, steps):
-        return inside_plots.attributions(found(pair, steps), pairs[pair - 1][2])
+        return plots.attributions(found(pair, steps), pairs[pair - 1][2])
 
     steps_control = ipywidgets.Dropdown(options=sorted({8, 16, 32, 64, 128, steps}), value=steps, description="steps")
     return Explorer(draw, {"pair": number_slider("pair", len(pairs), 1), "steps": steps_control})

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from gdmtl_lib.evaluation import comparison
-from gdmtl_lib.figures import results as plots, transfer as transfer_plots
+from gdmtl_lib import figures as plots
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES
 from gdmtl_lib.evaluation.tables import styled_passages, top_passages
@@ -166,7 +166,7 @@ def explore_transfer(
 
     def draw(measure, baseline, system):
         found = [{name: values(place, name) for name in (baseline, system)} for place in (0, 1)]
-        return transfer_plots.pair(*found, baseline, system, measure, splits)
+        return plots.pair(*found, baseline, system, measure, splits)
 
     return Explorer(draw, {"measure": _choice("measure", _measures(), measure), **_pair(home, splits[0], baseline)})
 

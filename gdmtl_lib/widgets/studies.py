@@ -1,4 +1,4 @@
-"""Studies to play with: the figures of `study_plots` under controls, as in `widgets`."""
+"""Studies to play with: the figures of studies under controls, as in `widgets`."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import ipywidgets
 import pandas as pd
 
 from gdmtl_lib.experiments import studies
-from gdmtl_lib.figures import studies as study_plots
+from gdmtl_lib import figures as plots
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.systems import LABELS
 from .results import Explorer
@@ -22,7 +22,7 @@ def explore_training_size(
 ) -> Explorer:
     """Figure 7: choose systems (several with Ctrl or Shift) and the measure. Marks are corrected over all systems.
 
-    first_stage: BM25's per-query values. The other arguments as for `study_plots.training_size`.
+    first_stage: BM25's per-query values. The other arguments as for `plots.training_size`.
     """
     means = study.means(trainings)
     # All of them at once: a change of the measure only draws.
@@ -34,7 +34,7 @@ def explore_training_size(
         if not systems:
             raise ValueError("systems: choose at least one")
         rows = rows[rows["system"].isin(systems)]
-        return study_plots.training_size(rows, by_seed, queries, bm25[measure], baseline, measure)
+        return plots.training_size(rows, by_seed, queries, bm25[measure], baseline, measure)
 
     names = list(trainings["system"].unique())
     options = [(LABELS[system], system) for system in names]
@@ -65,7 +65,7 @@ def explore_loss_weighting(
     def draw(measure):
         of_measure = means[means["measure"] == measure]
         weighted, alone = (of_measure[of_measure["system"] == name] for name in (system, baseline))
-        return study_plots.loss_weighting(weighted, alone, bm25[measure], sigmas, measure)
+        return plots.loss_weighting(weighted, alone, bm25[measure], sigmas, measure)
 
     return Explorer(draw, {"measure": _measure(means, measure)})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from nbclient import NotebookClient
 
 from gdmtl_lib.inside import attention as attention_maps
@@ -138,8 +139,7 @@ def test_the_static_twin_is_a_figure_of_the_same_state(explorer):
     assert isinstance(figure, Figure)
     which = "GDMTL before training" if isinstance(explorer, AttentionExplorer) else "GDMTL"
     assert figure.get_suptitle().startswith(f"{which}, query generation: mixed attention")
-    words = {text.get_text() for text in [*figure.texts, *(axis.title for axis in figure.axes)]}
-    words |= {axis.get_title(loc="left") for axis in figure.axes}
+    words = {text.get_text() for text in figure.findobj(Text)}
     assert "\u201cis\u201d attends to 15 tokens and predicts \u201cice\u201d" in words
 
 

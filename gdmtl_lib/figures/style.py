@@ -1,0 +1,142 @@
+"""One look for all figures: the colours of Okabe and Ito, which colour-blind eyes can tell apart, one colour a system
+wherever it appears, text large enough for print.
+
+A function that draws is decorated with `styled`: under it no text is markup, whatever signs a query or a category has.
+"""
+
+import os
+import textwrap
+from collections.abc import Iterable
+from math import ceil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gdmtl_lib.evaluation.measures import PAPER_NAMES
+from gdmtl_lib.systems import LABELS
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "text.parse_math": False,
+}
+styled = plt.rc_context(STYLE)
+
+
+class _Colours(dict):
+    """Colours of what is known; what a user adds gets one of five further colours."""
+
+    def __missing__(self, name: str) -> str:
+        self[name] = ("#882255", "#44AA99", "#999933", "#AA4499", "#117733")[len(self) % 5]
+        return self[name]
+
+
+TASK_COLOURS = _Colours(rank="#0072B2", query_generation="#D55E00", answer_generation="#009E73")
+SYSTEM_COLOURS = _Colours(
+    zip(LABELS, ("#7f7f7f", "#332288", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000"))
+)
+SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GAIN, LOSS, SAME = "#0072B2", "#D55E00", "#cccccc"
+
+
+def written(measure: str) -> str:
+    """A measure as the paper's tables write its mean over queries."""
+    return PAPER_NAMES.get(measure, measure)
+
+
+def new_figure(*args, **kwargs) -> tuple[Figure, Axes | np.ndarray]:
+    """`plt.subplots`, with the figure taken out of pyplot's hands: it is shown where it is returned and only there,
+    and it is gone when nobody holds it any more."""
+    figure, axes = plt.subplots(*args, **kwargs)
+    plt.close(figure)
+    return figure, axes
+
+
+def panels(count: int, height: float = 2.7, width: float = 2.9, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, at most five side by side and rows of like length; the axes in reading order.
+    Shared axes keep their labels."""
+    columns = columns_of(count)
+    rows = ceil(count / columns)
+    size = ((6.4 if columns == 1 else width * columns), height * rows)
+    figure, axes = new_figure(rows, columns, figsize=size, squeeze=False, **shared)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    for axis in axes.flat[:count]:
+        axis.tick_params(labelbottom=True)
+    return figure, list(axes.flat[:count])
+
+
+def columns_of(count: int) -> int:
+    """Panels side by side in `panels`."""
+    return ceil(count / ceil(count / 5))
+
+
+def suptitle(figure: Figure, title: str) -> Figure:
+    """The figure with a title at the left, in as many lines as its width asks for (about 11 characters an inch)."""
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, int(11.4 * figure.get_figwidth())) or [""]]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def name_rows(axis: Axes, names: Iterable[str], at: Iterable[float] | None = None, **style) -> None:
+    """Names at the rows of an axis, the first on top; lines between rows say nothing and go."""
+    names = list(names)
+    axis.set_yticks(range(len(names)) if at is None else at, names, **style)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
+
+
+def beside(axis: Axes, texts: Iterable[str], **style) -> None:
+    """Texts at the right of an axis, one a row."""
+    for row, text in enumerate(texts):
+        axis.annotate(text, (1.03, row), xycoords=("axes fraction", "data"), va="center", **style)
+
+
+def stacked_bars(axis: Axes, table: pd.DataFrame, colours: Iterable, height: float, **style) -> None:
+    """A bar for each row of a table, of its columns side by side."""
+    for (column, widths), (_, ends), colour in zip(table.items(), table.cumsum(axis=1).items(), colours):
+        axis.barh(range(len(table)), widths, height, ends - widths, color=colour, label=column, **style)
+
+
+def signed(number: float) -> str:
+    """A difference to three digits, with its sign."""
+    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def intervals(
+    axis: Axes, x: Iterable[float], y: Iterable[float], low: Iterable[float], high: Iterable[float], colours,
+    marks: Iterable[str] = (), size: float = 30,
+) -> None:  # fmt: skip
+    """Dots with a bar for the interval of each, along the x axis, and a mark of significance at its end."""
+    axis.hlines(y, low, high, color=colours, linewidth=1.8)
+    axis.scatter(x, y, color=colours, s=size, zorder=3)
+    for mark, value, end, place in zip(marks, x, high, y):
+        if mark:
+            at = (value if np.isnan(end) else end, place)
+            axis.annotate(mark, at, (4, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def save_figure(figure: Figure, folder: str | os.PathLike, name: str) -> None:
+    """Write a figure as `<name>.png` and `<name>.pdf`; the PDF carries no date, so that equal data give equal bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.png")
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
