@@ -3,18 +3,18 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
 
-from .folds import session_folds
-from .readers import Split, part_of, read_folder, read_sentences, read_squad, read_wikiqa
 from .irds import open_irds
 from .msmarco import read_msmarco
-from .splits import SampledSplits, split_name
+from .readers import read_folder, read_sentences, read_squad, read_wikiqa
+from .splits import Split, sample_splits, session_folds, split_name
+from .trec import recall
 
 KINDS = {
     "sample": "the embedded collection",
@@ -40,11 +40,18 @@ class Collection:
     the query, and the part of it that is asked for, counts.)
     """
 
-    def __init__(self, name: str, passages: Mapping[str, str], splits: Mapping[str, Split]):
-        """name: how messages call it. passages: text by doc_id. splits: by name."""
+    def __init__(
+        self,
+        name: str,
+        passages: Mapping[str, str],
+        splits: Mapping[str, Split],
+        fingerprint: Callable[[], str] | None = None,
+    ):
+        """name: how messages call it. passages: text by doc_id. splits: by name. fingerprint: see the method."""
         self.name = name
         self._passages = passages
         self._splits = splits
+        self._fingerprint = fingerprint
         self._query_texts: dict[str, str] = {}  # of the splits that were needed so far
 
     def __repr__(self) -> str:
@@ -58,7 +65,9 @@ class Collection:
     def sampled(self, sizes: Mapping[str, int]) -> "Collection":
         """The same collection with a fixed sample of some splits' queries. sizes: how many, by split."""
         asked = "&".join(f"{split}={size}" for split, size in sizes.items())
-        return Collection(f"{self.name}?{asked}", self._passages, SampledSplits(self._splits, sizes))
+        return Collection(
+            f"{self.name}?{asked}", self._passages, sample_splits(self._splits, sizes), self._fingerprint
+        )
 
     def queries(self, split: str) -> pd.DataFrame:
         """Columns query_id, text, and category and session where the collection has them."""
@@ -99,9 +108,10 @@ class Collection:
         data set's id: ir_datasets verifies what it downloads, and nine million texts are not read for a name.
         Of MS MARCO's own files it is the files'.
         """
-        for part in (self._splits, self._passages):
-            if hasattr(part, "fingerprint"):
-                return part.fingerprint
+        if self._fingerprint is not None:
+            return self._fingerprint()
+        if hasattr(self._passages, "fingerprint"):
+            return self._passages.fingerprint
         texts = [(f"passages {doc_id}", text) for doc_id, text in self.passages()]
         for split in self._splits.values():
             for part in ("queries", "answers"):
@@ -159,11 +169,11 @@ class Collection:
             raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
         rotations = session_folds(dict(zip(queries["query_id"], queries["session"], strict=True)), folds)
         splits = {
-            f"{part}{number}": part_of(whole, getattr(rotation, part))
+            f"{part}{number}": whole.of_queries(getattr(rotation, part))
             for number, rotation in enumerate(rotations)
             for part in ("train", "validate", "test")
         }
-        return _Folds(rotations_name(self.name, split, folds), self, splits)
+        return Collection(rotations_name(self.name, split, folds), self._passages, splits, self.fingerprint)
 
     def _split(self, split: str) -> Split:
         if split not in self._splits:
@@ -175,7 +185,7 @@ class Collection:
     def _part(self, split: str, part: str) -> pd.DataFrame:
         frame = getattr(self._split(split), part)
         if frame is None:
-            advice = self._splits.advice(split, part) if hasattr(self._splits, "advice") else ""
+            advice = self._split(split).advice.get(part, "")
             raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}{advice}")
         return frame.copy()
 
@@ -201,14 +211,6 @@ class Collection:
             f"collection {self.name!r} has no query {min(query_ids)!r} ({len(query_ids)} unknown) "
             f"in its splits {', '.join(self.splits)}"
         )
-
-
-class _Folds(Collection):
-    """Parts of another collection's split, whose texts are that collection's."""
-
-    def __init__(self, name: str, whole: Collection, splits: Mapping[str, Split]):
-        super().__init__(name, whole._passages, splits)
-        self.fingerprint = whole.fingerprint
 
 
 def rotations_name(collection: str, split: str, folds: int = 5) -> str:
@@ -243,7 +245,7 @@ def load_collection(
     """Open a collection.
 
     Args:
-        name: `sample` (the embedded one), a folder (`formats.read_folder`'s, or MS MARCO's own files),
+        name: `sample` (the embedded one), a folder (`readers.read_folder`'s, or MS MARCO's own files),
             `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, `sentences:<folder>`, or
             `folds:<split>:<collection>` for any of these (five folds, `folds7:` for seven; see
             `Collection.by_session`). Any of them may end in
@@ -299,19 +301,18 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
 
 
 def describe(collection: Collection, candidates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What is at hand for each split: queries, judged relevant passages, candidates, and the share of the relevant
-    passages (grade 1 and up) that are among the candidates.
+    """What is at hand for each split: queries, judged relevant passages (grade 1 and up), candidates, and their
+    recall.
 
     candidates: first-stage runs by split.
     """
-    rows = {}
-    for split, run in candidates.items():
-        qrels = collection.qrels(split)
-        relevant = qrels.loc[qrels["relevance"] > 0, ["query_id", "doc_id"]]
-        rows[split] = {
+    rows = {
+        split: {
             "queries": len(collection.queries(split)),
-            "relevant": len(relevant),
+            "relevant": (collection.qrels(split)["relevance"] > 0).sum(),
             "candidates": len(run),
-            "recall": len(relevant.merge(run, on=["query_id", "doc_id"])) / max(len(relevant), 1),
+            "recall": recall(run, collection.qrels(split)).mean(),
         }
+        for split, run in candidates.items()
+    }
     return pd.DataFrame(rows).T.astype({"queries": int, "relevant": int, "candidates": int}).round(3)

@@ -3,19 +3,20 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .cast import RESOLVED, RESOLVED_URL, ms_marco_part, sessions_of
-from .readers import Split, qrels_frame, read_pairs, texts_frame
+from .readers import qrels_frame, read_pairs, texts_frame
+from .splits import Split
 
 MS_MARCO, CAST_2019, QNA = "msmarco-passage", "trec-cast/v1/2019", "msmarco-qna"
 
 
-def open_irds(dataset_id: str) -> tuple["IrdsPassages", "IrdsSplits"]:
+def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
     """Open a data set of ir_datasets, which announces and verifies what it has to download.
 
     A split is named after what follows the passages' own id, with `-` for `/` (names of files hold it): of
@@ -43,19 +44,19 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", "IrdsSplits"]:
     if not known[dataset_id].has_docs():
         raise ValueError(f"{dataset_id!r} of ir_datasets has no passages")
     if dataset_id in (CAST_2019, f"{CAST_2019}/judged"):
-        return IrdsPassages(MS_MARCO), IrdsSplits({"2019": dataset_id})
+        return IrdsPassages(MS_MARCO), {"2019": _split(dataset_id)}
     parent = ir_datasets.docs_parent_id(dataset_id)
     ids = [dataset_id]
     if dataset_id == parent:
         ids += sorted(name for name in known if name.startswith(f"{parent}/"))
     splits = {
-        name.removeprefix(parent).strip("/").replace("/", "-") or "all": name
+        name.removeprefix(parent).strip("/").replace("/", "-") or "all": _split(name)
         for name in ids
         if known[name].has_queries()
     }
     if not splits:
         raise ValueError(f"{dataset_id!r} of ir_datasets has no queries")
-    return IrdsPassages(parent), IrdsSplits(splits)
+    return IrdsPassages(parent), splits
 
 
 class IrdsPassages(Mapping[str, str]):
@@ -100,41 +101,25 @@ class IrdsPassages(Mapping[str, str]):
         return sum(1 for _ in self) if known is None else known
 
 
-class IrdsSplits(Mapping[str, Split]):
-    """The splits of an ir_datasets data set, each read when first used."""
-
-    def __init__(self, dataset_ids: Mapping[str, str]):
-        self._dataset_ids = dataset_ids
-        self._read: dict[str, Split] = {}
-
-    def __getitem__(self, name: str) -> Split:
-        dataset_id = self._dataset_ids[name]
-        if name not in self._read:
-            split = _cast_split(dataset_id) if dataset_id.startswith(CAST_2019) else _split(dataset_id)
-            self._read[name] = _with_qna(split, dataset_id)
-        return self._read[name]
-
-    def advice(self, name: str, part: str) -> str:
-        """How to get a part that a split lacks, where it can be had."""
-        qna = _qna_part(self._dataset_ids[name])
-        if part != "answers" or qna is None:
-            return ""
-        return f": make them, where there is a network, with `ir_datasets export {QNA}/{qna} queries`"
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._dataset_ids)
-
-    def __len__(self) -> int:
-        return len(self._dataset_ids)
-
-
 def _split(dataset_id: str) -> Split:
+    """A split of ir_datasets, whose frames are read when one of them is first asked for."""
+    frames = cache(partial(_cast_frames if dataset_id.startswith(CAST_2019) else _frames, dataset_id))
+    advice, qna = {}, _qna_part(dataset_id)
+    if qna is not None:
+        command = f"ir_datasets export {QNA}/{qna} queries"
+        advice["answers"] = f": make them, where there is a network, with `{command}`"
+    return Split(*(lambda part=part: frames()[part] for part in range(3)), advice=advice)
+
+
+def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
+    """Queries, judgments, answers."""
     import ir_datasets
 
     dataset = ir_datasets.load(dataset_id)
     with _downloading(dataset_id, f"export {dataset_id} queries"):
         queries = texts_frame({query.query_id: query.default_text() for query in dataset.queries_iter()})
-    return Split(queries, _qrels(dataset_id) if dataset.has_qrels() else None)
+    queries, answers = _with_qna(queries, dataset_id)
+    return queries, _qrels(dataset_id) if dataset.has_qrels() else None, answers
 
 
 def _qrels(dataset_id: str) -> pd.DataFrame:
@@ -145,7 +130,7 @@ def _qrels(dataset_id: str) -> pd.DataFrame:
         return qrels_frame((row.query_id, row.doc_id, row.relevance) for row in rows)
 
 
-def _cast_split(dataset_id: str) -> Split:
+def _cast_frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame, None]:
     """The judged turns of CAsT 2019: resolved queries, sessions, and judgments of MS MARCO's passages."""
     path = _home() / "trec-cast" / RESOLVED
     if not path.is_file():
@@ -160,11 +145,11 @@ def _cast_split(dataset_id: str) -> Split:
         raise ValueError(
             f"{path} has no line for query id {min(missing)!r} ({len(missing)} missing): fetch it anew from {RESOLVED_URL}"
         )
-    return Split(texts_frame(texts).assign(session=sessions_of(texts)), qrels)
+    return texts_frame(texts).assign(session=sessions_of(texts)), qrels, None
 
 
-def _with_qna(split: Split, dataset_id: str) -> Split:
-    """The split with the answers and categories that MS MARCO's question answering data has of its queries.
+def _with_qna(queries: pd.DataFrame, dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The queries with the categories that MS MARCO's question answering data has of them, and its answers.
 
     The data are made once, of several downloads (`ir_datasets export msmarco-qna/train queries`), and taken where
     they are: nobody who only ranks has to wait for them. A query's answer is the first of those that people wrote.
@@ -173,18 +158,17 @@ def _with_qna(split: Split, dataset_id: str) -> Split:
 
     part = _qna_part(dataset_id)
     if part is None or not (_home() / QNA / f"{part}.queries.tsv").is_file():
-        return split
-    wanted = set(split.queries["query_id"])
+        return queries, None
+    wanted = set(queries["query_id"])
     categories, answers = {}, {}
     with _downloading(f"{QNA}/{part}", f"export {QNA}/{part} queries"):
         for query in ir_datasets.load(f"{QNA}/{part}").queries_iter():
             if query.query_id in wanted:
                 categories[query.query_id] = query.type
                 answers |= {query.query_id: text for text in query.answers[:1] if text.strip()}
-    queries = split.queries
     if categories:
         queries = queries.assign(category=queries["query_id"].map(categories))
-    return Split(queries, split.qrels, texts_frame(answers) if answers else None)
+    return queries, texts_frame(answers) if answers else None
 
 
 def _qna_part(dataset_id: str) -> str | None:

@@ -6,16 +6,17 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 
 from .cast import RESOLVED, ms_marco_part, sessions_of
 from .files import file_hash, read_lines
-from .readers import line_with, read_pairs, texts_frame
 from .passage_file import PassageFile
+from .readers import line_with, read_pairs, texts_frame
+from .splits import Split
 from .trec import canonical_order, read_qrels, read_run
 
 PASSAGES = "collection.tsv"
@@ -35,7 +36,7 @@ _NAME = re.compile(
 )
 
 
-def read_msmarco(folder: Path) -> tuple[PassageFile, "MsMarcoSplits"]:
+def read_msmarco(folder: Path) -> tuple[PassageFile, dict[str, Split], Callable[[], str]]:
     """Open a folder with MS MARCO's `collection.tsv` and, for a split, its queries and what there is of the rest.
 
     Files keep their published names: `queries.<split>.tsv`, `qrels.<split>.tsv`, `top1000.<split>`; those of TREC DL
@@ -50,7 +51,8 @@ def read_msmarco(folder: Path) -> tuple[PassageFile, "MsMarcoSplits"]:
     A query may stand in several splits, as published (all of `dev-small` are in `dev`).
 
     Returns:
-        The passages, which are looked up on disk, and the splits, each read when first used.
+        The passages, which are looked up on disk, the splits, each read when first used, and the function that hashes
+        what they hold.
 
     Raises:
         FileNotFoundError: the folder lacks the collection or queries.
@@ -92,47 +94,29 @@ def read_msmarco(folder: Path) -> tuple[PassageFile, "MsMarcoSplits"]:
         longest = max((name for name in top1000 if f"{split}-".startswith(f"{name}-")), key=len, default=None)
         own = {kind: path for kind, path in files[split].items() if kind != "top1000"}
         splits[split] = MsMarcoSplit(passages, own, top1000.get(longest))
-    return passages, MsMarcoSplits(passages, splits)
+    return passages, splits, partial(_fingerprint, passages, splits)
 
 
-class MsMarcoSplits(Mapping[str, "MsMarcoSplit"]):
-    """The splits of a folder by name, and the hash of what they and the passages hold."""
-
-    def __init__(self, passages: PassageFile, splits: Mapping[str, "MsMarcoSplit"]):
-        self._passages, self._splits = passages, splits
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of all texts' files, passages, queries and answers, 64 hexadecimal digits."""
-        digest = hashlib.sha256(self._passages.fingerprint.encode())
-        for name, split in self._splits.items():
-            for kind in ("queries", "answers"):
-                if path := split.files.get(kind):
-                    digest.update(f"{kind} {name}".encode())
-                    digest.update(bytes.fromhex(file_hash(path)))
-        return digest.hexdigest()
-
-    def __getitem__(self, name: str) -> "MsMarcoSplit":
-        return self._splits[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._splits)
-
-    def __len__(self) -> int:
-        return len(self._splits)
+def _fingerprint(passages: PassageFile, splits: Mapping[str, "MsMarcoSplit"]) -> str:
+    """SHA-256 of all texts' files, passages, queries and answers."""
+    digest = hashlib.sha256(passages.fingerprint.encode())
+    for name, split in splits.items():
+        for kind in ("queries", "answers"):
+            if path := split.files.get(kind):
+                digest.update(f"{kind} {name}".encode())
+                digest.update(bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
 
 
-class MsMarcoSplit:
-    """One split's frames, as those of `formats.Split`, each read when it is first asked for."""
-
-    doc_ids = None  # all splits search all passages
+class MsMarcoSplit(Split):
+    """One split of MS MARCO's files, each read when it is first asked for."""
 
     def __init__(self, passages: PassageFile, files: Mapping[str, Path], top1000: Path | None):
         """files: by kind. top1000: the file of candidates that holds the split's queries, others' too."""
+        super().__init__(self._read_queries, self._read_qrels, self._read_answers, self._read_candidates)
         self._passages, self.files, self._top1000 = passages, files, top1000
 
-    @cached_property
-    def queries(self) -> pd.DataFrame:
+    def _read_queries(self) -> pd.DataFrame:
         texts = self._texts
         if self._judgments is not None:
             judged = set(self._judgments["query_id"])
@@ -151,8 +135,7 @@ class MsMarcoSplit:
             frame["session"] = sessions
         return frame
 
-    @cached_property
-    def qrels(self) -> pd.DataFrame | None:
+    def _read_qrels(self) -> pd.DataFrame | None:
         if self._judgments is None:
             return None
         has_text = self._judgments["query_id"].isin(self._texts)
@@ -165,15 +148,13 @@ class MsMarcoSplit:
             )
         return self._judgments[has_text].reset_index(drop=True)
 
-    @cached_property
-    def answers(self) -> pd.DataFrame | None:
+    def _read_answers(self) -> pd.DataFrame | None:
         if "answers" not in self.files:
             return None
         answers = texts_frame(read_pairs(self.files["answers"], "query_id", "text"))
         return answers[answers["query_id"].isin(self._texts)].reset_index(drop=True)
 
-    @cached_property
-    def candidates(self) -> pd.DataFrame | None:
+    def _read_candidates(self) -> pd.DataFrame | None:
         wanted = set(self.queries["query_id"])
         if path := self.files.get("candidates"):
             run = read_run(path)

@@ -7,39 +7,15 @@ Whatever is wrong in a file is refused with its name and line, before anything i
 import json
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .files import read_lines
+from .splits import Split
 from .trec import read_qrels, read_run
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split's frames (columns as in `Collection`), None for what it does not have.
-
-    doc_ids: the passages that the split searches; None for all of the collection's.
-    """
-
-    queries: pd.DataFrame
-    qrels: pd.DataFrame | None = None
-    answers: pd.DataFrame | None = None
-    candidates: pd.DataFrame | None = None
-    doc_ids: tuple[str, ...] | None = None
-
-
-def part_of(split: Split, query_ids: Collection[str]) -> Split:
-    """The part of a split that is about some of its queries; it searches the same passages."""
-    frames = {
-        part: frame[frame["query_id"].isin(query_ids)].reset_index(drop=True)
-        for part in ("queries", "qrels", "answers", "candidates")
-        if (frame := getattr(split, part)) is not None
-    }
-    return Split(**frames, doc_ids=split.doc_ids)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:

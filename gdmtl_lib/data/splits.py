@@ -1,13 +1,69 @@
-"""Samples of queries, drawn by a hash of their ids: the same ones on any machine, a smaller one inside a larger one."""
+"""Splits: one split's frames, a sample of its queries, and folds of them (Section 5.2).
+
+A sample is drawn by a hash of the queries' ids: the same one on any machine, a smaller one inside a larger one. Folds
+choose an epoch by cross-validation (MS MARCO), or keep sessions whole (CAsT).
+"""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 
-from .readers import Split, part_of
+import numpy as np
+import pandas as pd
+
+from .files import read_table
+
+_PARTS = ("queries", "qrels", "answers", "candidates")
 
 
-def hashed(*parts) -> int:
+class Split:
+    """One split's frames: `queries`, `qrels`, `answers`, `candidates` (columns as in `Collection`), None for what it
+    does not have. A frame that takes long to read is given as a function, called when the frame is first asked for.
+
+    doc_ids: the passages that the split searches; None for all of the collection's.
+    advice: by part, the end of the sentence that says that it is not there.
+    """
+
+    def __init__(
+        self,
+        queries: pd.DataFrame | Callable[[], pd.DataFrame],
+        qrels: pd.DataFrame | Callable[[], pd.DataFrame | None] | None = None,
+        answers: pd.DataFrame | Callable[[], pd.DataFrame | None] | None = None,
+        candidates: pd.DataFrame | Callable[[], pd.DataFrame | None] | None = None,
+        doc_ids: tuple[str, ...] | None = None,
+        advice: Mapping[str, str] | None = None,
+    ):
+        self._parts = dict(zip(_PARTS, (queries, qrels, answers, candidates), strict=True))
+        self.doc_ids, self.advice = doc_ids, advice or {}
+
+    def __getattr__(self, part: str) -> pd.DataFrame | None:
+        if part not in _PARTS:
+            raise AttributeError(part)
+        if callable(self._parts[part]):
+            self._parts[part] = self._parts[part]()
+        return self._parts[part]
+
+    def of_queries(self, chosen: Iterable[str] | Callable[[pd.DataFrame], Iterable[str]]) -> "Split":
+        """The part of the split that is about some of its queries; it searches the same passages.
+
+        chosen: their ids, or what gives them from the split's queries; called when a frame is first asked for.
+        """
+
+        @cache
+        def query_ids() -> frozenset[str]:
+            return frozenset(chosen(self.queries) if callable(chosen) else chosen)
+
+        def read(part: str) -> pd.DataFrame | None:
+            frame = getattr(self, part)
+            return None if frame is None else frame[frame["query_id"].isin(query_ids())].reset_index(drop=True)
+
+        return Split(*(partial(read, part) for part in _PARTS), doc_ids=self.doc_ids, advice=self.advice)
+
+
+def stable_hash(*parts) -> int:
     """A number of 64 bits that is a function of the parts alone."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
 
@@ -16,7 +72,7 @@ def nested_sample(query_ids: Iterable[str], size: int) -> list[str]:
     """So many of the queries (all, if there are fewer), in their order: a query that is among 25 of them is among 50
     (Section 6.3, Figure 7)."""
     query_ids = list(query_ids)
-    kept = set(sorted(query_ids, key=lambda query_id: hashed("sample", query_id))[:size])
+    kept = set(sorted(query_ids, key=lambda query_id: stable_hash("sample", query_id))[:size])
     return [query_id for query_id in query_ids if query_id in kept]
 
 
@@ -42,29 +98,161 @@ def split_name(name: str) -> tuple[str, dict[str, int]]:
     return match[1], sizes
 
 
-class SampledSplits(Mapping[str, Split]):
-    """The splits of a collection, some of them with a sample of their queries alone; passages stay as they are.
+def sample_splits(splits: Mapping[str, Split], sizes: Mapping[str, int]) -> dict[str, Split]:
+    """The splits of a collection, some of them with a sample of their queries alone. sizes: queries to keep, by split."""
+    return {
+        name: split.of_queries(lambda queries, size=sizes[name]: nested_sample(queries["query_id"], size))
+        if name in sizes
+        else split
+        for name, split in splits.items()
+    }
 
-    splits: read when first used, if they are so themselves. sizes: queries to keep, by split.
+
+def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[str]]:
+    """Queries dealt into folds of equal size, give or take one: a function of the seed and the ids, whatever their
+    order.
+
+    Raises ValueError for fewer than two folds, for fewer queries than folds, and for an id that stands twice.
     """
+    query_ids = sorted(query_ids)
+    _check(folds, len(query_ids), "queries")
+    if len(set(query_ids)) < len(query_ids):
+        raise ValueError("expected each query once, found one that stands twice: give the ids of a split's queries")
+    from sklearn.model_selection import KFold  # slow to import, and a collection is often opened without
 
-    def __init__(self, splits: Mapping[str, Split], sizes: Mapping[str, int]):
-        self._splits, self._sizes = splits, sizes
-        self._sampled: dict[str, Split] = {}
-        for name in ("fingerprint", "advice"):  # what large collections say of themselves
-            if hasattr(splits, name):
-                setattr(self, name, getattr(splits, name))
+    dealt = KFold(folds, shuffle=True, random_state=seed).split(query_ids)
+    return [[query_ids[place] for place in places] for _, places in dealt]
 
-    def __getitem__(self, name: str) -> Split:
-        if name not in self._sizes:
-            return self._splits[name]
-        if name not in self._sampled:
-            split = self._splits[name]
-            self._sampled[name] = part_of(split, nested_sample(split.queries["query_id"], self._sizes[name]))
-        return self._sampled[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._splits)
+@dataclass(frozen=True)
+class Rotation:
+    """One turn of a cross-validation: the ids of the queries to train on, to validate on and to test on."""
 
-    def __len__(self) -> int:
-        return len(self._splits)
+    train: tuple[str, ...]
+    validate: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]:
+    """Turns dealt into folds by session, GroupKFold's; in rotation i fold i tests, the next one validates, and the
+    others (three of five) train.
+
+    No session is ever split, and every turn is tested once.
+
+    sessions: the session of each turn, by query_id.
+
+    Raises ValueError for fewer than three folds and for fewer sessions than folds.
+    """
+    if folds < 3:
+        raise ValueError(f"expected 3 folds or more, for training, validation and test, found {folds}")
+    query_ids = sorted(sessions)
+    groups = [sessions[query_id] for query_id in query_ids]
+    _check(folds, len(set(groups)), "sessions")
+    from sklearn.model_selection import GroupKFold
+
+    dealt = [
+        tuple(query_ids[place] for place in places) for _, places in GroupKFold(folds).split(query_ids, groups=groups)
+    ]
+    rotations = []
+    for test in range(folds):
+        validate = (test + 1) % folds
+        rest = (fold for fold in range(folds) if fold not in (test, validate))
+        rotations.append(Rotation(tuple(sorted(sum((dealt[fold] for fold in rest), ()))), dealt[validate], dealt[test]))
+    return rotations
+
+
+def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """The epoch that each fold's queries are measured with: the best on all the other folds, the earlier of equals.
+
+    So a query has no say in the epoch that it is measured with (Section 5.2).
+
+    Args:
+        values: `epoch` int, `query_id` str, `value` float: every query after every epoch.
+        folds: as from `kfold`; together all queries of `values`, each once.
+
+    Returns:
+        A row a query, in the order of the folds: `fold` (from 0), `query_id`, `epoch`, `value`. The mean of its
+        values is the cross-validated effectiveness.
+
+    Raises:
+        ValueError: fewer than two folds, a query that was not measured after an epoch or stands in no fold or in two.
+    """
+    if len(folds) < 2:
+        raise ValueError(f"expected 2 folds or more, found {len(folds)}")
+    if values.duplicated(["epoch", "query_id"]).any():
+        raise ValueError("values: expected one a query and epoch, found two; give those of one measure")
+    by_epoch = values.pivot(index="epoch", columns="query_id", values="value").sort_index()
+    dealt = [query_id for fold in folds for query_id in fold]
+    if sorted(dealt) != sorted(by_epoch.columns):
+        raise ValueError(
+            f"expected the {by_epoch.shape[1]} measured queries in the folds, each once, found {len(dealt)} "
+            f"({len(set(dealt))} of them different): deal the folds from these queries"
+        )
+    if by_epoch.isna().any(axis=None):
+        epoch, query_id = by_epoch.stack(future_stack=True).isna().idxmax()
+        raise ValueError(f"values: query {query_id!r} has none after epoch {epoch}: measure every epoch on all queries")
+    rows = []
+    for number, fold in enumerate(folds):
+        others = by_epoch.drop(columns=list(fold)).mean(axis=1)
+        epoch = others.index[int(np.argmax(others.to_numpy()))]
+        rows += [(number, query_id, epoch, by_epoch.at[epoch, query_id]) for query_id in fold]
+    return pd.DataFrame(rows, columns=["fold", "query_id", "epoch", "value"])
+
+
+def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """What cross-validation says of a training that was validated after every epoch (Section 5.2, MS MARCO).
+
+    Only the choice of the epoch is cross-validated: each fold of the validation queries is measured after the epoch
+    that is best on the other folds. The weights that a training keeps, and all that is made with them, are those after
+    the epoch that is best on all validation queries, for other epochs' weights are not kept.
+
+    Args:
+        table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer.
+        seed: of the folds.
+
+    Returns:
+        By `fold` (from 0, and `all`): `queries`, `epoch` (from 0; for all the one that is kept), `cross-validated`, the
+        mean after the fold's own epoch, and `kept`, the mean after the epoch that is kept. By how much the last is
+        larger is what choosing and measuring on the same queries flatters.
+
+    Raises:
+        ValueError: there are fewer than two queries, and as `cross_validated_epochs`.
+    """
+    values = read_table(table, text=["query_id"])
+    queries = values["query_id"].unique()
+    chosen = cross_validated_epochs(values, kfold(queries, min(folds, len(queries)), seed))
+    means = values.groupby("epoch")["value"].mean().round(12)  # equal ones have to be found equal
+    kept = int(means.idxmax())
+    after_kept = values[values["epoch"] == kept].set_index("query_id")["value"]
+    chosen["kept"] = after_kept.loc[chosen["query_id"]].to_numpy()
+    rows = {
+        fold: [len(part), int(part["epoch"].iloc[0]), part["value"].mean(), part["kept"].mean()]
+        for fold, part in [*chosen.groupby("fold"), ("all", chosen.assign(epoch=kept))]
+    }
+    columns = ["queries", "epoch", "cross-validated", "kept"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("fold")
+
+
+def join_parts(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The runs, or the per-query values, of the rotations' test queries as one: what a split measured whole would give.
+
+    Raises ValueError for a query that stands in two parts.
+    """
+    parts = list(parts)
+    seen: set[str] = set()
+    for number, part in enumerate(parts):
+        here = set(part["query_id"])
+        if again := seen & here:
+            raise ValueError(
+                f"part {number}: query {min(again)!r} ({len(again)} in all) stands in an earlier one too: "
+                "join the test queries of the rotations of one cross-validation"
+            )
+        seen |= here
+    return pd.concat(parts, ignore_index=True)
+
+
+def _check(folds: int, found: int, what: str) -> None:
+    if folds < 2:
+        raise ValueError(f"expected 2 folds or more, found {folds}")
+    if found < folds:
+        raise ValueError(f"expected at least as many {what} as folds, found {found} for {folds} folds")

@@ -51,7 +51,7 @@ def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
     return _ordered(run)
 
 
-def rescored(run: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+def with_scores(run: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     """A run's passages with other scores, in canonical order.
 
     Args:
@@ -117,6 +117,22 @@ def of_judged_queries(run: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
     return judged
 
 
+def recall(run: pd.DataFrame, qrels: pd.DataFrame, depth: int | None = None, relevance_level: int = 1) -> pd.Series:
+    """The share of a query's relevant passages among its first candidates: float64 by query_id, for the queries that
+    have a relevant passage.
+
+    Args:
+        run: one that `canonical_order` returned, not empty. depth: how many candidates count, all unless given.
+        qrels: `query_id, doc_id, relevance`. relevance_level: the lowest grade that is relevant.
+    """
+    import ir_measures  # takes long, and most who read a run measure nothing
+
+    relevant = qrels[qrels["relevance"] >= relevance_level]
+    measure = ir_measures.R(rel=relevance_level) @ (depth or len(run))
+    values = {found.query_id: found.value for found in ir_measures.iter_calc([measure], relevant, run)}
+    return pd.Series(values, dtype=float).sort_index()
+
+
 def read_run(path: str | os.PathLike) -> pd.DataFrame:
     """Read a TREC run: query_id, Q0, doc_id, rank, score, tag a line; gzip where the name ends in `.gz`.
 
@@ -161,7 +177,7 @@ def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") ->
 
 
 def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
-    """`write_run` for what `canonical_order`, `rescored` or `read_run` returned: neither checked nor ordered again."""
+    """`write_run` for what `canonical_order`, `with_scores` or `read_run` returned: neither checked nor ordered again."""
     _refuse_tag(tag)
     columns = ("query_id", "doc_id", "rank", "score")
     rows = (row for part in _parts(run) for row in zip(*(part[column].tolist() for column in columns), strict=True))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .collection import Collection
 from .bm25 import QUIET_SECONDS, check_parameters, open_index
+from .collection import Collection
 from .files import read_table, write_lines
-from .trec import canonical_order, frame_hash
 from .splits import nested_sample
+from .trec import canonical_order, frame_hash, recall
 
 # DeepCT repeats words by their weights, and a large k1 lets the repetitions count: the paper's runs have 27 and 0.62.
 K1S = (0.6, 0.9, 1.2, 2.0, 5.0, 10.0, 18.0, 27.0)
@@ -58,7 +58,7 @@ def tune_bm25(
     for k1, b in grid:
         check_parameters(depth, k1, b)
     qrels = collection.qrels(split)
-    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    relevant = qrels[qrels["relevance"] >= relevance_level]
     query_ids = relevant["query_id"].unique().tolist()
     if not query_ids:
         raise ValueError(f"no query of {split!r} in {collection.name!r} has a passage of grade {relevance_level} or more")
@@ -67,28 +67,17 @@ def tune_bm25(
     texts = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
     path = Path(table)
     with open_index(collection, split, index_dir, enriched) as index:
-        of = json.dumps([frame_hash(relevant), texts, depth, index.key], sort_keys=True)
+        of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, depth, index.key], sort_keys=True)
         made_from = hashlib.sha256(of.encode()).hexdigest()[:16]
         known = _known(path, made_from)
         todo = [pair for pair in grid if pair not in known]
         for k1, b in tqdm(todo, desc=f"tuning BM25 on {len(texts)} queries", unit="settings", delay=QUIET_SECONDS):
             run = index.search(texts, depth, k1, b)
-            known[k1, b] = _recall(run, relevant, depth)
+            known[k1, b] = 0.0 if run.empty else float(recall(canonical_order(run), relevant, depth).mean())
             _keep(path, made_from, known)
     rows = [(k1, b, known[k1, b], len(texts)) for k1, b in grid]
     found = pd.DataFrame(rows, columns=["k1", "b", "recall", "queries"])
     return found.sort_values(["recall", "k1", "b"], ascending=[False, True, True], ignore_index=True)
-
-
-def _recall(run: pd.DataFrame, relevant: pd.DataFrame, depth: int) -> float:
-    """Mean over the queries with relevant passages of the share of them in the best `depth`; one without candidates
-    has found none."""
-    of_query = relevant.groupby("query_id")["doc_id"].size()
-    if run.empty:
-        return 0.0
-    ordered = canonical_order(run)
-    found = ordered[ordered["rank"] <= depth].merge(relevant, on=["query_id", "doc_id"]).groupby("query_id").size()
-    return float((found.reindex(of_query.index, fill_value=0) / of_query).mean())
 
 
 def _known(path: Path, made_from: str) -> dict[tuple[float, float], float]:

@@ -12,7 +12,7 @@ from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.data.bm25 import bm25_candidates
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from .results import Results
 from gdmtl_lib.systems import LABELS, SYSTEMS, system_name
 

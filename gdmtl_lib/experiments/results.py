@@ -16,7 +16,7 @@ import pandas as pd
 
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.folds import joined
+from gdmtl_lib.data.splits import join_parts
 from gdmtl_lib.data.files import file_hash, write_lines
 from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
@@ -283,8 +283,8 @@ def join_folds(
     it was measured.
     """
     paths = [[as_measured(path, tested) for path in _paths(Path(folder), tested)] for folder, tested in parts]
-    run = canonical_order(joined(read_run(run) for run, _ in paths))
-    values = joined(read_values(values) for _, values in paths)
+    run = canonical_order(join_parts(read_run(run) for run, _ in paths))
+    values = join_parts(read_values(values) for _, values in paths)
     _keep(Path(output_dir), split, run, values, system, {"parts": [file_hash(run) for run, _ in paths]})
     return values
 

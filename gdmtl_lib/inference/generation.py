@@ -12,7 +12,7 @@ from torch import Tensor
 from .decoding import Decoding
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import by_budget
-from gdmtl_lib.data.splits import hashed
+from gdmtl_lib.data.splits import stable_hash
 from .prefix_cache import Continuation, encode_sources
 from gdmtl_lib.systems import GENERATIVE_TASKS, SYSTEMS
 
@@ -131,7 +131,7 @@ def _batches(
 
 def _uniforms(parts: tuple, n: int, limit: int) -> Tensor:
     """Numbers from 0 to 1, float [n, limit], that are a function of the parts alone."""
-    return torch.rand(n, limit, generator=torch.Generator().manual_seed(hashed(*parts)))
+    return torch.rand(n, limit, generator=torch.Generator().manual_seed(stable_hash(*parts)))
 
 
 def compare_with_queries(model, passages: Iterable[str], queries: Iterable[str]) -> pd.DataFrame:

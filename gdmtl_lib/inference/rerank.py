@@ -25,7 +25,7 @@ from gdmtl_lib.backbones.linear import fused_layers
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pack
 from gdmtl_lib.data.files import hold_lock
 from .resume import PartialScores
-from gdmtl_lib.data.trec import frame_hash, rescored, validate_run, whole_queries, write_ordered
+from gdmtl_lib.data.trec import frame_hash, with_scores, validate_run, whole_queries, write_ordered
 
 CHUNK_PAIRS = 4096
 CACHED_TOKENS = 1 << 25  # at 4 bytes each
@@ -115,7 +115,7 @@ def _rerank(
             scores = score_candidates(
                 model, collection, candidates, CHUNK_PAIRS, budget, precision, torch_device, bar.update, partial
             )
-    run = rescored(candidates, scores)
+    run = with_scores(candidates, scores)
     if output is not None:
         write_ordered(run, output, tag=model.system.name)
         _partial(output).unlink(missing_ok=True)

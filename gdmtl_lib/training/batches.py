@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gdmtl_lib.data.trec import validate_run
-from gdmtl_lib.data.splits import hashed, nested_share
+from gdmtl_lib.data.splits import stable_hash, nested_share
 from gdmtl_lib.systems import GENERATIVE_TASKS
 
 
@@ -90,7 +90,7 @@ class TrainingInstances:
         query_id, positive, grade = self.pairs[index]
         first, end = self._rows[query_id]
         lower = np.asarray(self._docs[first:end], dtype=object)[self._grades[first:end] < grade]
-        drawn = np.random.default_rng(hashed(self.seed, epoch, query_id, positive)).choice(
+        drawn = np.random.default_rng(stable_hash(self.seed, epoch, query_id, positive)).choice(
             lower, self.number_of_negatives, replace=len(lower) < self.number_of_negatives
         )
         return Instance(query_id, positive, tuple(drawn))
@@ -111,7 +111,7 @@ def _grades(candidates: pd.DataFrame, judged: pd.DataFrame) -> np.ndarray:
 
 def borrowed(candidates: list, seed: int, epoch: int, query_id: str):
     """The example that stands in for a query without one of its own, drawn by seed, epoch and query."""
-    return candidates[hashed(seed, epoch, query_id, "borrowed") % len(candidates)]
+    return candidates[stable_hash(seed, epoch, query_id, "borrowed") % len(candidates)]
 
 
 def describe_instance(model, collection, candidates: pd.DataFrame, settings) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 
 DATA = Path(os.environ.get("GDMTL_BENCH_DATA", "no folder"))
 QUERIES = 16

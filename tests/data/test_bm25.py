@@ -16,7 +16,7 @@ import pytest
 from gdmtl_lib.data import bm25 as first_stage
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.bm25 import bm25_candidates
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.files import try_lock
 
 # No stop word and nothing that the stemmer changes, so that splitting at blanks is Lucene's analysis.

@@ -10,7 +10,7 @@ import pytest
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.deepct import enriched_fingerprint, enriched_passages
 from gdmtl_lib.data.bm25 import bm25_candidates
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 
 PASSAGES = {"1": "a long text about ice", "2": "wind and ice", "3": "nothing of that"}
 WEIGHTED = {"1": "ice text", "2": "wind wind wind wind ice", "3": "that ice ice ice ice ice ice"}

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.folds import Rotation, cross_validated_epochs, cross_validation, joined, kfold, session_folds
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Rotation, Split, cross_validated_epochs, cross_validation, join_parts, kfold, session_folds
 from gdmtl_lib.training.batches import TrainingInstances
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -136,9 +135,9 @@ def test_cross_validation_of_a_training_beside_what_it_keeps(tmp_path):
 def test_parts_are_joined_and_a_query_that_stands_in_two_is_refused():
     one = pd.DataFrame({"query_id": ["a", "a"], "doc_id": ["x", "y"]})
     two = pd.DataFrame({"query_id": ["b"], "doc_id": ["x"]})
-    assert joined([one, two]).to_numpy().tolist() == [["a", "x"], ["a", "y"], ["b", "x"]]
+    assert join_parts([one, two]).to_numpy().tolist() == [["a", "x"], ["a", "y"], ["b", "x"]]
     with pytest.raises(ValueError) as caught:
-        joined([one, two, one])
+        join_parts([one, two, one])
     assert str(caught.value) == (
         "part 2: query 'a' (1 in all) stands in an earlier one too: join the test queries of the rotations of one "
         "cross-validation"

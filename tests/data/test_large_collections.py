@@ -9,7 +9,7 @@ import pytest
 from gdmtl_lib.evaluation import tables as inspection
 from gdmtl_lib.experiments import overview, transfer
 from gdmtl_lib.data.collection import Collection, describe
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 
 
 class OnDisk(Mapping):

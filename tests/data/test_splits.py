@@ -1,8 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.data.splits import SampledSplits, nested_sample, split_name
+from gdmtl_lib.data.splits import Split, nested_sample, sample_splits, split_name
 
 QUERIES = [f"q{number}" for number in range(200)]
 
@@ -64,12 +65,20 @@ def test_a_sample_of_an_unknown_split_is_refused():
 
 
 def test_splits_are_read_only_when_they_are_needed():
-    class Lazy(dict):
-        def __getitem__(self, name):
-            raise AssertionError(f"{name} was read")
+    """And once; the sample is drawn once, too."""
+    read = []
 
-    splits = SampledSplits(Lazy.fromkeys(["dev", "test"]), {"dev": 3})
-    assert list(splits) == ["dev", "test"] and len(splits) == 2
+    def queries():
+        read.append("queries")
+        return pd.DataFrame({"query_id": QUERIES, "text": "a"})
+
+    def refuse():
+        raise AssertionError("was read")
+
+    splits = sample_splits({"dev": Split(queries, candidates=refuse), "test": Split(refuse)}, {"dev": 3})
+    assert list(splits) == ["dev", "test"] and len(splits) == 2 and read == []
+    assert list(splits["dev"].queries["query_id"]) == nested_sample(QUERIES, 3)
+    assert splits["dev"].qrels is None and read == ["queries"]
 
 
 def test_samples_are_spread_evenly():

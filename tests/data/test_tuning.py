@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from gdmtl_lib.data import tuning as first_stage_tuning
+from gdmtl_lib.data import tuning
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.bm25 import Index
 from gdmtl_lib.data.tuning import tune_bm25
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 
 PASSAGES = {"short": "ice", "long": "ice ice " + "wind " * 30, "other": "king"}
 
@@ -72,10 +72,10 @@ def test_what_is_known_is_not_searched_again(tmp_path, index_dir, searched):
 
 def test_an_interrupted_call_goes_on(tmp_path, index_dir, searched, monkeypatch):
     collection = make(q1="short")
-    recall = first_stage_tuning._recall
+    recall = tuning.recall
     with monkeypatch.context() as patched:
         calls = iter([recall, None])
-        patched.setattr(first_stage_tuning, "_recall", lambda *given: next(calls)(*given))
+        patched.setattr(tuning, "recall", lambda *given: next(calls)(*given))
         with pytest.raises(TypeError):
             tune(collection, tmp_path, index_dir)
     table = tune(collection, tmp_path, index_dir)

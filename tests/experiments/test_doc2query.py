@@ -3,7 +3,7 @@ import pytest
 
 from gdmtl_lib.experiments import doc2query as generated
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.experiments.results import Results
 
 

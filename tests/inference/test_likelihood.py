@@ -11,7 +11,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import attention, devices
 from gdmtl_lib.inference import likelihood
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.packing import pad
 from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.models import build_model

@@ -15,7 +15,7 @@ from tests.inference.test_rerank import candidates_of, collection_of
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import processes as rerank_processes, rerank as reranking
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.models import build_model
 
 QUERIES, CHUNK = 20, 18  # 180 pairs in ten chunks of two queries

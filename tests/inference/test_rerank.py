@@ -14,7 +14,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import rerank as reranking
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.backbones.devices import pick_precision
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.packing import pad
 from gdmtl_lib.models import build_model, load_model

@@ -18,7 +18,7 @@ from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate, read_values, summarize
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.tuning import tune_bm25
-from gdmtl_lib.data.folds import cross_validated_epochs, joined, kfold, session_folds
+from gdmtl_lib.data.splits import cross_validated_epochs, join_parts, kfold, session_folds
 from gdmtl_lib.experiments.notebook import indexes_folder
 from gdmtl_lib.sweep.page import write_page
 from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run
@@ -116,7 +116,7 @@ def test_rehearsal_of_the_papers_setting(folder, toy_bert_folder, tmp_path, monk
         assert set(folds.queries(f"test{number}")["query_id"]) == set(rotation.test)
         run = transferred[transferred["query_id"].isin(rotation.test)]
         parts.append(evaluate(run, folds.qrels(f"test{number}"), PAPER_MEASURES, relevance_level=2))
-    same = joined(parts).sort_values(["measure", "query_id"], ignore_index=True)
+    same = join_parts(parts).sort_values(["measure", "query_id"], ignore_index=True)
     pd.testing.assert_frame_equal(same, whole.sort_values(["measure", "query_id"], ignore_index=True))
 
 
@@ -214,7 +214,7 @@ def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_p
         joined_run = read_run(results / system / "seed0" / "run.cast-2019.trec.gz")
         assert not joined_run.duplicated(["query_id", "doc_id"]).any()
         key = ["query_id", "doc_id", "score"]
-        assert sorted(joined_run[key].to_numpy().tolist()) == sorted(joined(tested)[key].to_numpy().tolist())
+        assert sorted(joined_run[key].to_numpy().tolist()) == sorted(join_parts(tested)[key].to_numpy().tolist())
         values = read_values(results / system / "seed0" / "per_query.cast-2019.csv")
         assert all(sorted(of["query_id"]) == sorted(session_of) for _, of in values.groupby("measure"))
     table = pd.read_csv(results / "tables" / "effectiveness.cast-2019.csv", index_col="system")

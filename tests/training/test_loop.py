@@ -20,7 +20,7 @@ from gdmtl_lib import joint
 from gdmtl_lib.training import loop as training
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.measures import evaluate
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.training.batches import TrainingInstances, describe_instance
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.models import build_model, load_model

@@ -22,7 +22,7 @@ from gdmtl_lib.evaluation import measures as evaluation
 from gdmtl_lib.experiments import results as result_files
 from gdmtl_lib.training import folder as training_folder
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.models import build_model, load_model
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.training.folder import Progress, TrainingFolder

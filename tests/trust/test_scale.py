@@ -68,7 +68,7 @@ import sys
 import numpy as np, pandas as pd
 from gdmtl_lib.inference import rerank as reranking
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.readers import Split
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.models import build_model
 pairs, depth = int(sys.argv[1]), 1000
 queries = pd.DataFrame({"query_id": [f"q{number}" for number in range(pairs // depth)], "text": "ice"})
