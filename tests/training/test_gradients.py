@@ -45,7 +45,7 @@ def test_cosines_of_separate_passes_by_a_slow_loop(name, toy_bert_folder):
     by_task = []
     for number in range(len(joint.tasks)):  # a pass of its own for every loss
         joint.zero_grad()
-        joint.sums(batch)[number].backward()
+        joint(batch)[number].backward()
         by_task.append({id(p): p.grad.flatten().tolist() for p in joint.model.parameters() if p.grad is not None})
     expected = {}
     for layer, group in layers(joint.model).items():
@@ -129,7 +129,7 @@ def test_a_measurement_costs_less_than_three_steps(toy_bert_folder):
 
     def step():
         joint.zero_grad()
-        joint.sums(batch).sum().backward()
+        joint(batch).sum().backward()
 
     def seconds(call):
         taken = []
