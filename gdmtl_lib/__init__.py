@@ -1,8 +1,8 @@
 """gdmtl: a companion to "Generalizing Discriminative Retrieval Models using Generative Tasks" (WWW 2021).
 
 The paper stands in the files beside this one. Read them in this order: `systems` (Tables 1 and 2), `inputs` (text to
-sequences), `masks` (Eq. 1 and 7), `packing` (sequences to a batch), `models` (Figures 3 and 4), `losses` and `joint`
-(Eq. 2-6). The folders are rooms for all else; each says in its first lines what is in it.
+sequences), `masks` (Eq. 1 and 7), `packing` (sequences to a batch), `models` (Figures 3 and 4) on `pretrained` weights,
+`losses` and `joint` (Eq. 2-6). The folders are rooms for all else; each says in its first lines what is in it.
 
 Names are loaded when they are first used, so that `import gdmtl_lib` is instant and evaluation never imports torch.
 """
@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 _HOME = {
     "load_collection": "data.collection",
     "bm25_candidates": "data.bm25",
-    "build_model": "models",
-    "load_model": "models",
+    "build_model": "pretrained",
+    "load_model": "pretrained",
     "TrainingSettings": "settings",
     "train": "training.loop",
     "rerank": "inference.rerank",
@@ -26,7 +26,7 @@ _HOME = {
     "compare": "evaluation.comparison",
     "SYSTEMS": "systems",
 }
-_TOP = ("systems", "settings", "inputs", "masks", "packing", "models", "losses", "joint")
+_TOP = ("systems", "settings", "inputs", "masks", "packing", "models", "pretrained", "losses", "joint")
 _ROOMS = (
     "backbones", "data", "training", "inference", "evaluation", "inside", "experiments", "sweep", "figures", "widgets"
 )  # fmt: skip

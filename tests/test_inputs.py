@@ -15,7 +15,7 @@ from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.inputs import InputBuilder, TokenSequence
 from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.masks import bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.systems import SYSTEMS
 
 ENCODERS = ["mono", "bert", "gdmtl", "gdmtl_plus"]

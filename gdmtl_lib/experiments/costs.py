@@ -22,7 +22,7 @@ from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.files import read_table
 from gdmtl_lib.inference.rerank import rerank
 from gdmtl_lib.packing import pad
-from gdmtl_lib.models import load_model
+from gdmtl_lib.pretrained import load_model
 from .results import Results
 
 PARTS = ("embeddings", "encoder", "decoder", "ranking head", "generation heads")

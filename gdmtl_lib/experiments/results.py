@@ -258,7 +258,7 @@ def measure_system(
 
     # torch, which measuring alone does without
     from gdmtl_lib.inference.rerank import rerank
-    from gdmtl_lib.models import load_model
+    from gdmtl_lib.pretrained import load_model
 
     model = load_model(weights.parent) if model is None else model
     run = rerank(

@@ -24,7 +24,7 @@ import torch
 
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.backbones.gpus import visible_gpus
-from gdmtl_lib.models import load_model
+from gdmtl_lib.pretrained import load_model
 from .resume import PartialScores
 from .rerank import score_candidates
 from gdmtl_lib.data.trec import read_run, whole_queries, write_ordered

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import PaddedBatch, pad
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.systems import get_system
 
 NONE, BIDIRECTIONAL, CROSS, CAUSAL = range(4)

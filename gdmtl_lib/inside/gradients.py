@@ -9,11 +9,11 @@ from .attention import Models
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.files import read_table
 from gdmtl_lib.data.bm25 import bm25_candidates
-from gdmtl_lib.models import load_model
+from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.experiments.notebook import indexes_folder
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.settings import TrainingSettings
-from gdmtl_lib.training.loop import gradients_now
+from gdmtl_lib.training.gradients import gradients_now
 
 
 def cosines(

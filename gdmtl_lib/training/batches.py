@@ -1,4 +1,5 @@
-"""Training instances: a query, a relevant passage, and others from the first stage that are less relevant.
+"""What an optimiser step learns from: instances (a query, a relevant passage, and others from the first stage that are
+less relevant), as the packed sequences of a system's tasks.
 
 Everything drawn here is a pure function of the seed, the epoch and the query, so that a run that was interrupted
 needs no random state to go on, and any machine draws the same.
@@ -10,8 +11,11 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from gdmtl_lib.data.splits import nested_share, stable_hash
 from gdmtl_lib.data.trec import validate_run
-from gdmtl_lib.data.splits import stable_hash, nested_share
+from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.packing import PackedBatch, pack
+from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import GENERATIVE_TASKS
 
 
@@ -109,38 +113,105 @@ def _grades(candidates: pd.DataFrame, judged: pd.DataFrame) -> np.ndarray:
     return np.where(judged_keys[places] == keys[:rows], grades[places], 0)
 
 
-def borrowed(candidates: list, seed: int, epoch: int, query_id: str):
+class Batches:
+    """The batches of a training. candidates: in canonical order, which decides what is drawn.
+
+    Raises ValueError as `TrainingInstances`, and where a system learns to write answers and the collection has none.
+    """
+
+    def __init__(self, model, collection, candidates: pd.DataFrame, settings: TrainingSettings):
+        self.collection, self.settings, self.system = collection, settings, model.system
+        self.lengths = {"max_length": settings.max_length, "target_length": settings.target_length}
+        self.builder = model.input_builder(**self.lengths, generation_mask=settings.generation_mask)
+        self.qrels = collection.qrels_of(candidates["query_id"].unique())
+        self.instances = TrainingInstances(
+            self.qrels, candidates, settings.negatives, settings.seed, settings.train_fraction
+        )
+        self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
+        self.answers = self._answers() if self.system.needs_answers else {}
+        self._answered = [pair[:2] for pair in self.instances.pairs if pair[0] in self.answers]
+
+    def _answers(self) -> dict[str, str]:
+        frame = self.collection.answers_of([query_id for query_id, _, _ in self.instances.pairs])
+        if frame.empty:
+            raise ValueError(
+                f"{self.system.name} learns to generate answers, but collection {self.collection.name!r} has "
+                f"none for the training queries: add answers.<split>.tsv, or train gdmtl"
+            )
+        return dict(zip(frame["query_id"], frame["text"]))
+
+    def chosen(self, step: int) -> tuple[int, np.ndarray]:
+        """The epoch of a step, and the instances of its global batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self.settings.batch_size
+        return epoch, self.instances.order(epoch)[first : first + self.settings.batch_size]
+
+    def parts(self, step: int, process: int = 0, processes: int = 1) -> list[tuple[float, PackedBatch]]:
+        """A process's parts of a step's batch, each with its weight: 0 where the last batch of an epoch leaves a part
+        empty; it is computed on something, and counts nothing."""
+        epoch, chosen = self.chosen(step)
+        each = self.settings.gradient_accumulation
+        mine = np.array_split(chosen, processes * each)[process * each :][:each]
+        return [(float(len(part) > 0), self.packed(epoch, part if len(part) else chosen[:1])) for part in mine]
+
+    def packed(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> PackedBatch:
+        """Some instances of an epoch, packed. tasks: the system's, or some of them."""
+        return pack(self.sequences(epoch, indices, tasks))
+
+    def sequences(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> list[TokenSequence]:
+        """Of each instance its relevant passage, its negatives, and what is to be generated."""
+        tasks = tasks or self.system.tasks
+        instances = [self.instances.instance(epoch, int(index)) for index in indices]
+        queries = self.builder.tokens(self.collection.query_texts([each.query_id for each in instances]))
+        doc_ids = [doc_id for each in instances for doc_id in (each.positive, *each.negatives)]
+        passages = iter(self.builder.passage_tokens(self.collection.text(doc_ids)))
+        sequences = []
+        for instance, query in zip(instances, queries):
+            group = [next(passages) for _ in range(1 + self.settings.negatives)]
+            if "rank" in tasks:
+                sequences += [self.builder.rank(passage, query) for passage in group]
+            sequences += [self._generation(task, epoch, instance, group[0], query) for task in tasks if task != "rank"]
+        return sequences
+
+    def _generation(self, task: str, epoch: int, instance: Instance, passage, query) -> TokenSequence:
+        """What one generative task makes of an instance. A query without an answer lends its place to another example
+        where one is needed, as the authors do it."""
+        query_id, target = instance.query_id, query
+        if GENERATIVE_TASKS[task].target == "answer":
+            if query_id not in self.answers:
+                query_id, doc_id = borrowed(self._answered, self.settings.seed, epoch, query_id)
+                [query] = self.builder.tokens(self.collection.query_texts([query_id]))
+                [passage] = self.builder.passage_tokens(self.collection.text([doc_id]))
+            [target] = self.builder.tokens([self.answers[query_id]])
+        return self.builder.generation(task, passage, query, target)
+
+    def target_tokens(self, task: str) -> np.ndarray:
+        """Every token that a generative task is to write in an epoch, int64."""
+        query_ids = dict.fromkeys(query_id for query_id, _, _ in self.instances.pairs)
+        is_answer = GENERATIVE_TASKS[task].target == "answer"
+        texts = self.answers.values() if is_answer else self.collection.query_texts(query_ids)
+        targets = [tokens[: self.settings.target_length - 1] for tokens in self.builder.tokens(texts)]
+        return np.array([token for tokens in targets for token in (*tokens, self.builder.end)])
+
+
+def borrowed(examples: list, seed: int, epoch: int, query_id: str):
     """The example that stands in for a query without one of its own, drawn by seed, epoch and query."""
-    return candidates[stable_hash(seed, epoch, query_id, "borrowed") % len(candidates)]
+    return examples[stable_hash(seed, epoch, query_id, "borrowed") % len(examples)]
 
 
-def describe_instance(model, collection, candidates: pd.DataFrame, settings) -> pd.DataFrame:
+def describe_instance(model, collection, candidates: pd.DataFrame, settings: TrainingSettings) -> pd.DataFrame:
     """The first training instance as a system reads it: a row a sequence.
 
     Columns task, encoder and decoder (the tokens), source (how many tokens attend to each other freely), predicts.
     """
-    instances = TrainingInstances(
-        collection.qrels_of(candidates["query_id"].unique()), candidates, seed=settings.seed
-    )
-    instance = instances.instance(0, 0)
-    builder = model.input_builder(
-        max_length=settings.max_length, target_length=settings.target_length, generation_mask=settings.generation_mask
-    )
-    [query] = builder.tokens(collection.query_texts([instance.query_id]))
-    positive, negative = builder.passage_tokens(collection.text([instance.positive, *instance.negatives]))
-    sequences = [builder.rank(positive, query), builder.rank(negative, query)]
-    answers = collection.answers_of([instance.query_id])["text"].tolist()
-    targets = {"query": [query], "answer": builder.tokens(answers)}
-    for task in model.system.generative_tasks:
-        written = targets[GENERATIVE_TASKS[task].target]
-        sequences += [builder.generation(task, positive, query, target) for target in written]
+    decode = model.tokenizer.decode
     return pd.DataFrame(
         {
             "task": sequence.task,
-            "encoder": model.tokenizer.decode(sequence.input_ids),
-            "decoder": model.tokenizer.decode(sequence.decoder_ids),
+            "encoder": decode(sequence.input_ids),
+            "decoder": decode(sequence.decoder_ids),
             "source": sequence.source_length,
-            "predicts": model.tokenizer.decode(sequence.targets),
+            "predicts": decode(sequence.targets),
         }
-        for sequence in sequences
+        for sequence in Batches(model, collection, candidates, settings).sequences(0, [0])
     )

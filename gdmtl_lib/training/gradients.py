@@ -7,11 +7,16 @@ It is measured without dropout, in a pass of its own that leaves gradients and r
 import re
 from contextlib import contextmanager
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from gdmtl_lib.packing import PackedBatch
+from gdmtl_lib.data.trec import canonical_order
 from gdmtl_lib.joint import JointLoss
+from gdmtl_lib.packing import PackedBatch
+from gdmtl_lib.settings import TrainingSettings
+
+from .batches import Batches
 
 EMBEDDINGS = "embeddings"
 
@@ -54,6 +59,20 @@ def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
             values = {"cosine": cosine, "rank_norm": norms[0], "task_norm": norms[1]}
             rows.append({"task": task, "layer": layer} | {name: float(f"{float(v):.6g}") for name, v in values.items()})
     return rows
+
+
+def gradients_now(
+    model, collection, candidates: pd.DataFrame, settings: TrainingSettings, batches: int = 4
+) -> pd.DataFrame:
+    """The cosines of `gradient_cosines` for a model as it is, on the first batches of the first epoch that `train`
+    would make of the same arguments: `batch` and the columns there."""
+    made = Batches(model, collection, canonical_order(candidates), settings)
+    joint, device = JointLoss(model, settings), next(model.parameters()).device
+    return pd.DataFrame([
+        {"batch": number} | row
+        for number in range(min(batches, made.steps_per_epoch))
+        for row in gradient_cosines(joint, made.packed(*made.chosen(number)).to(device))
+    ])  # fmt: skip
 
 
 def _dot(a, b) -> Tensor:

@@ -1,7 +1,7 @@
 """Training in several processes: torchrun outside of the notebook's kernel, which may have touched the GPU already.
 
-The job is a folder, `<output_dir>/job`: what to train, as files. `python -m gdmtl_lib.training.launch <folder>` is what torchrun
-runs in every process, on one machine or, with torchrun's own rendezvous, on several.
+The job is a folder, `<output_dir>/job`: what to train, as files. `python -m gdmtl_lib.training <folder>` is what
+torchrun runs in every process, on one machine or, with torchrun's own rendezvous, on several.
 """
 
 import json
@@ -14,13 +14,23 @@ from pathlib import Path
 import pandas as pd
 
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.models import load_model
 from gdmtl_lib.data.trec import read_run, write_run
+from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import TrainingSettings
 
 
+def train_in_processes(processes: int, output_dir: Path, *training) -> None:
+    """Train in several processes. training: the other arguments of `write_job`. Raises as `run_job`."""
+    job = output_dir / "job"
+    write_job(job, output_dir, *training)
+    try:
+        run_job(job.resolve(), processes)
+    finally:
+        shutil.rmtree(job)
+
+
 def write_job(
-    folder: Path, model, collection, candidates: pd.DataFrame, settings: TrainingSettings, output_dir: Path,
+    folder: Path, output_dir: Path, model, collection, candidates: pd.DataFrame, settings: TrainingSettings,
     validation: pd.DataFrame | None, relevance_level: int,
 ) -> None:
     """Write a training as files that other processes can read."""
@@ -46,7 +56,7 @@ def run_job(folder: Path, processes: int) -> None:
     """
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        "-m", "gdmtl_lib.training.launch", str(folder),
+        "-m", "gdmtl_lib.training", str(folder),
     ]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
@@ -64,21 +74,15 @@ def run_job(folder: Path, processes: int) -> None:
         raise RuntimeError(f"training in {processes} processes failed (exit code {child.returncode}):\n{tail}")
 
 
-def main(folder: Path) -> None:
-    """One process of a job."""
-    from .loop import train
-
+def read_job(folder: Path) -> dict:
+    """The arguments of `train` for one process of a job."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    train(
-        load_model(folder / "initial"),
-        load_collection(job["collection"]),
-        read_run(folder / "candidates.trec.gz"),
-        TrainingSettings(**job["settings"]),
-        job["output_dir"],
-        validation=read_run(folder / "validation.trec.gz") if job["validation"] else None,
-        relevance_level=job["relevance_level"],
-    )
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return {
+        "model": load_model(folder / "initial"),
+        "collection": load_collection(job["collection"]),
+        "candidates": read_run(folder / "candidates.trec.gz"),
+        "settings": TrainingSettings(**job["settings"]),
+        "output_dir": job["output_dir"],
+        "validation": read_run(folder / "validation.trec.gz") if job["validation"] else None,
+        "relevance_level": job["relevance_level"],
+    }

@@ -12,7 +12,7 @@ from transformers import AttentionInterface
 from gdmtl_lib.backbones import attention
 from gdmtl_lib.backbones.attention import PACKED, Span, packed_attention
 from gdmtl_lib.masks import mixed_attention_mask
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 MODULE = SimpleNamespace(is_causal=False)
 

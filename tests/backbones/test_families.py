@@ -16,7 +16,7 @@ from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.inference.likelihood import log_likelihoods
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.inference.rerank import in_precision
 
 WINDOW = 4  # ModernBERT's local layers see so many tokens to either side

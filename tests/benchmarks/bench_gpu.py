@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 pytestmark = pytest.mark.gpu
 DEPTH = 1000

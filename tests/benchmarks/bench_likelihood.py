@@ -9,7 +9,7 @@ from texts import collection_of, like_ms_marco
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.backbones.devices import pick_precision
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 DEPTH = 64  # candidates a query
 # Pairs, of which a real call has several times as many; in fp32 half of them, for they take twice as long.

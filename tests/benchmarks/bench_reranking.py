@@ -17,7 +17,7 @@ from gdmtl_lib.backbones.devices import fast_products, pick_precision
 from gdmtl_lib.backbones.linear import linear_layer
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pad
 from gdmtl_lib.experiments.results import measure_first_stage
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 
 CPU = torch.device("cpu")
 DEPTH = 16  # candidates a query

@@ -16,7 +16,7 @@ from texts import PROFILES, texts_like
 from gdmtl_lib.backbones.devices import fast_products
 from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.training.loop import loss_of_part, parameter_groups
 

@@ -19,7 +19,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def model():
     """`gdmtl` on MiniLM with a fresh ranking head: what it ranks by changes nothing about speed."""
-    from gdmtl_lib.models import build_model
+    from gdmtl_lib.pretrained import build_model
 
     return build_model("gdmtl")
 

@@ -215,7 +215,7 @@ def test_06_pictures_follow_what_is_clicked_and_typed(lab, page, tmp_path, write
 @pytest.fixture
 def results(tmp_path, toy_bert_folder, write_random_results) -> Path:
     """Random runs of cast's turns, and beside them checkpoints of toys that have learned nothing."""
-    from gdmtl_lib.models import build_model
+    from gdmtl_lib.pretrained import build_model
 
     write_random_results(tmp_path, {"bm25": (None,), "bert": (0,), "gdmtl": (0,)}, ["cast"])
     for seed, system in enumerate(("bert", "gdmtl")):

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gdmtl_lib.experiments import costs
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.packing import pad
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.experiments.results import Results
 
 TOKENS = ["encoder_tokens", "decoder_tokens"]

@@ -4,7 +4,7 @@ import pytest
 from gdmtl_lib.experiments import query_likelihood as study
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.data.trec import canonical_order
 
 

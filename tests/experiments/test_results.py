@@ -9,7 +9,7 @@ from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.trec import read_run, write_run
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
 from gdmtl_lib.experiments.results import Results, labelled, measure_first_stage, measure_system, seed_spread
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 2, 10), "gdmtl": (2, 10), "gdmtl_plus": (1,)}
 

@@ -7,7 +7,7 @@ import pytest
 from gdmtl_lib.experiments import results as result_files, transfer
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.evaluation.measures import write_values
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.experiments.results import Results
 
 

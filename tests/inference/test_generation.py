@@ -11,7 +11,7 @@ from gdmtl_lib.experiments.costs import count_flops
 from gdmtl_lib.inference.generation import compare_with_queries
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pad
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.systems import SYSTEMS, System, Task, add_system, add_task
 
 GENERATING = [name for name, system in SYSTEMS.items() if system.generative_tasks]

@@ -14,7 +14,7 @@ from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.packing import pad
 from gdmtl_lib.losses import generation_cross_entropy
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.data.trec import read_run
 
 WORDS = "ice blue glacier river water city king war north south light year day food long old new the of in".split()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gdmtl_lib.packing import pack
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.inference.prefix_cache import Continuation, encode_sources
 
 PASSAGES = ["blue glacier ice", "the river by the city in new light", "water"]

@@ -16,7 +16,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import processes as rerank_processes, rerank as reranking
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 QUERIES, CHUNK = 20, 18  # 180 pairs in ten chunks of two queries
 
@@ -157,7 +157,7 @@ sys.path.insert(0, {path!r})
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import rerank as reranking
 from tests.inference.test_rerank import candidates_of
-from gdmtl_lib.models import load_model
+from gdmtl_lib.pretrained import load_model
 reranking.CHUNK_PAIRS = 9
 collection = gdmtl.load_collection({folder!r})
 print("ready", flush=True)

@@ -17,7 +17,7 @@ from gdmtl_lib.backbones.devices import pick_precision
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.packing import pad
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.data.trec import canonical_order, read_run
 from gdmtl_lib.systems import SYSTEMS, prefixes
 

@@ -14,7 +14,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import likelihood, stored_states
 from gdmtl_lib.inference.likelihood import query_likelihood
 from gdmtl_lib.data.files import try_lock
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.inference.prefix_cache import Source, encode_sources
 from gdmtl_lib.inference.stored_states import StoredStates, opened
 from tests.inference.test_likelihood import candidates, collection  # noqa: F401, fixtures

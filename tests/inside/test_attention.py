@@ -27,7 +27,7 @@ from gdmtl_lib.inside.attention import (
     token_losses,
 )
 from gdmtl_lib.packing import pack
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 PASSAGE, QUERY, ANSWER = "the glacier is old blue ice", "why is ice blue", "the light"
 

@@ -5,7 +5,7 @@ import torch
 
 from gdmtl_lib.inside import attention_changes as changes
 from gdmtl_lib.inside.attention import attention_weights, build_sequence
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 PAIRS = [("the glacier is old blue ice", "why is ice blue"), ("water", "who")]
 

@@ -5,7 +5,7 @@ import torch
 
 from gdmtl_lib.inside.attribution import EmbeddedPair, disagreements, integrated_gradients
 from gdmtl_lib.packing import pack
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 PAIR = ("the glacier is old blue ice", "why is ice blue")
 

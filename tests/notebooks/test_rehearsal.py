@@ -64,7 +64,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:a query is longer than")  # the toy tokenizer spells made-up words letter by letter
 def test_rehearsal_of_the_papers_setting(folder, toy_bert_folder, tmp_path, monkeypatch):
-    from gdmtl_lib.models import build_model
+    from gdmtl_lib.pretrained import build_model
     from gdmtl_lib.inference.rerank import rerank
     from gdmtl_lib.settings import TrainingSettings
     from gdmtl_lib.training.loop import train

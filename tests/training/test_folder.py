@@ -8,40 +8,13 @@ import torch
 
 from gdmtl_lib.training.folder import Progress, TrainingFolder
 
-DESCRIPTION = {"system": "bert", "settings": {"seed": 0, "learning_rate": 2e-5}, "validation": None}
-HISTORY = [{"epoch": 0, "step": step, "loss": 1 / (step + 3)} for step in range(3)]
-
+from .conftest import DESCRIPTION, HISTORY, assert_equal_bits, state_of, trained
 
 @pytest.fixture
 def folder(tmp_path):
     folder = TrainingFolder(tmp_path / "seed0", DESCRIPTION)
     assert folder.open(resume=True) is False
     return folder
-
-
-def trained(steps=3):
-    """A model and its optimiser after some steps; one parameter never gets a gradient."""
-    torch.manual_seed(1)
-    model = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 2), "unused": torch.nn.Linear(2, 1)})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model["used"](torch.ones(3)).square().sum().backward()
-        optimizer.step()
-    return model, optimizer
-
-
-def state_of(model, optimizer):
-    tensors = dict(model.named_parameters())
-    for name, parameter in model.named_parameters():
-        tensors |= {f"{name} {moment}": value for moment, value in optimizer.state.get(parameter, {}).items()}
-    return {name: torch.as_tensor(tensor).detach().clone() for name, tensor in tensors.items()}
-
-
-def assert_equal_bits(found, expected):
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(found[name], expected[name]), name
 
 
 def files(folder):

@@ -6,19 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.training.test_loop import Training, assert_same_training, candidates_of, collection_of, fails_at, settings_of
 
-from gdmtl_lib.training import loop as training
-from gdmtl_lib.training.gradients import gradient_cosines, layers
 from gdmtl_lib.joint import JointLoss
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
+from gdmtl_lib.training.batches import Batches
+from gdmtl_lib.training.gradients import gradient_cosines, gradients_now, layers
+
+from .conftest import Training, assert_same_training, candidates_of, collection_of, fails_at, settings_of
 
 
 def joint_and_batch(name, checkpoint):
     collection, settings = collection_of(), settings_of(margin=3.0)
     model = build_model(name, checkpoint=checkpoint).train()
-    made = training._Training(model, collection, candidates_of(collection), settings, "", None, 1)
-    return JointLoss(model, settings), made._batch(0, range(4), model.system.tasks)
+    batches = Batches(model, collection, candidates_of(collection), settings)
+    return JointLoss(model, settings), batches.packed(0, range(4))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_rows_changed_on_the_disk_are_noticed(toy_bert_folder, tmp_path, monkeyp
 def test_a_model_as_it_is(toy_bert_folder):
     collection, settings = collection_of(), settings_of()
     model = build_model("gdmtl", checkpoint=toy_bert_folder)
-    table = training.gradients_now(model, collection, candidates_of(collection), settings, batches=2)
+    table = gradients_now(model, collection, candidates_of(collection), settings, batches=2)
     assert list(table["batch"].unique()) == [0, 1] and set(table["task"]) == {"query_generation"}
     assert set(table["layer"]) == {"embeddings", "encoder 1", "encoder 2"} and not model.training
 

@@ -1,6 +1,6 @@
 """Training in several processes: the job's files say all, and a process that fails is heard.
 
-That several processes give the losses of one is in test_training.
+That several processes give the losses of one is in test_loop.
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.training import launch
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.settings import TrainingSettings
 
 FILES = {
@@ -48,8 +48,8 @@ def test_a_job_trains_what_it_was_written_of(toy_bert_folder, collection, tmp_pa
     """One process of a job, run here, ends like a training without a job; so every part of it arrives."""
     model = build_model("gdmtl", checkpoint=toy_bert_folder)
     job = tmp_path / "job"
-    launch.write_job(job, model, collection, CANDIDATES, SETTINGS, tmp_path / "a", validation, relevance_level=2)
-    launch.main(job)
+    launch.write_job(job, tmp_path / "a", model, collection, CANDIDATES, SETTINGS, validation, relevance_level=2)
+    gdmtl.train(**launch.read_job(job))
     gdmtl.train(model, collection, CANDIDATES, SETTINGS, tmp_path / "b", validation, relevance_level=2)
     described = [json.loads((tmp_path / name / "settings.json").read_text()) for name in "ab"]
     assert described[0] == described[1]
@@ -59,8 +59,8 @@ def test_a_job_trains_what_it_was_written_of(toy_bert_folder, collection, tmp_pa
 
 def test_a_job_replaces_one_that_was_left_behind(toy_bert_folder, collection, tmp_path):
     model, job = build_model("bert", checkpoint=toy_bert_folder), tmp_path / "job"
-    launch.write_job(job, model, collection, CANDIDATES, SETTINGS, tmp_path / "a", VALIDATION, 1)
-    launch.write_job(job, model, collection, CANDIDATES, SETTINGS, tmp_path / "a", None, 1)
+    launch.write_job(job, tmp_path / "a", model, collection, CANDIDATES, SETTINGS, VALIDATION, 1)
+    launch.write_job(job, tmp_path / "a", model, collection, CANDIDATES, SETTINGS, None, 1)
     assert sorted(path.name for path in job.iterdir()) == ["candidates.trec.gz", "initial", "job.json"]
 
 
@@ -84,7 +84,7 @@ def test_what_is_run(tmp_path, monkeypatch, capsys):
     [(command, environment)] = commands
     assert command == [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
-        "-m", "gdmtl_lib.training.launch", str(tmp_path),
+        "-m", "gdmtl_lib.training", str(tmp_path),
     ]  # fmt: skip
     assert environment["OMP_NUM_THREADS"] == "2"  # the machine's seven cores shared among three
     shown = capsys.readouterr().err

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,110 +16,31 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib import joint
-from gdmtl_lib.training import loop as training
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.training.batches import TrainingInstances, describe_instance
+from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.joint import JointLoss
-from gdmtl_lib.models import build_model, load_model
-from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.systems import SYSTEMS
+from gdmtl_lib.training import batches as training_batches
+from gdmtl_lib.training import loop as training
+from gdmtl_lib.training.batches import Batches, TrainingInstances, describe_instance
 
-WORDS = (
-    "ice blue glacier river water city king war north south light year day food long old new first how many where "
-    "when why who what is was the in on by for with from"
-).split()
-ENCODER, ENCODER_DECODER = "gdmtl_plus", "gdmtl_s"
+from .conftest import (
+    ENCODER,
+    WORDS,
+    Training,
+    assert_same_training,
+    candidates_of,
+    collection_of,
+    fails_at,
+    frame_of,
+    settings_of,
+    split_of,
+    texts_of,
+)
 
-
-def texts_of(prefix, number, length, seed):
-    rng = random.Random(seed)
-    return {f"{prefix}{i}": " ".join(rng.sample(WORDS, length)) for i in range(number)}
-
-
-def frame_of(texts):
-    return pd.DataFrame({"query_id": list(texts), "text": list(texts.values())}, dtype=str)
-
-
-def split_of(prefix, number, seed):
-    """Query i asks for passage i."""
-    qrels = [(f"{prefix}{i}", f"d{i}", 1) for i in range(number)]
-    return Split(
-        frame_of(texts_of(prefix, number, 2, seed)),
-        pd.DataFrame(qrels, columns=["query_id", "doc_id", "relevance"]),
-        frame_of(texts_of(prefix, number, 3, seed + 1)),
-    )
-
-
-def collection_of(train=11, dev=6, answers=True):
-    splits = {"train": split_of("t", train, 1), "dev": split_of("v", dev, 3)}
-    if not answers:
-        splits = {name: Split(split.queries, split.qrels) for name, split in splits.items()}
-    return Collection("toy", texts_of("d", 16, 5, 5), splits)
-
-
-def candidates_of(collection, split="train", others=4):
-    """The relevant passage of each query, and those that follow it."""
-    rows = [
-        (query_id, f"d{(i + rank) % 16}", float(-rank), rank + 1)
-        for i, query_id in enumerate(collection.queries(split)["query_id"])
-        for rank in range(1 + others)
-    ]
-    return pd.DataFrame(rows, columns=["query_id", "doc_id", "score", "rank"])
-
-
-def settings_of(**changes):
-    """Three steps an epoch over eleven queries, the last of them with three instances."""
-    few = dict(epochs=2, batch_size=4, learning_rate=1e-3, max_length=32, target_length=8, precision="fp32")
-    return TrainingSettings(**few | dict(device="cpu") | changes)
-
-
-class Training:
-    """One training of a toy, on call. validated: as the module's `finished` one."""
-
-    def __init__(self, checkpoint, model=ENCODER, validated=False, collection=None, **settings):
-        settings = settings | ({"generation_head_warmup_steps": 2} if validated else {})
-        self.checkpoint, self.model, self.validated, self.settings = checkpoint, model, validated, settings
-        self.collection = collection or collection_of()
-
-    def __call__(self, folder, **arguments):
-        """Train a fresh model; returns it and the history."""
-        model = build_model(self.model, checkpoint=self.checkpoint)
-        collection = self.collection
-        arguments = {"candidates": candidates_of(collection)} | arguments
-        if self.validated:
-            arguments["validation"] = candidates_of(collection, "dev")
-        settings = settings_of(**self.settings | arguments.pop("settings", {}))
-        history = gdmtl.train(model, collection, settings=settings, output_dir=folder, **arguments)
-        return model, history
-
-
-def assert_same_training(found, expected):
-    """Equal bits in every weight, and in every table but the clock's."""
-    weights = [load_model(folder / "checkpoint").state_dict() for folder in (found, expected)]
-    assert weights[0].keys() == weights[1].keys()
-    for name in weights[0]:
-        assert torch.equal(weights[0][name], weights[1][name]), name
-    for table in ("history.csv", "validation.csv", "validation_queries.csv", "gradients.csv"):
-        there = [(folder / table).read_bytes() if (folder / table).exists() else None for folder in (found, expected)]
-        assert there[0] == there[1], table
-    finished = [json.loads((folder / "settings.json").read_text())["finished"] for folder in (found, expected)]
-    assert finished[0] == finished[1] != None  # noqa: E711
-    names = [sorted(path.name for path in folder.iterdir()) for folder in (found, expected)]
-    assert names[0] == names[1]
-
-
-def fails_at(monkeypatch, call, error, name="_step"):
-    """Let a method of the training raise at its n-th call, counted from 0."""
-    original, calls = getattr(training._Training, name), iter(range(10**6))
-
-    def method(*arguments):
-        if next(calls) == call:
-            raise error
-        return original(*arguments)
-
-    monkeypatch.setattr(training._Training, name, method)
+ENCODER_DECODER = "gdmtl_s"
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +88,12 @@ def test_each_system_overfits_16_instances(name, wide_bert_folder, tmp_path):
         epochs=epochs, batch_size=16, warmup_epochs=5, loss_weighting=1.0, max_gradient_norm=10
     )
     gdmtl.train(model, collection, candidates, settings, tmp_path)
-    instances = training._Training(model, collection, candidates, settings, tmp_path, None, 1)
-    batch = instances._batch(0, range(16), model.system.tasks)
+    batches = Batches(model, collection, candidates, settings)
+    batch = batches.packed(0, range(16))
     loss = JointLoss(model, settings)
     with torch.no_grad():
         rank, *generation = (loss(batch) / loss.counts(batch)).tolist()
-    assert len(instances.instances) == 16
+    assert len(batches.instances) == 16
     assert rank < 0.05
     assert len(generation) == len(model.system.generative_tasks)
     assert all(value < 0.5 for value in generation)
@@ -221,13 +141,14 @@ def test_an_interrupted_training_ends_with_the_same_bits(finished, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("name", "call"), [("_validate", 1), ("_warm_up_generation_heads", 0), ("_load_kept_weights", 0)]
+    ("name", "call", "where"),
+    [("_validate", 1, training._Training), ("warm_up_heads", 0, training), ("_load_kept_weights", 0, training)],
 )
-def test_an_interruption_beside_the_steps(finished, tmp_path, monkeypatch, name, call):
+def test_an_interruption_beside_the_steps(finished, tmp_path, monkeypatch, name, call, where):
     checkpoint, whole = finished
     train = Training(checkpoint, validated=True)
     with monkeypatch.context() as patch:
-        fails_at(patch, call, KeyboardInterrupt(), name)
+        fails_at(patch, call, KeyboardInterrupt(), name, where)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path)
     train(tmp_path)
@@ -240,7 +161,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from types import SimpleNamespace
 from gdmtl_lib.training import folder as training_folder
-from tests.training.test_loop import Training
+from tests.training.conftest import Training
 original = training_folder.os.replace
 calls = []
 def replace(source, target):
@@ -395,8 +316,8 @@ def test_a_batch_holds_the_sequences_of_the_systems_tasks(toy_bert_folder, tmp_p
     whole = split_of("t", 3, 1)
     answers = whole.answers.head(1)
     collection = Collection("toy", texts_of("d", 16, 5, 5), {"train": Split(whole.queries, whole.qrels, answers)})
-    batches, original = [], training.pack
-    monkeypatch.setattr(training, "pack", lambda sequences: batches.append(sequences) or original(sequences))
+    batches, original = [], training_batches.pack
+    monkeypatch.setattr(training_batches, "pack", lambda sequences: batches.append(sequences) or original(sequences))
     model, _ = Training(toy_bert_folder, collection=collection, epochs=1)(tmp_path)
     [sequences] = batches
     texts = [[model.tokenizer.decode(ids) for ids in (s.input_ids, s.targets)] for s in sequences]
@@ -425,8 +346,8 @@ def test_the_description_of_an_instance_is_what_is_trained_on(
     candidates = candidates_of(collection)
     model = build_model("gdmtl_c" if on_bart else ENCODER, checkpoint=toy_bart_folder if on_bart else toy_bert_folder)
     described = describe_instance(model, collection, candidates, settings_of())
-    batches, original = [], training.pack
-    monkeypatch.setattr(training, "pack", lambda sequences: batches.append(sequences) or original(sequences))
+    batches, original = [], training_batches.pack
+    monkeypatch.setattr(training_batches, "pack", lambda sequences: batches.append(sequences) or original(sequences))
     gdmtl.train(model, collection, candidates, settings_of(epochs=1), tmp_path)
     [sequences] = batches
     decode = model.tokenizer.decode
@@ -574,22 +495,22 @@ def test_what_is_measured_is_mean_rr_of_the_model_at_that_moment(toy_bert_folder
 
 
 def spied_heads(monkeypatch, name):
-    """The states before and after a method of the training."""
-    states, original = [], getattr(training._Training, name)
+    """The states before and after one of the two ways in which heads start."""
+    states, original = [], getattr(training, name)
 
-    def method(self):
-        states.append({key: value.clone() for key, value in self.joint.state_dict().items()})
-        original(self)
-        states.append({key: value.clone() for key, value in self.joint.state_dict().items()})
-        assert all(parameter.grad is None for parameter in self.joint.parameters())
+    def function(model, *arguments):
+        states.append({key: value.clone() for key, value in model.state_dict().items()})
+        original(model, *arguments)
+        states.append({key: value.clone() for key, value in model.state_dict().items()})
+        assert all(parameter.grad is None for parameter in model.parameters())
 
-    monkeypatch.setattr(training._Training, name, method)
+    monkeypatch.setattr(training, name, function)
     return states
 
 
 @pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER])
 def test_warming_up_the_heads_trains_nothing_else(name, toy_bert_folder, tmp_path, monkeypatch):
-    states = spied_heads(monkeypatch, "_warm_up_generation_heads")
+    states = spied_heads(monkeypatch, "warm_up_heads")
     settings = {"epochs": 1, "learning_rate": 1e-6}
     _, cold = Training(toy_bert_folder, name)(tmp_path / "cold", settings=settings)
     _, warm = Training(toy_bert_folder, name)(
@@ -597,23 +518,23 @@ def test_warming_up_the_heads_trains_nothing_else(name, toy_bert_folder, tmp_pat
     )
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
     changed = {key for key, value in states[2].items() if not torch.equal(states[3][key], value)}
-    assert changed == {key for key in states[2] if ".generation_heads." in key}
+    assert changed == {key for key in states[2] if key.startswith("generation_heads.")}
     for task in SYSTEMS[name].generative_tasks:
         assert warm[f"{task}_loss"][0] < cold[f"{task}_loss"][0]
 
 
 def test_a_system_without_heads_has_nothing_to_warm_up(toy_bert_folder, tmp_path, monkeypatch):
-    states = spied_heads(monkeypatch, "_warm_up_generation_heads")
+    states = spied_heads(monkeypatch, "warm_up_heads")
     Training(toy_bert_folder, "bert", epochs=1, generation_head_warmup_steps=3)(tmp_path)
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
 
 
 def test_fresh_heads_start_from_the_frequencies_of_their_tokens(toy_bert_folder, tmp_path, monkeypatch):
     """Eleven queries of two words and eleven ends: the end is a third of the 33 target tokens."""
-    states = spied_heads(monkeypatch, "_start_fresh_heads")
+    states = spied_heads(monkeypatch, "start_fresh_heads")
     model, _ = Training(toy_bert_folder, "gdmtl", epochs=1)(tmp_path)
-    bias = states[1]["model.generation_heads.query_generation.bias"]
-    assert not torch.equal(bias, states[0]["model.generation_heads.query_generation.bias"])
+    bias = states[1]["generation_heads.query_generation.bias"]
+    assert not torch.equal(bias, states[0]["generation_heads.query_generation.bias"])
     assert bias.exp().sum().item() == pytest.approx(1, abs=1e-5)
     assert bias.exp()[model.tokenizer.sep_token_id].item() == pytest.approx(1 / 3, rel=0.1)
     assert model.config.gdmtl["fresh_heads"] is False

@@ -13,7 +13,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from tests.training.test_folder import DESCRIPTION, HISTORY, assert_equal_bits, state_of, trained
+from tests.training.conftest import DESCRIPTION, HISTORY, assert_equal_bits, state_of, trained
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gdmtl_lib import models
@@ -23,7 +23,7 @@ from gdmtl_lib.experiments import results as result_files
 from gdmtl_lib.training import folder as training_folder
 from gdmtl_lib.data.collection import Collection, load_collection
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.training.folder import Progress, TrainingFolder
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from tests.test_models import ALL_TOYS, GENERATING, random_sequences, random_tokens, toys  # noqa: F401, toys is a fixture
-from tests.training.test_loop import assert_same_training
+from tests.training.conftest import assert_same_training
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import attention
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.masks import mixed_attention_mask
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.inference.rerank import in_precision
 from gdmtl_lib.inference.prefix_cache import Continuation, encode_sources
 
@@ -159,7 +159,7 @@ TRAINING = """
 import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from tests.training.test_loop import Training
+from tests.training.conftest import Training
 Training(Path({checkpoint!r}), model={model!r}, validated=True)(Path({folder!r}))
 """
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 from tests.inference.test_rerank import candidates_of as candidates_to_rerank
 from tests.inference.test_rerank import collection_of as collection_to_rerank
-from tests.training.test_loop import Training
+from tests.training.conftest import Training
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data import files
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.training.folder import TrainingFolder
 
 HOLDER = """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.inference.test_rerank import toys  # noqa: F401, a fixture
-from tests.training.test_loop import Training, assert_same_training
+from tests.training.conftest import Training, assert_same_training
 
 STRESS = bool(os.environ.get("GDMTL_STRESS"))
 KILLS = 20 if STRESS else 6
@@ -29,7 +29,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from gdmtl_lib import models
 from gdmtl_lib.training import loop as training, folder as training_folder
-from tests.training.test_loop import Training
+from tests.training.conftest import Training
 training.SAVE_EVERY_SECONDS = 0.0  # a state after every step
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -103,7 +103,7 @@ RERANKING = """
 import sys
 sys.path[:0] = {path!r}
 from gdmtl_lib.inference import rerank as reranking
-from gdmtl_lib.models import load_model
+from gdmtl_lib.pretrained import load_model
 from tests.inference.test_rerank import candidates_of, collection_of, rerank
 reranking.CHUNK_PAIRS = 9
 collection = collection_of(queries=60)

@@ -69,7 +69,7 @@ import numpy as np, pandas as pd
 from gdmtl_lib.inference import rerank as reranking
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 pairs, depth = int(sys.argv[1]), 1000
 queries = pd.DataFrame({"query_id": [f"q{number}" for number in range(pairs // depth)], "text": "ice"})
 collection = Collection("made up", {str(number): f"passage {number}" for number in range(5000)}, {"dev": Split(queries)})

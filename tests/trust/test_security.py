@@ -27,7 +27,7 @@ from gdmtl_lib.experiments import notebook
 from gdmtl_lib.sweep import config as sweep_config
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.sweep.execute import execute_notebook
-from gdmtl_lib.models import build_model, load_model
+from gdmtl_lib.pretrained import build_model, load_model
 
 PROJECT = Path(__file__).parents[2]
 SOURCES = sorted(PROJECT.glob("gdmtl_lib/*.py"))

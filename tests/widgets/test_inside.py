@@ -6,7 +6,7 @@ import pytest
 from gdmtl_lib.widgets import inside as inside_widgets
 from gdmtl_lib.widgets.generation import explore_ways, explore_written
 from gdmtl_lib.widgets.inside import describe_pair, explore_attributions, explore_heads
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 PAIRS = [("the glacier is old blue ice", "why is ice blue"), ("water in the city", "who was king")]
 

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from gdmtl_lib.inside import attention as attention_maps
 from gdmtl_lib.inside.attention import Models
 from gdmtl_lib.widgets.masks import AttentionExplorer, MaskExplorer
-from gdmtl_lib.models import build_model
+from gdmtl_lib.pretrained import build_model
 
 PASSAGE = "the glacier is old blue ice in the north"
 SYSTEMS = ["gdmtl", "gdmtl_plus", "bert", "gdmtl_s"]
