@@ -1,4 +1,4 @@
-"""Figures under controls, for JupyterLab.
+"""Figures under controls, for JupyterLab: `explorer` is what they share.
 
 Imports all but `sweep`.
 """

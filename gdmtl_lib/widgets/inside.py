@@ -1,16 +1,15 @@
-"""What changes inside a model, to play with: heads and attributions under controls, as in `widgets`."""
+"""What changes inside a model, to play with: heads and attributions under controls."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-import ipywidgets
 import pandas as pd
 
 from gdmtl_lib import figures as plots
-from gdmtl_lib.inside import attention_changes, attention as attention_maps
+from gdmtl_lib.inside.attention import attention_weights, build_sequence, destinations
 from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.systems import LABELS
-from .results import Explorer, number_slider
+from .explorer import Explorer, choice, slider
 
 
 def explore_heads(
@@ -24,12 +23,9 @@ def explore_heads(
 
     @cache
     def weights(pair):
-        sequence = attention_maps.build_sequence(first, "rank", *pairs[pair - 1])
-        found = {
-            name: attention_maps.attention_weights(model, sequence)["encoder"].numpy()
-            for name, model in networks.items()
-        }
-        rows = [row for row, kind in enumerate(attention_changes.destinations(first, sequence)) if kind == 1]
+        sequence = build_sequence(first, "rank", *pairs[pair - 1])
+        found = {name: attention_weights(model, sequence)["encoder"].numpy() for name, model in networks.items()}
+        rows = [row for row, kind in enumerate(destinations(first, sequence)) if kind == 1]
         return found, first.tokenizer.convert_ids_to_tokens(sequence.input_ids), rows
 
     def draw(pair, layer, head):
@@ -39,9 +35,9 @@ def explore_heads(
 
     config = first.config
     controls = {
-        "pair": number_slider("pair", len(pairs), 1),
-        "layer": number_slider("layer", config.num_hidden_layers, layer),
-        "head": number_slider("head", config.num_attention_heads, head),
+        "pair": slider("pair", 1, len(pairs), 1),
+        "layer": slider("layer", 1, config.num_hidden_layers, layer),
+        "head": slider("head", 1, config.num_attention_heads, head),
     }
     return Explorer(draw, controls)
 
@@ -62,8 +58,8 @@ def explore_attributions(
     def draw(pair, steps):
         return plots.attributions(found(pair, steps), pairs[pair - 1][2])
 
-    steps_control = ipywidgets.Dropdown(options=sorted({8, 16, 32, 64, 128, steps}), value=steps, description="steps")
-    return Explorer(draw, {"pair": number_slider("pair", len(pairs), 1), "steps": steps_control})
+    some = choice("steps", sorted({8, 16, 32, 64, 128, steps}), steps)
+    return Explorer(draw, {"pair": slider("pair", 1, len(pairs), 1), "steps": some})
 
 
 def describe_pair(row, query: str, before: str, after: str) -> str:

@@ -1,73 +1,20 @@
-"""Figures to play with: ipywidgets around the plots.
+"""Results, studies and the generative half to play with: the figures of `figures` under controls."""
 
-Each view is a function of its controls, `draw(**values)`, that returns a matplotlib Figure, a styled frame, or several
-of them; `Explorer` puts the controls above and draws anew whenever one of them changes. A reader that knows no widgets
-(GitHub's, say) shows the picture of the first values; the notebooks draw the same views as plain figures, too.
-"""
-
-import base64
-import html
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 
 import ipywidgets
-import matplotlib.pyplot as plt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
+import pandas as pd
 
-from gdmtl_lib.evaluation import comparison
 from gdmtl_lib import figures as plots
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES
 from gdmtl_lib.evaluation.tables import styled_passages, top_passages
+from gdmtl_lib.experiments import studies
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.systems import LABELS, system_name
-
-Drawn = Figure | Styler | str
-
-
-class Explorer(ipywidgets.VBox):
-    """Controls, and under them what `draw` makes of their values.
-
-    draw: called with the controls' values; returns a Figure, a styled frame, a plain text, or a list of these. What it
-        raises as ValueError or FileNotFoundError is shown in place of the picture: not all values go together.
-    controls: ipywidgets by the name of `draw`'s argument.
-    buttons: shown after the controls; what they do is their own.
-    """
-
-    def __init__(
-        self,
-        draw: Callable[..., Drawn | list[Drawn]],
-        controls: Mapping[str, ipywidgets.Widget],
-        buttons: Iterable[ipywidgets.Button] = (),
-    ):
-        self.controls = dict(controls)
-        self._draw = draw
-        self._view = ipywidgets.HTML()
-        shown = [*self.controls.values(), ipywidgets.HBox(list(buttons))]
-        super().__init__([ipywidgets.HBox(shown, layout={"flex_flow": "row wrap"}), self._view])
-        for control in self.controls.values():
-            control.observe(self._redraw, "value")
-        self._redraw()
-
-    @property
-    def view(self) -> str:
-        """What is shown under the controls, as HTML."""
-        return self._view.value
-
-    def _redraw(self, _=None) -> None:
-        try:
-            drawn = self._draw(**{name: control.value for name, control in self.controls.items()})
-        except (ValueError, FileNotFoundError) as error:
-            drawn = str(error)
-        self._view.value = "".join(map(_html, drawn if isinstance(drawn, list) else [drawn]))
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The live widget, and its picture for readers that have no kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return bundle | {"text/html": self.view}
+from .explorer import Explorer, choice, labelled, search, slider, step_button
 
 
 def explore_scores(
@@ -82,24 +29,17 @@ def explore_scores(
     splits = [name for name in collection.splits if results.systems(name)]
     systems = results.systems(split)
     controls = {
-        "system": _choice("system", _labelled(systems), systems[-1]),
-        "split": _choice("split", splits, split),
-        "bins": _slider("bins", 5, 100, bins),
+        "system": choice("system", labelled(systems), systems[-1]),
+        "split": choice("split", splits, split),
+        "bins": slider("bins", 5, 100, bins),
     }
     return Explorer(draw, controls)
 
 
 def explore_queries(
-    results: Results,
-    collection: Collection,
-    split: str,
-    baseline: str,
-    measure: str = "RR@10",
-    tolerance: float = 0.1,
-    depth: int = 3,
-    relevance_level: int = 1,
-    system: str | None = None,
-) -> Explorer:
+    results: Results, collection: Collection, split: str, baseline: str, measure: str = "RR@10",
+    tolerance: float = 0.1, depth: int = 3, relevance_level: int = 1, system: str | None = None,
+) -> Explorer:  # fmt: skip
     """Figure 6 and one line of Tables 4 and 7 for a pair of systems, and one query of them: click through the queries,
     the largest gain first, or through those that contain some words, and see the top passages before and after."""
     qrels = collection.qrels(split)
@@ -131,18 +71,15 @@ def explore_queries(
             styled_passages(passages.drop(columns="query_id")),
         ]
 
-    words = ipywidgets.Text(description="containing", placeholder="words of a query", continuous_update=False)
-    query = _slider("query", 1, qrels["query_id"].nunique(), 1)
+    query = slider("query", 1, qrels["query_id"].nunique(), 1)
     controls = {
-        "measure": _choice("measure", _measures(), measure),
-        "tolerance": _slider("tolerance", 0.0, 0.5, tolerance),
+        "measure": choice("measure", _measures(), measure),
+        "tolerance": slider("tolerance", 0.0, 0.5, tolerance),
         **_pair(results, split, baseline, system),
-        "words": words,
+        "words": search("query", query, containing),
         "query": query,
     }
-    # The slider reaches as far as there are queries with the words typed.
-    words.observe(lambda change: setattr(query, "max", max(1, len(containing(change["new"])))), "value")
-    return Explorer(draw, controls, [_step(query, "previous query", -1), _step(query, "next query", 1)])
+    return Explorer(draw, controls, [step_button(query, "previous query", -1), step_button(query, "next query", 1)])
 
 
 def explore_rank_shifts(
@@ -155,7 +92,7 @@ def explore_rank_shifts(
     def draw(baseline, system, depth):
         return plots.rank_shifts({system: shifts(baseline, system)}, baseline, depth)
 
-    return Explorer(draw, {**_pair(results, split, baseline), "depth": _slider("depth", 1, 50, depth)})
+    return Explorer(draw, {**_pair(results, split, baseline), "depth": slider("depth", 1, 50, depth)})
 
 
 def explore_transfer(
@@ -168,7 +105,7 @@ def explore_transfer(
         found = [{name: values(place, name) for name in (baseline, system)} for place in (0, 1)]
         return plots.pair(*found, baseline, system, measure, splits)
 
-    return Explorer(draw, {"measure": _choice("measure", _measures(), measure), **_pair(home, splits[0], baseline)})
+    return Explorer(draw, {"measure": choice("measure", _measures(), measure), **_pair(home, splits[0], baseline)})
 
 
 def explore_categories(
@@ -186,8 +123,100 @@ def explore_categories(
         rows = table(measure, baseline)
         return plots.categories(rows[rows["system"].isin((baseline, system))], baseline, measure)
 
-    controls = {"measure": _choice("measure", _measures(), measure), **_pair(results, split, baseline)}
+    controls = {"measure": choice("measure", _measures(), measure), **_pair(results, split, baseline)}
     return Explorer(draw, controls)
+
+
+def explore_training_size(
+    study: studies.Study, trainings: pd.DataFrame, queries: Mapping[float, int], first_stage: pd.DataFrame,
+    baseline: str, measure: str = "RR@10",
+) -> Explorer:  # fmt: skip
+    """Figure 7: choose systems (several with Ctrl or Shift) and the measure. Marks are corrected over all systems.
+
+    first_stage: BM25's per-query values. The other arguments as for `figures.training_size`.
+    """
+    means = study.means(trainings)
+    # All of them at once: a change of the measure only draws.
+    tables = {name: studies.training_size(study, trainings, baseline, name) for name in means["measure"].unique()}
+    bm25 = first_stage.groupby("measure")["value"].mean()
+
+    def draw(systems, measure):
+        rows, by_seed = tables[measure], means[means["measure"] == measure]
+        if not systems:
+            raise ValueError("systems: choose at least one")
+        rows = rows[rows["system"].isin(systems)]
+        return plots.training_size(rows, by_seed, queries, bm25[measure], baseline, measure)
+
+    names = list(trainings["system"].unique())
+    some = dict(options=labelled(names), value=names, rows=min(len(names), 5), description="systems")
+    controls = {"systems": ipywidgets.SelectMultiple(**some), "measure": choice("measure", _measures(means), measure)}
+    return Explorer(draw, controls)
+
+
+def explore_loss_weighting(
+    study: studies.Study, trainings: pd.DataFrame, reference: pd.DataFrame, first_stage: pd.DataFrame,
+    sigmas: pd.DataFrame, measure: str = "RR@10",
+) -> Explorer:  # fmt: skip
+    """The weightings of the losses under another measure.
+
+    reference: the trainings of the system that learns to rank alone. first_stage: BM25's per-query values. sigmas:
+    what `studies.learned_sigmas` returns.
+    """
+    weighted, alone = study.means(trainings), study.means(reference)
+    bm25 = first_stage.groupby("measure")["value"].mean()
+
+    def draw(measure):
+        of_measure = (means[means["measure"] == measure] for means in (weighted, alone))
+        return plots.loss_weighting(*of_measure, bm25[measure], sigmas, measure)
+
+    return Explorer(draw, {"measure": choice("measure", _measures(weighted), measure)})
+
+
+def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
+    """Effectiveness against cost: choose which cascade is shown beside the other ways (or all), and the sentences that
+    go with it. table: as `figures.cost_and_effectiveness` takes it, with `verdict` where there is one."""
+    cascades = [way for way in table["way"] if way.startswith("cascade")]
+    options = [("all", "")] + [(way.rpartition(" ")[2], way) for way in cascades]
+
+    def draw(k):
+        rows = table[~table["way"].isin(cascades) | (table["way"] == k)] if k else table
+        figure = plots.cost_and_effectiveness(rows, measure, title)
+        if not k:
+            return figure
+        ways = table.set_index("way")
+        row, base = ways.loc[k], ways.loc["ranking head"]
+        said = (
+            f"{k}: {PAPER_NAMES.get(measure, measure)} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} "
+            f"(difference from {row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
+            f"{row['stored'] / base['gflop']:.0%} with stored states"
+        )
+        return [figure, said]
+
+    return Explorer(draw, {"k": choice("best k", options, "")})
+
+
+def explore_written(table: pd.DataFrame) -> Explorer:
+    """Browse passages: the real query and what each system writes, those first whose words are asked for.
+
+    table: `passage`, `real query`, and a column a system, under its label.
+    """
+
+    def containing(words):
+        return table[table["passage"].str.contains(words, case=False, regex=False)]
+
+    def draw(words, passage):
+        found = containing(words)
+        if found.empty:
+            raise ValueError(f"No passage contains {words!r}")
+        passage = min(passage, len(found))
+        chosen = found.iloc[passage - 1]
+        written = chosen.drop("passage").rename("text").rename_axis("written by").reset_index()
+        styled = written.style.hide(axis="index").format(escape="html")
+        styled.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
+        return [f"Passage {passage} of {len(found)}: {chosen['passage']}", styled]
+
+    passage = slider("passage", 1, max(1, len(table)), 1)
+    return Explorer(draw, {"words": search("passage", passage, containing), "passage": passage})
 
 
 def _pair(results: Results, split: str, baseline: str, system: str | None = None) -> dict[str, ipywidgets.Widget]:
@@ -197,48 +226,12 @@ def _pair(results: Results, split: str, baseline: str, system: str | None = None
     others = [other for other in systems if other != baseline]
     others.sort(key="gdmtl".__eq__)
     return {
-        "baseline": _choice("before", _labelled(systems), baseline),
-        "system": _choice("after", _labelled(systems), others[-1] if system is None else system_name(system)),
+        "baseline": choice("before", labelled(systems), baseline),
+        "system": choice("after", labelled(systems), others[-1] if system is None else system_name(system)),
     }
 
 
-def _labelled(systems: Iterable[str]) -> list[tuple[str, str]]:
-    return [(LABELS[system], system) for system in systems]
-
-
-def _measures() -> list[tuple[str, str]]:
-    return [(PAPER_NAMES[measure], measure) for measure in PAPER_MEASURES]
-
-
-def _choice(label: str, options: Sequence, value: object) -> ipywidgets.Dropdown:
-    return ipywidgets.Dropdown(options=options, value=value, description=label)
-
-
-def _step(slider: ipywidgets.IntSlider, label: str, by: int) -> ipywidgets.Button:
-    """A button that moves a slider; at its ends the slider stays."""
-    button = ipywidgets.Button(description=label, layout={"width": "auto"})
-    button.on_click(lambda _: setattr(slider, "value", slider.value + by))
-    return button
-
-
-def _slider(label: str, low: float, high: float, value: float) -> ipywidgets.Widget:
-    """Whole numbers in steps of one, others in hundredths; it draws when it is let go."""
-    kind, step = (ipywidgets.IntSlider, 1) if isinstance(low, int) else (ipywidgets.FloatSlider, 0.01)
-    return kind(value=value, min=low, max=max(high, value), step=step, description=label, continuous_update=False)
-
-
-def number_slider(label: str, most: int, value: int = 1) -> ipywidgets.IntSlider:
-    """One of so many things, counted from 1."""
-    return _slider(label, 1, max(1, most), value)
-
-
-def _html(drawn: Drawn) -> str:
-    if isinstance(drawn, Figure):
-        png = io.BytesIO()
-        with plt.rc_context(plots.STYLE):
-            FigureCanvasAgg(drawn).print_png(png)  # savefig draws twice, once to lay the figure out
-        data = base64.b64encode(png.getvalue()).decode()
-        return f'<img src="data:image/png;base64,{data}" style="max-width: 100%">'  # or JupyterLab cuts off what is wider
-    if isinstance(drawn, Styler):
-        return drawn.to_html()
-    return f"<p>{html.escape(drawn)}</p>"
+def _measures(means: pd.DataFrame | None = None) -> list[tuple[str, str]]:
+    """The paper's measures as options, or those of a table."""
+    known = PAPER_MEASURES if means is None else means["measure"].unique()
+    return [(PAPER_NAMES.get(measure, measure), measure) for measure in known]
