@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gdmtl_lib.evaluation.comparison import compare, with_marks
-from gdmtl_lib.evaluation.measures import PAPER_NAMES
-from gdmtl_lib.evaluation.tables import WEIGHTING, by_weighting
-from .results import Results
 from gdmtl_lib.data.files import read_table
 from gdmtl_lib.data.splits import nested_share
+from gdmtl_lib.evaluation.comparison import compare, with_marks
+from gdmtl_lib.evaluation.measures import PAPER_NAMES
+from gdmtl_lib.evaluation.tables import WEIGHTING as WEIGHTING, by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
+from .results import Results
 
 OWN = ""  # the variant of the config's own trainings
 SIZE = "train_fraction"
@@ -40,7 +40,7 @@ class Study:
     def __init__(self, results: Results, name: str, split: str):
         self.name, self.split = name, split
         folder = results.folder / "studies" / name
-        variants = {home.name: Results(home) for home in sorted(folder.glob("*")) if home.is_dir()}
+        variants = {home.name: Results(home) for home in sorted(folder.glob("*/"))}
         self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
         self._places = self.variants | {OWN: results}
         self._values: dict[tuple, dict[str, pd.Series]] = {}
@@ -79,12 +79,7 @@ class Study:
                 f"study {self.name!r} has no {', '.join(missing)} on {self.split}, only {found}; add it to the study's "
                 "systems in the config"
             )
-        rows = [
-            row
-            for system in chosen
-            for variant, place in self._places.items()
-            for row in self._trainings(variant, place, system)
-        ]
+        rows = [row for system in chosen for variant in self._places for row in self._trainings(variant, system)]
         return pd.DataFrame(rows).drop_duplicates(["system", "seed", *studied], ignore_index=True)
 
     def own_trainings(self, system: str) -> pd.DataFrame:
@@ -92,9 +87,8 @@ class Study:
 
         Raises FileNotFoundError where there is none.
         """
-        own = self._places[OWN]
-        own.values(system, self.split)  # or a message that says what is missing
-        return pd.DataFrame(self._trainings(OWN, own, system))
+        self._places[OWN].values(system, self.split)  # or a message that says what is missing
+        return pd.DataFrame(self._trainings(OWN, system))
 
     def values(self, variant: str, system: str, seed: int) -> dict[str, pd.Series]:
         """The values of one training by measure, indexed by query_id; `OWN` for one of the config's own. Read once."""
@@ -130,19 +124,19 @@ class Study:
     def histories(self, trainings: pd.DataFrame) -> list[pd.DataFrame]:
         """The history.csv of each training, a row an optimiser step."""
         return [
-            read_table(self._places[row.variant].folder / row.system / f"seed{row.seed}" / "history.csv")
+            read_table(self._places[row.variant].home(row.system, row.seed) / "history.csv")
             for row in trainings.itertuples()
         ]
 
     def _each(self, trainings: pd.DataFrame) -> Iterable[dict[str, pd.Series]]:
         return (self.values(row.variant, row.system, row.seed) for row in trainings.itertuples())
 
-    def _trainings(self, variant: str, place: Results, system: str) -> list[dict]:
-        homes = {seed: place.folder / system / f"seed{seed}" for seed in place.seeds(system)}
+    def _trainings(self, variant: str, system: str) -> list[dict]:
+        place = self._places[variant]
         return [
-            {"variant": variant, "system": system, "seed": seed, **_described(home)}
-            for seed, home in homes.items()
-            if (home / f"per_query.{self.split}.csv").exists()
+            {"variant": variant, "system": system, "seed": seed, **_described(place.home(system, seed))}
+            for seed in place.seeds(system)
+            if (place.home(system, seed) / f"per_query.{self.split}.csv").exists()
         ]
 
     def _systems(self, place: Results) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import ipywidgets
 
-from gdmtl_lib.experiments.results import Models
 from gdmtl_lib.figures.attention import AttentionPicture
 from gdmtl_lib.figures.masks import MaskPicture, Picture, sentence
 from gdmtl_lib.inside.attention import attention_weights, block_shares, build_sequence, layouts
@@ -28,13 +27,11 @@ _MASK_LABELS = {
 class MaskExplorer(Explorer):
     """Who may attend to whom: type a passage and a query, choose system, task and mask, drag through the steps.
 
-    models: opens a system's model by its name (`results.Models`). systems: those to choose from.
+    models: opens a system's model by its name (`Models`). systems: those to choose from.
     passage, query, answer: texts to begin with.
     """
 
-    def __init__(
-        self, models: Models, systems: Sequence[str], passage: str, query: str, answer: str = "", **sliders
-    ):
+    def __init__(self, models, systems: Sequence[str], passage: str, query: str, answer: str = "", **sliders):
         self.models, self._read_from = models, None
         # A text counts when Enter is pressed or the field is left, not at every letter.
         text = dict(continuous_update=False, layout={"width": "48%"})
@@ -102,7 +99,7 @@ class MaskExplorer(Explorer):
 class AttentionExplorer(MaskExplorer):
     """What a model attends to: as `MaskExplorer`, with a layer and a head to choose."""
 
-    def __init__(self, models: Models, systems: Sequence[str], passage: str, query: str, answer: str = ""):
+    def __init__(self, models, systems: Sequence[str], passage: str, query: str, answer: str = ""):
         sliders = {name: ipywidgets.IntSlider(1, 1, 1, description=name) for name in ("layer", "head")}
         super().__init__(models, systems, passage, query, answer, **sliders)
 

@@ -9,8 +9,9 @@ import pytest
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.experiments.results import Results
+from gdmtl_lib.widgets.explorer import Explorer
 from gdmtl_lib.widgets.results import (
-    Explorer, explore_categories, explore_queries, explore_rank_shifts, explore_scores, explore_transfer,
+    explore_categories, explore_queries, explore_rank_shifts, explore_scores, explore_transfer, explore_ways, explore_written,
 )  # fmt: skip
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 1), "gdmtl": (0, 1)}
@@ -28,11 +29,7 @@ def results(tmp_path_factory, write_random_results) -> Results:
     return Results(folder)
 
 
-def picture(explorer: Explorer) -> str:
-    return re.search(r'src="data:image/png;base64,([^"]+)"', explorer.view)[1]
-
-
-def test_an_explorer_draws_at_once_and_on_every_change():
+def test_an_explorer_draws_at_once_and_on_every_change(pictures):
     drawn = []
 
     def draw(word, number):
@@ -42,11 +39,9 @@ def test_an_explorer_draws_at_once_and_on_every_change():
         return [figure, f"<{word}>", pd.DataFrame({"n": [number]}).style]
 
     explorer = Explorer(draw, {"word": ipywidgets.Text("a"), "number": ipywidgets.IntText(2)})
-    before = picture(explorer)
     assert "<p>&lt;a&gt;</p>" in explorer.view and re.search(r"<td[^>]*>2</td>", explorer.view)
-    explorer.controls["number"].value = 3
+    assert pictures(explorer, ("number", 3)) == 2
     assert drawn == [("a", 2), ("a", 3)]
-    assert picture(explorer) != before
     plt.close("all")
 
 
@@ -69,15 +64,11 @@ def test_an_explorer_leaves_a_picture_where_there_is_no_kernel():
     assert bundle["text/html"] == "<p>5</p>"
 
 
-def test_explore_scores(results, collection):
+def test_explore_scores(results, collection, pictures):
     explorer = explore_scores(results, collection, "dev")
     assert explorer.controls["system"].value == "gdmtl"
     assert explorer.controls["split"].options == ("cast", "dev")
-    seen = [picture(explorer)]
-    for name, value in (("bins", 10), ("system", "bert"), ("split", "cast")):
-        explorer.controls[name].value = value
-        seen.append(picture(explorer))
-    assert len(set(seen)) == 4
+    assert pictures(explorer, ("bins", 10), ("system", "bert"), ("split", "cast")) == 4
     explorer.controls["bins"].value = 1  # the slider begins at 5
     assert explorer.controls["bins"].value == 5
 
@@ -109,12 +100,10 @@ def test_explore_queries_by_their_words(results, collection):
     assert explorer.view == "<p>No query contains &#x27;no such word&#x27;</p>"
 
 
-def test_explore_queries_begins_with_the_pair_named_and_shows_its_ties(results, collection):
+def test_explore_queries_begins_with_the_pair_named_and_shows_its_ties(results, collection, pictures):
     explorer = explore_queries(results, collection, "dev", "gdmtl", system="bm25")
     assert [explorer.controls[name].value for name in ("baseline", "system")] == ["gdmtl", "bm25"]
-    before = picture(explorer)
-    explorer.controls["tolerance"].value = 0.5
-    assert picture(explorer) != before
+    assert pictures(explorer, ("tolerance", 0.5)) == 2
 
 
 def test_buttons_click_through_the_queries_and_stop_at_the_ends(results, collection):
@@ -133,33 +122,24 @@ def test_pairs_begin_with_the_papers_system_where_it_is_not_the_baseline(results
     assert (controls["baseline"].value, controls["system"].value) == (baseline, system)
 
 
-def test_explore_rank_shifts(results, collection):
-    explorer = explore_rank_shifts(results, collection, "dev", "bert")
-    seen = [picture(explorer)]
-    for name, value in (("depth", 3), ("system", "bm25"), ("baseline", "gdmtl")):
-        explorer.controls[name].value = value
-        seen.append(picture(explorer))
-    assert len(set(seen)) == 4
+PAIR = (("system", "bm25"), ("baseline", "gdmtl"))
 
 
-def test_explore_categories(results, collection):
-    explorer = explore_categories(results, collection, "dev", "bert")
-    seen = [picture(explorer)]
-    for name, value in (("measure", "nDCG@10"), ("system", "bm25"), ("baseline", "gdmtl")):
-        explorer.controls[name].value = value
-        seen.append(picture(explorer))
-    assert len(set(seen)) == 4
+@pytest.mark.parametrize(
+    ("explore", "values"),
+    [
+        (lambda of, collection: explore_rank_shifts(of, collection, "dev", "bert"), (("depth", 3), *PAIR)),
+        (lambda of, collection: explore_categories(of, collection, "dev", "bert"), (("measure", "nDCG@10"), *PAIR)),
+        (lambda of, _: explore_transfer(of, of, ("dev", "cast"), "bert"), (("measure", "nDCG@10"), *PAIR)),
+    ],
+)
+def test_pictures_follow_the_measure_and_the_pair(results, collection, pictures, explore, values):
+    assert pictures(explore(results, collection), *values) == 4
+
+
+def test_categories_that_are_not_there(results, collection):
     without = explore_categories(results, collection, "cast", "bert")
     assert "categories: expected query_id, category, found" in without.view
-
-
-def test_explore_transfer(results, collection):
-    explorer = explore_transfer(results, results, ("dev", "cast"), "bert")
-    seen = [picture(explorer)]
-    for name, value in (("measure", "nDCG@10"), ("system", "bm25"), ("baseline", "gdmtl")):
-        explorer.controls[name].value = value
-        seen.append(picture(explorer))
-    assert len(set(seen)) == 4
 
 
 def test_explorers_leave_no_figure_behind(results, collection):
@@ -192,3 +172,32 @@ def test_explorers_answer_within_a_fifth_of_a_second(results, collection, explor
         explorer.controls[control].value = choice
         taken.append(time.process_time() - start)
     assert min(taken) < 0.2
+
+
+def test_explore_ways(pictures):
+    table = pd.DataFrame({
+        "way": ["BM25", "likelihood", "ranking head", "joint", "cascade, best 2", "cascade, best 5"],
+        "mean": [0.6, 0.5, 0.7, 0.72, 0.65, 0.68], "low": [-0.2, -0.3, float("nan"), -0.1, -0.1, -0.05],
+        "high": [0.0, -0.1, float("nan"), 0.1, 0.02, 0.03], "gflop": [0, 4.0, 20.0, 24.0, 6.0, 10.0],
+        "stored": [0, 1.0, 20.0, 21.0, 3.0, 7.0],
+    })  # fmt: skip
+    explorer = explore_ways(table, "RR@10", "a title")
+    assert [label for label, _ in explorer.controls["k"].options] == ["all", "2", "5"]
+    assert pictures(explorer, ("k", "cascade, best 5"), ("k", "cascade, best 2")) == 3
+    assert "cascade, best 2: MRR@10 0.650 against the ranking head" in explorer.view
+    assert "for 30% of its operations, 15% with stored states" in explorer.view
+
+
+def test_explore_written():
+    table = pd.DataFrame({
+        "passage": ["ice is <blue>", "a king", "old ice"], "real query": ["why blue", "who", "how old"],
+        "GDMTL": ["what is <ice>", "who is king", "what is old"],
+    })  # fmt: skip
+    explorer = explore_written(table)
+    assert "Passage 1 of 3: ice is &lt;blue&gt;" in explorer.view and "what is &lt;ice&gt;" in explorer.view
+    explorer.controls["passage"].value = 2
+    assert "who is king" in explorer.view and "what is old" not in explorer.view
+    explorer.controls["words"].value = "ICE"
+    assert explorer.controls["passage"].max == 2 and "Passage 2 of 2: old ice" in explorer.view
+    explorer.controls["words"].value = "nothing like it"
+    assert explorer.view == "<p>No passage contains &#x27;nothing like it&#x27;</p>"
