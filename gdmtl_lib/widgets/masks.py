@@ -9,7 +9,7 @@ import ipywidgets
 
 from gdmtl_lib.figures.attention import AttentionPicture
 from gdmtl_lib.figures.masks import MaskPicture, Picture, sentence
-from gdmtl_lib.inside.attention import attention_weights, block_shares, build_sequence, layouts
+from gdmtl_lib.inside.attention import Layout, attention_weights, block_shares, build_sequence, layouts
 from gdmtl_lib.systems import TASK_LABELS
 from .explorer import Drawn, Explorer, choice, labelled
 
@@ -73,8 +73,8 @@ class MaskExplorer(Explorer):
         if read != self._read_from:
             self._read(**read)
             self._read_from = read
-        step = self.controls["step"].value - 1 if self.layout.steps else None
-        said = "no token is predicted in this attention" if step is None else sentence(self.layout, step)
+        step = self.controls["step"].value - 1 if self.picture.layout.steps else None
+        said = "no token is predicted in this attention" if step is None else sentence(self.picture.layout, step)
         return [said, *self._view_of(step, **values), self.models.describe(values["system"])]
 
     def _read(self, system: str, task: str, mask: str, passage: str, query: str, answer: str) -> None:
@@ -83,14 +83,14 @@ class MaskExplorer(Explorer):
         of_encoder = model.system.backbone == "encoder"
         self.sequence = build_sequence(model, task, passage, query, answer, mask=mask if of_encoder else None)
         self.attention = "encoder" if of_encoder else mask
-        self.layout = layouts(model, self.sequence)[self.attention]
-        self.picture = self._picture(f"{TASK_LABELS[task]}: {_MASK_LABELS[mask]} attention", model)
+        layout = layouts(model, self.sequence)[self.attention]
+        self.picture = self._picture(layout, f"{TASK_LABELS[task]}: {_MASK_LABELS[mask]} attention", model)
         with self.still():
-            self.controls["step"].max = max(1, len(self.layout.steps))
-            self.controls["step"].disabled = len(self.layout.steps) < 2
+            self.controls["step"].max = max(1, len(layout.steps))
+            self.controls["step"].disabled = len(layout.steps) < 2
 
-    def _picture(self, title: str, model) -> Picture:
-        return MaskPicture(self.layout, title=f"{model.system.label}, {title}")
+    def _picture(self, layout: Layout, title: str, model) -> Picture:
+        return MaskPicture(layout, title=f"{model.system.label}, {title}")
 
     def _view_of(self, step: int | None, **_) -> list[Drawn]:
         return [self.picture.show(step)]
@@ -103,12 +103,12 @@ class AttentionExplorer(MaskExplorer):
         sliders = {name: ipywidgets.IntSlider(1, 1, 1, description=name) for name in ("layer", "head")}
         super().__init__(models, systems, passage, query, answer, **sliders)
 
-    def _picture(self, title: str, model) -> Picture:
+    def _picture(self, layout: Layout, title: str, model) -> Picture:
         self.weights = attention_weights(model, self.sequence)[self.attention]
-        self.shares = block_shares(self.weights, self.layout)
+        self.shares = block_shares(self.weights, layout)
         with self.still():
             self.controls["layer"].max, self.controls["head"].max = self.weights.shape[:2]
-        return AttentionPicture(self.layout, f"{self.models.label(model.system.name)}, {title}")
+        return AttentionPicture(layout, f"{self.models.label(model.system.name)}, {title}")
 
     def _view_of(self, step: int | None, **_) -> list[Drawn]:
         layer, head = (self.controls[name].value for name in ("layer", "head"))

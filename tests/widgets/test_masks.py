@@ -70,7 +70,7 @@ def test_layer_and_head_change_the_heat_map(models, pictures):
     assert (explorer.controls["layer"].max, explorer.controls["head"].max) == (2, 4)
     assert pictures(explorer, ("layer", 2), ("head", 4)) == 3
     choose(explorer, step=2)
-    weights = explorer.weights[1, 3, explorer.layout.steps[1]]
+    weights = explorer.weights[1, 3, explorer.picture.layout.steps[1]]
     [bars] = explorer.picture.bars.collections
     heights = [path.vertices[:, 1].max() for path in bars.get_paths()]
     assert heights == pytest.approx(weights.tolist(), abs=1e-4)
@@ -138,23 +138,24 @@ def test_the_static_twin_is_a_figure_of_the_same_state(explorer):
 
 
 def test_answers_come_at_once(tmp_path):
-    """MiniLM and a passage of the sample's length; every control in under 0.2 s of computing."""
+    """MiniLM and a passage of the sample's length: a step in under a tenth of a second of computing, what has to be read
+    and laid out anew in three."""
     models = Models(tmp_path)
     passage = "When a stream of lava crusts over, the molten rock drains away and leaves a cave. " * 5
     for kind in (MaskExplorer, AttentionExplorer):
         explorer = kind(models, ["gdmtl"], passage, "how do lava caves form")
-        assert len(explorer.layout.rows) > 90
-        for control, values in {
-            "step": (2, 3, 4),
-            "query": ("what is lava", "where are caves", "who goes there"),
-            "mask": ("mlm", "causal", "mixed"),
-        }.items():
+        assert len(explorer.picture.layout.rows) > 90
+        for control, values, seconds in (
+            ("step", (2, 3, 4), 0.1),
+            ("query", ("what is lava", "where are caves", "who goes there"), 0.3),
+            ("mask", ("mlm", "causal", "mixed"), 0.3),
+        ):
             taken = []
             for value in values:
                 start = time.process_time()
                 choose(explorer, **{control: value})
                 taken.append(time.process_time() - start)
-            assert min(taken) < 0.2
+            assert min(taken) < seconds
 
 
 def test_papermill_gets_the_figure_and_jupyterlab_the_widget(tmp_path):
