@@ -57,6 +57,10 @@ class Collection:
     def __repr__(self) -> str:
         return f"<collection {self.name!r} with splits {', '.join(self.splits)}>"
 
+    def __fspath__(self) -> str:
+        """Its name, wherever one is taken: a notebook's cell that opened a collection can be run again."""
+        return self.name
+
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""
@@ -240,7 +244,7 @@ def _digest(texts: Iterable[tuple[str, str]]) -> str:
 
 
 def load_collection(
-    name: str | os.PathLike[str], *, seed: int | None = None, shares: Mapping[str, float] | None = None
+    name: str | os.PathLike[str] | Collection, *, seed: int | None = None, shares: Mapping[str, float] | None = None
 ) -> Collection:
     """Open a collection.
 
@@ -250,7 +254,7 @@ def load_collection(
             `folds:<split>:<collection>` for any of these (five folds, `folds7:` for seven; see
             `Collection.by_session`). Any of them may end in
             `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
-            (`irds:msmarco-passage?dev-small=500`).
+            (`irds:msmarco-passage?dev-small=500`). A collection that is open is returned as it is.
         seed: for `squad:` alone, decides which articles go to which split (0 unless given).
         shares: for `squad:` alone, each split's share of the articles
             (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
@@ -262,6 +266,8 @@ def load_collection(
         FileNotFoundError: there is no such folder or file, or the kind is unknown.
         ValueError: a file is malformed; the message names file and line.
     """
+    if isinstance(name, Collection):
+        return name
     name, sizes = split_name(os.fspath(name))
     collection = _load(name, seed, shares)
     for split in sizes:

@@ -7,6 +7,7 @@ defaults. `resolve_parameters` refuses it.
 import ast
 import difflib
 import json
+import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,9 +33,11 @@ def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> di
     for name in given:
         if name not in declared:
             raise ValueError(unknown_name("parameter", name, declared, "this notebook has"))
+    # A collection that a later cell has opened stands for its name: the cell can be run again.
+    found = {name: os.fspath(values[name]) if isinstance(values[name], os.PathLike) else values[name] for name in declared}
     for name, annotation in declared.items():
-        check_value(f"parameter {name}", values[name], annotation)
-    return {name: values[name] for name in declared}
+        check_value(f"parameter {name}", found[name], annotation)
+    return found
 
 
 def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
@@ -72,9 +75,9 @@ def project_folder() -> Path:
     return here
 
 
-def results_folder(config: str) -> Path:
+def results_folder(config: str | os.PathLike[str]) -> Path:
     """Where the results of a config (by default a collection's name) lie: `papermill_runs/<config>`."""
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in config).strip("-.")
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in os.fspath(config)).strip("-.")
     return project_folder() / "papermill_runs" / name
 
 

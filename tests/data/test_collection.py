@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def refuses(call, kind: type[Exception], message: str) -> None:
 
 def test_folder_gives_every_part(tmp_path):
     collection = load_collection(write(tmp_path))
-    assert collection.name == str(tmp_path)
+    assert collection.name == os.fspath(collection) == str(tmp_path)
+    assert load_collection(collection) is collection
     assert collection.splits == ("dev", "train")
     assert rows(collection.queries("train")) == [("q1", "why is ice blue"), ("q2", "who was king")]
     dev = collection.queries("dev")

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.experiments.notebook import (
     check_value,
     indexes_folder,
@@ -131,3 +132,8 @@ def test_any_collection_has_a_folder_of_its_own(project, monkeypatch, collection
 def test_the_table_of_parameters():
     table = parameters_table({"model": "bert", "layers": None})
     assert table["value"].to_dict() == {"model": "'bert'", "layers": "None"}
+
+
+def test_a_cell_can_be_run_again_after_the_collection_was_opened():
+    cells = ["collection: str = 'sample'  # a parameter", "collection = gdmtl.load_collection(collection)"]
+    assert resolve_parameters(cells, {"collection": load_collection("sample")}) == {"collection": "sample"}
