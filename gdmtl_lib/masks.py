@@ -1,11 +1,44 @@
-"""The attention masks of the paper (Figures 1 and 2), as pure functions.
+"""Who attends to whom (Figures 1 and 2, Eq. 1 and 7), as pure functions.
 
-Every mask is bool, True = the row's token may attend to the column's token. A padding token attends to nothing and
+There is one rule, `columns_seen`. The dense masks, which are drawn and proved, and the spans, by which a packed batch is
+computed and trained, both come from it: change it, and all of them change.
+
+A dense mask is bool, True = the row's token may attend to the column's token. A padding token attends to nothing and
 is attended to by nothing. A padding mask that is not [batch, sequence] is refused with ValueError.
-b batch, s (source) sequence, t target sequence.
+b batch, s (source) sequence, t target sequence; of a packed batch n sequences or spans, r rows.
 """
 
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
 from torch import Tensor
+
+
+def columns_seen(place, source):
+    """Eq. 7 and Figure 2b: how many of the first tokens of its sequence a token attends to.
+
+    A source token attends to the whole source, and to nothing else. A target token attends to the source and to the
+    target tokens up to and including itself. (The limits printed in Eq. 7 stop one token short; the figure is right.)
+    With no target that is bidirectional, with no source causal attention (Eq. 1).
+
+    place: of the token in its sequence, from 0. source: of how many tokens, the first, the source consists. Integers,
+    tensors or arrays alike. Returns the same kind.
+
+        d1  1 1 1 . . .    3
+        d2  1 1 1 . . .    3
+        d3  1 1 1 . . .    3
+        q1  1 1 1 1 . .    4
+        q2  1 1 1 1 1 .    5
+        q3  1 1 1 1 1 1    6
+    """
+    is_source = place < source
+    return is_source * source + (place >= source) * (place + 1)
+
+
+# --- dense masks
 
 
 def bidirectional_mask(padding_mask: Tensor) -> Tensor:
@@ -18,7 +51,8 @@ def bidirectional_mask(padding_mask: Tensor) -> Tensor:
         1 1 1 .
         . . . .    (the fourth token is padding)
     """
-    return cross_attention_mask(padding_mask, padding_mask)
+    padding_mask = _real(padding_mask)
+    return mixed_attention_mask(torch.zeros_like(padding_mask, dtype=torch.long), padding_mask)
 
 
 def causal_mask(padding_mask: Tensor) -> Tensor:
@@ -30,7 +64,8 @@ def causal_mask(padding_mask: Tensor) -> Tensor:
         1 1 .
         1 1 1
     """
-    return bidirectional_mask(padding_mask).tril()
+    padding_mask = _real(padding_mask)
+    return mixed_attention_mask(torch.ones_like(padding_mask, dtype=torch.long), padding_mask)
 
 
 def cross_attention_mask(target_padding_mask: Tensor, source_padding_mask: Tensor) -> Tensor:
@@ -45,21 +80,10 @@ def cross_attention_mask(target_padding_mask: Tensor, source_padding_mask: Tenso
 
 
 def mixed_attention_mask(segment_ids: Tensor, padding_mask: Tensor) -> Tensor:
-    """Mixed attention (Figure 2b, Eq. 7): an encoder that generates.
-
-    Source tokens (segment 0) attend to all source tokens and to nothing else. Target tokens (segment 1) attend to
-    all source tokens and to the target tokens up to and including themselves. (The limits printed in Eq. 7 stop one
-    token short; the figure is right.)
+    """Mixed attention (Figure 2b, Eq. 7): an encoder that generates. See `columns_seen` for the rule and a drawing.
 
     segment_ids: integer [b, s], 0 = source, 1 = target; padding_mask: bool [b, s], True = real token.
     Returns bool [b, s, s].
-
-        d1  1 1 1 . . .
-        d2  1 1 1 . . .
-        d3  1 1 1 . . .
-        q1  1 1 1 1 . .
-        q2  1 1 1 1 1 .
-        q3  1 1 1 1 1 1
     """
     if segment_ids.shape != padding_mask.shape or segment_ids.dim() != 2:
         raise ValueError(
@@ -68,7 +92,11 @@ def mixed_attention_mask(segment_ids: Tensor, padding_mask: Tensor) -> Tensor:
         )
     padding_mask = _real(padding_mask)
     source, target = (segment_ids == 0) & padding_mask, (segment_ids == 1) & padding_mask
-    return cross_attention_mask(padding_mask, source) | causal_mask(target)
+    sources = source.sum(1, keepdim=True)
+    # The places of the source come first, wherever its tokens stand.
+    place = torch.where(target, sources + target.cumsum(1), source.cumsum(1)) - 1
+    seen = columns_seen(place, sources)
+    return (place[:, None, :] < seen[:, :, None]) & cross_attention_mask(source | target, source | target)
 
 
 def _real(padding_mask: Tensor) -> Tensor:
@@ -76,3 +104,107 @@ def _real(padding_mask: Tensor) -> Tensor:
     if padding_mask.dim() != 2:
         raise ValueError(f"a padding mask must be [batch, sequence]: found shape {tuple(padding_mask.shape)}")
     return padding_mask.bool()
+
+
+# --- spans
+
+
+class Span(NamedTuple):
+    """The tokens [start, end) attend to the tokens [key_start, key_end); causal: each up to and including itself,
+    the last one to all. A bidirectional sequence is one span; mixed attention is two:
+
+                  source  target
+        source  [ 1 1 1 | . . . ]   rows: source, columns: source
+        target  [ 1 1 1 | 1 . . ]   rows: target, columns: source and target, causal
+                [ 1 1 1 | 1 1 . ]
+                [ 1 1 1 | 1 1 1 ]
+    """
+
+    start: int
+    end: int
+    key_start: int
+    key_end: int
+    causal: bool
+
+
+class Spans:
+    """Who attends to whom among packed tokens: spans in order, which cover every row once.
+
+    spans: a `Span` each, or int64 [n, 5]. table: all of them as such an array. memo: what is derived from them once for
+    all layers of a model.
+    """
+
+    def __init__(self, spans: Iterable[Span] | np.ndarray):
+        spans = spans if isinstance(spans, np.ndarray) else list(spans)
+        self.table = np.asarray(spans, dtype=np.int64).reshape(-1, 5)
+        self.memo: dict = {}
+
+    @classmethod
+    def of_rows(cls, group: np.ndarray, first: np.ndarray, end: np.ndarray) -> "Spans":
+        """The spans of rows of which each attends to the columns from `first` to `end`, int64 [r].
+
+        group: int64 [r], rising; rows of two groups are never of one span, those of one group have one `first`. A row
+        belongs to the span of the row before it where it attends to as much (bidirectional), or to one column more than
+        each row before attended to than the one before that (causal).
+        """
+        begins = np.diff(group, prepend=-1) != 0
+        seen = end - first
+        more = np.where(begins, seen, np.diff(seen, prepend=0))
+        is_jump = begins | ((more != 0) & (more != 1))
+        goes_on = ~is_jump
+        goes_on[1:] &= is_jump[:-1] | (more[1:] == more[:-1])
+        starts = np.flatnonzero(~goes_on)
+        ends = np.append(starts[1:], len(group))
+        return cls(np.stack([starts, ends, first[starts], end[ends - 1], more[ends - 1] == 1], axis=1))
+
+    @cached_property
+    def _listed(self) -> list[Span]:
+        return [Span(*span[:4], bool(span[4])) for span in self.table.tolist()]
+
+    def __iter__(self) -> Iterator[Span]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def mixed_spans(lengths: np.ndarray, sources: np.ndarray) -> Spans:
+    """Mixed attention of packed sequences. lengths, sources: int64 [n], the tokens of each and how many are its source."""
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    first = (np.cumsum(lengths) - lengths)[sequence]
+    seen = columns_seen(np.arange(len(sequence)) - first, sources[sequence])
+    return Spans.of_rows(sequence, first, first + np.minimum(seen, lengths[sequence]))
+
+
+def cross_spans(lengths: np.ndarray, sources: np.ndarray) -> Spans:
+    """Every token of the n-th of some packed sequences attends to every token of the n-th of others. lengths, sources:
+    int64 [n], the tokens of each."""
+    ends, source_ends = np.cumsum(lengths), np.cumsum(sources)
+    table = [ends - lengths, ends, source_ends - sources, source_ends, np.zeros_like(ends)]
+    return Spans(np.stack(table, axis=1))
+
+
+def spans_at(spans: Spans, rows: np.ndarray) -> Spans:
+    """The spans of some rows alone, int64 [r], rising, which then stand one after the other."""
+    place = np.searchsorted(spans.table[:, 1], rows, side="right")
+    _, end, first, last, causal = spans.table[place].T
+    return Spans.of_rows(place, first, last - causal * (end - 1 - rows))
+
+
+def span_mask(span: Span, window: int | None = None, device: torch.device | None = None) -> Tensor | None:
+    """The dense mask of a span, bool [rows, columns]: aligned at the bottom right; None where all attend to all.
+
+    window: tokens that are so far apart, or farther, do not attend to each other.
+    """
+    rows, columns = span.end - span.start, span.key_end - span.key_start
+    if window is not None and columns <= window:
+        window = None
+    if not span.causal and window is None:
+        return None
+    mask = torch.ones(rows, columns, dtype=torch.bool, device=device)
+    diagonal = columns - rows
+    if span.causal:
+        mask = mask.tril(diagonal)
+    if window is not None:
+        mask = mask.tril(diagonal + window - 1).triu(diagonal - window + 1)
+    return mask

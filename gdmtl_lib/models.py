@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.bart.modeling_bart import BartForSequenceClassification
 
-from gdmtl_lib.backbones import last_layer
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.checkpoints import write_sums
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
 from gdmtl_lib.backbones.last_layer import last_layer_at
+from gdmtl_lib.backbones.reference import is_fast
 
 from .inputs import InputBuilder
 from .packing import PackedBatch, PaddedBatch
@@ -158,7 +158,7 @@ class EncoderGDMTL(_Heads):
         return self.encode(batch.input_ids, batch.segment_ids, **how).flatten(0, 1)
 
     def read(self, batch: PackedBatch | PaddedBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        if not (last_layer.WHERE_READ and self.family.has_berts_layers and isinstance(batch, PackedBatch)):
+        if not (is_fast("last layer") and self.family.has_berts_layers and isinstance(batch, PackedBatch)):
             return super().read(batch)
         with last_layer_at(self.base_model.encoder.layer, batch.read_at, batch.read_spans):
             return self.states(batch), partial(torch.searchsorted, batch.read_at)

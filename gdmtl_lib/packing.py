@@ -8,14 +8,14 @@ b batch, s sequence, t packed tokens, n predicted tokens.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gdmtl_lib.backbones.attention import Span, spans_at
-from gdmtl_lib.backbones.flash import Spans
 from .inputs import TokenSequence
-from .masks import causal_mask, cross_attention_mask, mixed_attention_mask
+from .masks import Spans, causal_mask, cross_attention_mask, cross_spans, mixed_attention_mask, mixed_spans, spans_at
 
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 """Tokens of one pass without gradients, by device: more do not make it faster."""
@@ -40,7 +40,7 @@ class PackedBatch:
     input_ids, segment_ids, position_ids: int64 [1, t]; spans: who attends to whom.
     decoder_ids, decoder_position_ids: int64 [1, t'], decoder_spans, cross_spans: the same for a decoder, or None.
     score_at: int64 [b'], where the scores of the ranking sequences are read, in the order they were given.
-    predict_at, targets: per generative task int64 [n]; lengths: per task int64, the tokens of each target.
+    predict_at, targets: per generative task int64 [n].
     read_at: int64 [r], all these positions of an encoder, rising; read_spans: who those tokens attend to.
     All positions count packed tokens of the encoder, or of the decoder where there is one.
     """
@@ -48,17 +48,16 @@ class PackedBatch:
     input_ids: Tensor
     segment_ids: Tensor
     position_ids: Tensor
-    spans: list[Span]
+    spans: Spans
     score_at: Tensor
     predict_at: dict[str, Tensor]
     targets: dict[str, Tensor]
-    lengths: dict[str, Tensor]
     decoder_ids: Tensor | None = None
     decoder_position_ids: Tensor | None = None
-    decoder_spans: list[Span] | None = None
-    cross_spans: list[Span] | None = None
+    decoder_spans: Spans | None = None
+    cross_spans: Spans | None = None
     read_at: Tensor | None = None
-    read_spans: list[Span] | None = None
+    read_spans: Spans | None = None
 
     def to(self, device) -> "PackedBatch":
         return type(self)(**{name: _move(value, device) for name, value in vars(self).items()})
@@ -78,7 +77,6 @@ class PaddedBatch:
     score_at: Tensor
     predict_at: dict[str, Tensor]
     targets: dict[str, Tensor]
-    lengths: dict[str, Tensor]
     decoder_ids: Tensor | None = None
     decoder_mask: Tensor | None = None
     cross_mask: Tensor | None = None
@@ -88,36 +86,28 @@ class PaddedBatch:
 
 def pack(sequences: list[TokenSequence]) -> PackedBatch:
     """One row of all real tokens. The order of the sequences is kept."""
-    starts = _starts(len(sequence.input_ids) for sequence in sequences)
-    spans = Spans()
-    for sequence, start in zip(sequences, starts):
-        source_end, end = start + sequence.source_length, start + len(sequence.input_ids)
-        spans.append(Span(start, source_end, start, source_end, causal=False))
-        if end > source_end:
-            spans.append(Span(source_end, end, start, end, causal=True))
+    lengths = _lengths(sequence.input_ids for sequence in sequences)
+    sources = np.array([sequence.source_length for sequence in sequences])
+    segments = np.frombuffer(b"".join(bytes(sequence.segment_ids) for sequence in sequences), dtype=np.uint8)
     batch = dict(
-        input_ids=_row(id for sequence in sequences for id in sequence.input_ids),
-        segment_ids=_row(id for sequence in sequences for id in sequence.segment_ids),
-        position_ids=_row(i for sequence in sequences for i in range(len(sequence.input_ids))),
-        spans=spans,
+        input_ids=_row(_joined(sequence.input_ids for sequence in sequences)),
+        segment_ids=_row(segments.astype(np.int64)),
+        position_ids=_row(_counted(lengths)),
+        spans=mixed_spans(lengths, sources),
     )
-    reading = starts
     if any(sequence.decoder_ids for sequence in sequences):
-        reading = _starts(len(sequence.decoder_ids) for sequence in sequences)
-        ends = [start + len(sequence.decoder_ids) for sequence, start in zip(sequences, reading)]
+        written = _lengths(sequence.decoder_ids for sequence in sequences)
+        heads = _heads(sequences, np.cumsum(written) - written)
         batch |= dict(
-            decoder_ids=_row(id for sequence in sequences for id in sequence.decoder_ids),
-            decoder_position_ids=_row(i for sequence in sequences for i in range(len(sequence.decoder_ids))),
-            decoder_spans=Spans(Span(start, end, start, end, causal=True) for start, end in zip(reading, ends)),
-            cross_spans=Spans(
-                Span(start, end, source, source + len(sequence.input_ids), causal=False)
-                for sequence, start, end, source in zip(sequences, reading, ends, starts)
-            ),
+            decoder_ids=_row(_joined(sequence.decoder_ids for sequence in sequences)),
+            decoder_position_ids=_row(_counted(written)),
+            decoder_spans=mixed_spans(written, np.zeros_like(written)),
+            cross_spans=cross_spans(written, lengths),
         )
-    heads = _heads(sequences, reading)
-    if reading is starts:
-        read = sorted({position for part in (heads["score_at"], *heads["predict_at"].values()) for position in part.tolist()})
-        batch |= dict(read_at=torch.tensor(read, dtype=torch.long), read_spans=spans_at(spans, read))
+    else:
+        heads = _heads(sequences, np.cumsum(lengths) - lengths)
+        read = np.unique(np.concatenate([heads["score_at"], *heads["predict_at"].values()]))
+        batch |= dict(read_at=torch.from_numpy(read), read_spans=spans_at(batch["spans"], read))
     return PackedBatch(**batch, **heads)
 
 
@@ -129,46 +119,49 @@ def pad(sequences: list[TokenSequence], pad_id: int) -> PaddedBatch:
     target_from = torch.tensor([[sequence.source_length] for sequence in sequences])
     is_target = (torch.arange(input_ids.shape[1])[None, :] >= target_from).long()
     mask = mixed_attention_mask(is_target, padding_mask)[:, None]
-    decoder = {}
-    reading = [row * input_ids.shape[1] for row in range(len(sequences))]
+    decoder, width = {}, input_ids.shape[1]
     if any(sequence.decoder_ids for sequence in sequences):
         decoder_ids, decoder_padding_mask = _pad([sequence.decoder_ids for sequence in sequences], pad_id)
-        reading = [row * decoder_ids.shape[1] for row in range(len(sequences))]
+        width = decoder_ids.shape[1]
         decoder = dict(
             decoder_ids=decoder_ids,
             decoder_mask=causal_mask(decoder_padding_mask)[:, None],
             cross_mask=cross_attention_mask(decoder_padding_mask, padding_mask)[:, None],
         )
-    return PaddedBatch(input_ids, segment_ids, mask, **decoder, **_heads(sequences, reading))
+    return PaddedBatch(input_ids, segment_ids, mask, **decoder, **_heads(sequences, width * np.arange(len(sequences))))
 
 
-def _heads(sequences: list[TokenSequence], starts: list[int]) -> dict:
+def _heads(sequences: list[TokenSequence], starts: np.ndarray) -> dict:
     """Where the heads read, given where each sequence starts among the flattened states."""
-    score_at, predict_at, targets, lengths = [], {}, {}, {}
-    for sequence, start in zip(sequences, starts):
-        if sequence.task == "rank":
-            score_at.append(start + sequence.score_at)
-            continue
-        first = start + sequence.predict_from
-        predict_at.setdefault(sequence.task, []).extend(range(first, first + len(sequence.targets)))
-        targets.setdefault(sequence.task, []).extend(sequence.targets)
-        lengths.setdefault(sequence.task, []).append(len(sequence.targets))
-    tensors = [{task: torch.tensor(values) for task, values in part.items()} for part in (predict_at, targets, lengths)]
-    return dict(
-        score_at=torch.tensor(score_at, dtype=torch.long), predict_at=tensors[0], targets=tensors[1], lengths=tensors[2]
-    )
+    numbers = {}  # of the sequences of each task
+    for number, sequence in enumerate(sequences):
+        numbers.setdefault(sequence.task, []).append(number)
+    ranked = numbers.pop("rank", [])
+    predict_at, targets = {}, {}
+    for task, of_task in numbers.items():
+        lengths = _lengths(sequences[number].targets for number in of_task)
+        first = starts[of_task] + [sequences[number].predict_from for number in of_task]
+        predict_at[task] = torch.from_numpy(np.repeat(first, lengths) + _counted(lengths))
+        targets[task] = torch.from_numpy(_joined(sequences[number].targets for number in of_task))
+    score_at = starts[ranked] + np.array([sequences[number].score_at for number in ranked], dtype=np.int64)
+    return dict(score_at=torch.from_numpy(score_at), predict_at=predict_at, targets=targets)
 
 
-def _starts(lengths: Iterable[int]) -> list[int]:
-    starts, position = [], 0
-    for length in lengths:
-        starts.append(position)
-        position += length
-    return starts
+def _lengths(rows: Iterable[list[int]]) -> np.ndarray:
+    return np.fromiter(map(len, rows), dtype=np.int64)
 
 
-def _row(values: Iterable[int]) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.long)[None]
+def _joined(rows: Iterable[list[int]]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int64)
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """The places of tokens in their sequences: 0, 1, 2, 0, 1 for lengths 3 and 2."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _row(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values)[None]
 
 
 def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:

@@ -133,3 +133,43 @@ def write_random_results() -> Callable[[Path, Mapping[str, Sequence[int | None]]
                     write_values(gdmtl.evaluate(run, qrels), where / f"per_query.{split}.csv")
 
     return write
+
+
+def as_matrix(spans, columns: int):
+    """Who attends to whom, from the definition of a span: in a causal one the last row sees every column."""
+    import torch
+
+    rows = []
+    for span in spans:
+        assert span.start == len(rows)  # in order, every row once
+        for row in range(span.start, span.end):
+            last = span.key_end - (span.end - 1 - row) if span.causal else span.key_end
+            rows.append([span.key_start <= column < last for column in range(columns)])
+    return torch.tensor(rows)
+
+
+@pytest.fixture(scope="session")
+def tokenizers(toy_bert_folder, toy_bart_folder):
+    from transformers import AutoTokenizer
+
+    from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+
+    return {
+        "bert": AutoTokenizer.from_pretrained(toy_bert_folder),
+        "bart": AutoTokenizer.from_pretrained(toy_bart_folder),
+        "minilm": AutoTokenizer.from_pretrained(find_checkpoint(DEFAULT_CHECKPOINT)),
+    }
+
+
+@pytest.fixture(scope="session")
+def builder_of(tokenizers):
+    """The builder of a system on its family's toy tokenizer, or on another."""
+    from gdmtl_lib.inputs import InputBuilder
+    from gdmtl_lib.systems import SYSTEMS
+
+    def make(name: str, family: str | None = None, **lengths):
+        system = SYSTEMS[name]
+        family = family or ("bert" if system.backbone == "encoder" else "bart")
+        return InputBuilder(tokenizers[family], system, decoder_start_id=2, **lengths)
+
+    return make

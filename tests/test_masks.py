@@ -1,11 +1,30 @@
-"""The four masks against matrices written by hand, and against loops over the paper's definitions."""
+"""The four masks against matrices written by hand and loops over the paper's definitions; the spans that go with them."""
 
 import random
 
+import numpy as np
 import pytest
 import torch
+from tests.conftest import as_matrix
 
-from gdmtl_lib.masks import bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
+from gdmtl_lib import masks
+from gdmtl_lib.joint import JointLoss
+from gdmtl_lib.masks import (
+    Span,
+    Spans,
+    bidirectional_mask,
+    causal_mask,
+    columns_seen,
+    cross_attention_mask,
+    cross_spans,
+    mixed_attention_mask,
+    mixed_spans,
+    span_mask,
+    spans_at,
+)
+from gdmtl_lib.pretrained import build_model
+from gdmtl_lib.packing import pack, pad
+from gdmtl_lib.settings import TrainingSettings
 
 
 def drawn(picture: str) -> torch.Tensor:
@@ -156,3 +175,101 @@ def test_segments_that_do_not_fit_are_refused(segments, padding, found):
     with pytest.raises(ValueError) as error:
         mixed_attention_mask(torch.zeros(segments, dtype=torch.long), torch.ones(padding, dtype=torch.bool))
     assert str(error.value) == f"segment_ids and padding_mask must both be [batch, sequence]: found {found}"
+
+
+# --- spans
+
+
+def sequences_of(seed):
+    """Lengths and sources of random packed sequences, from no source to no target."""
+    rng = random.Random(seed)
+    lengths = np.array([rng.randint(1, 9) for _ in range(rng.randint(1, 5))])
+    return lengths, np.array([rng.randint(0, int(length)) for length in lengths])
+
+
+def literal(lengths, sources):
+    """The dense masks of packed sequences along the diagonal."""
+    blocks = []
+    for length, source in zip(lengths.tolist(), sources.tolist()):
+        segments = torch.tensor([[0] * source + [1] * (length - source)])
+        blocks.append(mixed_attention_mask(segments, torch.ones_like(segments))[0])
+    return torch.block_diag(*blocks).bool()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_spans_and_dense_masks_come_from_each_other(seed):
+    lengths, sources = sequences_of(seed)
+    spans, mask = mixed_spans(lengths, sources), literal(lengths, sources)
+    assert torch.equal(as_matrix(spans, len(mask)), mask)
+    for span in spans:  # what stands outside of its columns is forbidden, what stands inside is the mask of the span
+        inside = mask[span.start : span.end, span.key_start : span.key_end]
+        assert torch.equal(inside if (small := span_mask(span)) is None else small, inside)
+    rows = mask.int()
+    again = Spans.of_rows(
+        np.repeat(np.arange(len(lengths)), lengths), rows.argmax(1).numpy(), (rows.argmax(1) + rows.sum(1)).numpy()
+    )
+    assert list(again) == list(spans)
+
+
+def test_cross_spans_are_the_dense_cross_mask():
+    lengths, sources = np.array([2, 1]), np.array([3, 4])
+    spans = cross_spans(lengths, sources)
+    assert list(spans) == [Span(0, 2, 0, 3, False), Span(2, 3, 3, 7, False)]
+    blocks = [cross_attention_mask(real(int(t)), real(int(s)))[0] for t, s in zip(lengths, sources)]
+    assert torch.equal(as_matrix(spans, 7), torch.block_diag(*blocks).bool())
+
+
+def sees_its_successor(place, source):
+    """Eq. 7 with one column more for a target's tokens."""
+    return (place < source) * source + (place >= source) * (place + 2)
+
+
+def test_eq_7_is_what_is_drawn_and_what_is_computed(monkeypatch, toy_bert_folder):
+    """Changed in one place, it changes the dense mask, the spans, and the states, loss and gradients of the packed pass
+    that is trained; the two passes agree before and after."""
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    joint, builder = JointLoss(model, TrainingSettings()), model.input_builder()
+    passage, query = list(range(110, 130)), list(range(130, 136))
+    sequences = [builder.rank(passage, query), builder.rank(query, query), builder.query_generation(passage, query)]
+    found = []
+    for rule in (columns_seen, sees_its_successor):
+        monkeypatch.setattr(masks, "columns_seen", rule)
+        packed, padded = pack(sequences), pad(sequences, 0)
+        drawn = torch.block_diag(*(m[: len(s.input_ids), : len(s.input_ids)] for m, s in zip(padded.mask[:, 0], sequences)))
+        assert torch.equal(as_matrix(packed.spans, len(drawn)), drawn.bool())
+        losses = [joint(packed), joint(padded)]
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+        model.zero_grad()
+        losses[0].sum().backward()
+        found.append((drawn, losses[0].detach(), model.get_input_embeddings().weight.grad.clone()))
+    (mask, loss, gradient), (changed, other, other_gradient) = found
+    assert (changed.bool() & ~mask.bool()).sum() == len(query) - 1  # each target token but the last sees one more
+    assert loss[0] == other[0] and loss[1] != other[1]  # ranking has no target
+    assert not torch.equal(gradient, other_gradient)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 10])
+def test_a_window_leaves_what_is_near(window):
+    """A span's last row and its last column are the same token."""
+    for span in (Span(0, 3, 0, 5, True), Span(0, 4, 0, 4, False)):
+        rows, columns = span.end - span.start, span.key_end - span.key_start
+        places = torch.arange(columns)
+        near = (places[columns - rows :, None] - places).abs() < window
+        allowed = torch.ones(rows, columns).tril(columns - rows).bool() if span.causal else torch.ones(rows, columns).bool()
+        found = span_mask(span, window)
+        assert torch.equal(torch.ones(rows, columns).bool() if found is None else found, allowed & near)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_spans_of_some_rows_are_those_rows_of_the_mask(seed):
+    rng, spans, start = random.Random(seed), [], 0
+    for _ in range(rng.randint(1, 5)):
+        source, target = rng.randint(0, 4), rng.randint(1, 4)
+        spans.append(Span(start, start + source, start, start + source, causal=False))
+        spans.append(Span(start + source, start + source + target, start, start + source + target, causal=True))
+        start += source + target
+    rows = sorted(rng.sample(range(start), rng.randint(1, start)))
+    spans = Spans(spans)
+    chosen = spans_at(spans, np.array(rows))
+    assert [row for span in chosen for row in range(span.start, span.end)] == list(range(len(rows)))
+    assert torch.equal(as_matrix(chosen, start), as_matrix(spans, start)[rows])

@@ -6,8 +6,7 @@ from functools import cache
 
 import torch
 
-FAST_PRODUCTS = True
-"""Whether `fast_products` may choose what multiplies matrices; False: torch's own choice, the reference."""
+from .reference import is_fast
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,7 +63,7 @@ def fast_products(device: torch.device) -> Iterator[None]:
 
 def multiplies_with_onednn(device: torch.device) -> bool:
     """Whether `fast_products` hands products on this device to oneDNN."""
-    return FAST_PRODUCTS and device.type == "cpu" and _cpu_name().startswith("AMD") and _onednn_is_exact()
+    return is_fast("products") and device.type == "cpu" and _cpu_name().startswith("AMD") and _onednn_is_exact()
 
 
 def _cpu_name() -> str:

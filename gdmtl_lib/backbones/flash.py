@@ -8,13 +8,14 @@ h heads, t packed tokens, u tokens that are attended to, d head dimension.
 """
 
 from dataclasses import dataclass
-from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
-VARLEN = True
-"""Whether it is used where it can be; False: span by span, the reference."""
+from gdmtl_lib.masks import Spans
+
+from .reference import is_fast
 
 
 @dataclass(frozen=True)
@@ -33,50 +34,52 @@ class Call:
     longest: tuple[int, int]
 
 
-class Spans(list):
-    """The spans of a batch, with the calls they come to, which all layers share."""
-
-    def calls(self, tokens: int, keys: int, device: torch.device) -> tuple[list[Call], Tensor | None]:
-        """The calls, and where each packed token's row stands among the results of all calls, int64 [t]; None: as it is.
-
-        tokens, keys: t and u.
-        """
-        made = self.__dict__.setdefault("made", {})
-        if (tokens, keys, device) not in made:
-            made[tokens, keys, device] = self._calls(tokens, keys, device)
-        return made[tokens, keys, device]
-
-    def _calls(self, tokens: int, keys: int, device: torch.device) -> tuple[list[Call], Tensor | None]:
-        calls, order = [], []
-        for causal in (False, True):
-            spans = [span for span in self if span.causal == causal and span.end > span.start]
-            if not spans:
-                continue
-            rows = [range(span.start, span.end) for span in spans]
-            columns = [range(span.key_start, span.key_end) for span in spans]
-            order += chain(*rows)
-            calls.append(Call(
-                causal, _chosen(rows, tokens, device), _chosen(columns, keys, device), _starts(rows, device),
-                _starts(columns, device), (max(map(len, rows)), max(map(len, columns))),
-            ))  # fmt: skip
-        if order == list(range(tokens)):
-            return calls, None
-        return calls, torch.tensor(order).argsort().to(device)
+def calls_of(spans: Spans, tokens: int, keys: int, device: torch.device) -> tuple[list[Call], Tensor | None]:
+    """The calls that spans come to, which all layers share, and where each packed token's row stands among the results of
+    all calls, int64 [t]; None: as it is. tokens, keys: t and u."""
+    key = (tokens, keys, device)
+    if key not in spans.memo:
+        spans.memo[key] = _calls(spans.table, tokens, keys, device)
+    return spans.memo[key]
 
 
-def _chosen(ranges: list[range], size: int, device: torch.device) -> Tensor | None:
-    places = list(chain(*ranges))
-    return None if places == list(range(size)) else torch.tensor(places).to(device)
+def _calls(table: np.ndarray, tokens: int, keys: int, device: torch.device) -> tuple[list[Call], Tensor | None]:
+    calls, order = [], []
+    for causal in (False, True):
+        start, end, key_start, key_end, _ = table[table[:, 4] == causal].T
+        if not len(start):
+            continue
+        order.append(_places(start, end))
+        row_starts, column_starts = (np.cumsum([0, *lengths]) for lengths in (end - start, key_end - key_start))
+        calls.append(Call(
+            causal,
+            _chosen(order[-1], tokens, device),
+            _chosen(_places(key_start, key_end), keys, device),
+            *(torch.from_numpy(starts.astype(np.int32)).to(device) for starts in (row_starts, column_starts)),
+            (int((end - start).max()), int((key_end - key_start).max())),
+        ))  # fmt: skip
+    order = np.concatenate(order)
+    return calls, None if _all_in_order(order, tokens) else torch.from_numpy(order.argsort()).to(device)
 
 
-def _starts(ranges: list[range], device: torch.device) -> Tensor:
-    return torch.tensor([0, *accumulate(map(len, ranges))], dtype=torch.int32).to(device)
+def _places(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """start[0], start[0] + 1, ..., end[0] - 1, start[1], ..."""
+    lengths = end - start
+    return np.arange(lengths.sum()) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)
+
+
+def _chosen(places: np.ndarray, size: int, device: torch.device) -> Tensor | None:
+    return None if _all_in_order(places, size) else torch.from_numpy(places).to(device)
+
+
+def _all_in_order(places: np.ndarray, size: int) -> bool:
+    return np.array_equal(places, np.arange(size))
 
 
 def suits(query: Tensor) -> bool:
     """Whether the kernel computes these: in half precision, on a GPU of NVIDIA's Ampere generation or a later one."""
     return (
-        VARLEN and query.device.type == "cuda" and torch.version.cuda is not None
+        is_fast("flash") and query.device.type == "cuda" and torch.version.cuda is not None
         and query.dtype in (torch.float16, torch.bfloat16) and query.shape[0] == 1
         and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
@@ -90,7 +93,7 @@ def varlen_attention(
     """query: float [1, h, t, d]; key, value: [1, h, u, d]. Other arguments as in `packed_attention`, whose result this
     is: float [1, t, h, d]."""
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    calls, order = spans.calls(len(query), len(key), query.device)
+    calls, order = calls_of(spans, len(query), len(key), query.device)
     near = -1 if sliding_window is None else sliding_window - 1
     parts = [
         flash_attention(

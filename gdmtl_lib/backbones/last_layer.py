@@ -12,25 +12,24 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from .attention import Span, packed_attention
-from .linear import replaced
+from gdmtl_lib.masks import Spans
 
-WHERE_READ = True
-"""Whether anything is left out; False: the last layer is computed whole, the reference."""
+from .attention import packed_attention
+from .linear import replaced
 
 
 @contextmanager
-def last_layer_at(layers: nn.ModuleList, rows: Tensor, spans: list[Span]) -> Iterator[None]:
+def last_layer_at(layers: nn.ModuleList, rows: Tensor, spans: Spans) -> Iterator[None]:
     """While the block runs, the last of these layers (BERT's, or like them) returns the states of some tokens alone.
 
-    rows: these tokens, int64 [r], rising. spans: what they attend to, as `spans_at` gives it.
+    rows: these tokens, int64 [r], rising. spans: what they attend to, as `masks.spans_at` gives it.
     """
     last = layers[-1]
     with replaced(last, "forward", partial(_forward, last, rows, spans)):
         yield
 
 
-def _forward(layer: nn.Module, rows: Tensor, read_spans: list[Span], states: Tensor, *_, **__) -> Tensor:
+def _forward(layer: nn.Module, rows: Tensor, read_spans: Spans, states: Tensor, *_, **__) -> Tensor:
     """A layer of BERT: float [1, t, d] -> [1, r, d]."""
     attention, read = layer.attention, states.index_select(1, rows)
     size = attention.self.attention_head_size

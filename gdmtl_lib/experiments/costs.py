@@ -17,7 +17,7 @@ from safetensors import safe_open
 from scipy import stats
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from gdmtl_lib.backbones import devices
+from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.files import read_table
 from gdmtl_lib.inference.rerank import rerank
@@ -73,16 +73,14 @@ def count_flops(model, compute: Callable[[], Any]) -> tuple[Any, int]:
         )
     }
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    before = devices.FAST_PRODUCTS
     try:
-        devices.FAST_PRODUCTS = False  # the counter does not know what `fused` calls
         # The counter follows gradients into modules, and inference mode has none.
         for parameter in learned:
             parameter.requires_grad_(False)
-        with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        # The counter does not know what `fused_layers` calls.
+        with reference("products"), FlopCounterMode(display=False, custom_mapping=attention) as counter:
             result = compute()
     finally:
-        devices.FAST_PRODUCTS = before
         for parameter in learned:
             parameter.requires_grad_(True)
     return result, counter.get_total_flops()

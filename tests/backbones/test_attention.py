@@ -7,31 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.backbones.conftest import random_batch
 from transformers import AttentionInterface
 
 from gdmtl_lib.backbones import attention
-from gdmtl_lib.backbones.attention import PACKED, Span, packed_attention
-from gdmtl_lib.masks import mixed_attention_mask
+from gdmtl_lib.backbones.attention import PACKED, packed_attention
+from gdmtl_lib.backbones.reference import reference
+from gdmtl_lib.masks import Span, Spans
 from gdmtl_lib.pretrained import build_model
 
 MODULE = SimpleNamespace(is_causal=False)
-
-
-def random_batch(seed: int, heads: int = 3, width: int = 8):
-    """Random packed sequences: their spans, the literal mask [t, t], and q, k, v [1, h, t, d]."""
-    rng, spans, blocks, start = random.Random(seed), [], [], 0
-    for _ in range(rng.randint(1, 5)):
-        source, target = rng.randint(1, 7), rng.choice([0, rng.randint(1, 6)])
-        spans.append(Span(start, start + source, start, start + source, causal=False))
-        if target:
-            end = start + source + target
-            spans.append(Span(start + source, end, start, end, causal=True))
-        segments = torch.tensor([[0] * source + [1] * target])
-        blocks.append(mixed_attention_mask(segments, torch.ones_like(segments).bool())[0])
-        start += source + target
-    generator = torch.Generator().manual_seed(seed)
-    qkv = torch.randn(3, 1, heads, start, width, generator=generator)
-    return spans, torch.block_diag(*blocks).bool(), qkv
 
 
 def slow_attention(query, key, value, mask, scaling):
@@ -75,23 +60,23 @@ def test_cross_attention_spans_have_more_columns_than_rows_or_fewer():
     query = torch.randn(1, 2, 4, 8, generator=generator)
     key, value = torch.randn(2, 1, 2, 7, 8, generator=generator)
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]] * 3 + [[0, 0, 0, 0, 0, 1, 1]]).bool()
-    spans = [Span(0, 3, 0, 5, causal=False), Span(3, 4, 5, 7, causal=False)]
+    spans = Spans([Span(0, 3, 0, 5, causal=False), Span(3, 4, 5, 7, causal=False)])
     output, _ = packed_attention(MODULE, query, key, value, spans=spans)
     torch.testing.assert_close(output, slow_attention(query, key, value, mask, 8**-0.5), rtol=1e-5, atol=1e-6)
 
 
-def stacked_and_one_by_one(qkv, spans, monkeypatch, **options):
+def stacked_and_one_by_one(qkv, spans, **options):
     with torch.inference_mode():
         stacked = packed_attention(MODULE, *qkv, spans=spans, **options)[0]
-        monkeypatch.setattr(attention, "STACK_SPANS", False)
-        return stacked, packed_attention(MODULE, *qkv, spans=spans, **options)[0]
+        with reference("stacked spans"):
+            return stacked, packed_attention(MODULE, *qkv, spans=spans, **options)[0]
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
-def test_stacked_spans_give_what_one_by_one_gives(seed, dtype, tolerance, monkeypatch):
+def test_stacked_spans_give_what_one_by_one_gives(seed, dtype, tolerance):
     spans, _, qkv = random_batch(seed)
-    pair = stacked_and_one_by_one(qkv.to(dtype), spans, monkeypatch, scaling=0.4)
+    pair = stacked_and_one_by_one(qkv.to(dtype), spans, scaling=0.4)
     torch.testing.assert_close(*pair, rtol=tolerance, atol=tolerance)
 
 
@@ -100,23 +85,23 @@ def test_spans_of_one_shape_are_stacked_also_where_their_columns_lie_apart(causa
     """Rows 3 and 3, then 2; the columns overlap, and the second span's stand before the first's."""
     query = torch.randn(1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
     key, value = torch.randn(2, 1, 2, 9, 4, generator=torch.Generator().manual_seed(1))
-    spans = [Span(0, 3, 4, 9, causal), Span(3, 6, 1, 6, causal), Span(6, 8, 0, 4, causal)]
+    spans = Spans([Span(0, 3, 4, 9, causal), Span(3, 6, 1, 6, causal), Span(6, 8, 0, 4, causal)])
     products, original = [], torch.matmul
     monkeypatch.setattr(torch, "matmul", lambda left, right: [products.append(len(left)), original(left, right)][1])
-    pair = stacked_and_one_by_one((query, key, value), spans, monkeypatch)
+    pair = stacked_and_one_by_one((query, key, value), spans)
     assert products == [2, 2, 1, 1]
     torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [1, 2, 4, 50])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_window_leaves_what_is_near(seed, window, monkeypatch):
+def test_a_window_leaves_what_is_near(seed, window):
     """Stacked, one by one, and ordinary attention under the mask without what is `window` tokens away or farther."""
     spans, mask, qkv = random_batch(seed)
     places = torch.arange(len(mask))
     mask &= (places[:, None] - places).abs() < window
     expected = F.scaled_dot_product_attention(*qkv, mask).transpose(1, 2)
-    for output in stacked_and_one_by_one(qkv, spans, monkeypatch, sliding_window=window):
+    for output in stacked_and_one_by_one(qkv, spans, sliding_window=window):
         torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -147,7 +132,7 @@ def test_other_sequences_and_later_targets_leave_the_bits_alone(seed):
 
 
 @pytest.mark.parametrize(
-    "given", [{"spans": [Span(0, 4, 0, 4, False)]}, {"attention_mask": torch.ones(4, 4).bool()}]
+    "given", [{"spans": Spans([Span(0, 4, 0, 4, False)])}, {"attention_mask": torch.ones(4, 4).bool()}]
 )
 def test_dropout_drops_attention_weights(given):
     """Of values of 1, an output is the sum of the weights that stay, doubled: 1 on average only."""
@@ -198,8 +183,8 @@ def test_few_rows_attend_as_many_do(scaling, monkeypatch):
     mask[2, :, 4] = False  # a row of padding: what it gives is nobody's, but it must be a number
     with torch.inference_mode():
         found, _ = packed_attention(MODULE, query, key, value, mask, scaling=scaling)
-        monkeypatch.setattr(attention, "FEW_ROWS", 0)
         monkeypatch.setattr(attention, "_few_rows", None)
-        expected, _ = packed_attention(MODULE, query, key, value, mask, scaling=scaling)
+        with reference("few rows"):
+            expected, _ = packed_attention(MODULE, query, key, value, mask, scaling=scaling)
     assert found.isfinite().all()
     torch.testing.assert_close(found[:, :4], expected[:, :4], atol=1e-6, rtol=1e-6)

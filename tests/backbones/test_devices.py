@@ -5,6 +5,7 @@ import torch
 
 from gdmtl_lib.backbones import devices
 from gdmtl_lib.backbones.devices import fast_products
+from gdmtl_lib.backbones.reference import reference
 
 CPU = torch.device("cpu")
 SETTINGS = torch.backends.mkldnn.matmul
@@ -57,10 +58,9 @@ def test_elsewhere_nothing_is_changed(monkeypatch, name, exact, device):
         assert SETTINGS.fp32_precision == before
 
 
-def test_it_can_be_switched_off(on_amd, monkeypatch):
-    monkeypatch.setattr(devices, "FAST_PRODUCTS", False)
+def test_it_can_be_switched_off(on_amd):
     before = SETTINGS.fp32_precision
-    with fast_products(CPU):
+    with reference("products"), fast_products(CPU):
         assert SETTINGS.fp32_precision == before
 
 

@@ -5,19 +5,23 @@ of the real call on tensors without content.
 """
 
 import random
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from tests.backbones.test_attention import random_batch
+from tests.backbones.conftest import random_batch
 from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fixture
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import attention, flash as varlen_attention
-from gdmtl_lib.backbones.attention import Span, packed_attention, spans_at
+from gdmtl_lib.backbones.attention import packed_attention
 from gdmtl_lib.packing import pack
 from gdmtl_lib.joint import JointLoss
-from gdmtl_lib.backbones.flash import Spans, suits
+from gdmtl_lib.backbones.flash import calls_of, suits
+from gdmtl_lib.backbones.reference import reference
+from gdmtl_lib.masks import Span, Spans, spans_at
 
 MODULE = SimpleNamespace(is_causal=False)
 
@@ -52,7 +56,7 @@ def kernel(monkeypatch):
     return calls
 
 
-def reference(monkeypatch, *given, **named):
+def span_by_span(monkeypatch, *given, **named):
     with monkeypatch.context() as patch:
         patch.setattr(attention, "suits", lambda query: False)
         return packed_attention(MODULE, *given, **named)[0]
@@ -64,7 +68,7 @@ def test_it_is_asked_for_what_the_spans_say(seed, window, kernel, monkeypatch):
     spans, _, qkv = random_batch(seed)
     found, _ = packed_attention(MODULE, *qkv, spans=spans, scaling=0.3, sliding_window=window)
     assert len(kernel) == len({span.causal for span in spans})
-    expected = reference(monkeypatch, *qkv, spans=spans, scaling=0.3, sliding_window=window)
+    expected = span_by_span(monkeypatch, *qkv, spans=spans, scaling=0.3, sliding_window=window)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -73,13 +77,13 @@ def test_also_for_some_rows_and_for_columns_of_another_sequence(seed, kernel, mo
     spans, _, (query, key, value) = random_batch(seed)
     rows = sorted(random.Random(seed).sample(range(query.shape[2]), max(1, query.shape[2] // 2)))
     given = (query[:, :, rows], key, value)
-    chosen = spans_at(spans, rows)
+    chosen = spans_at(spans, np.array(rows))
     found, _ = packed_attention(MODULE, *given, spans=chosen, scaling=0.3)
-    torch.testing.assert_close(found, reference(monkeypatch, *given, spans=chosen, scaling=0.3), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, span_by_span(monkeypatch, *given, spans=chosen, scaling=0.3), rtol=1e-5, atol=1e-6)
     crossed = Spans([Span(0, 1, 2, 5, False), Span(1, 4, 0, 2, False)])
     given = (torch.randn(1, 2, 4, 8), *torch.randn(2, 1, 2, 5, 8))
     found, _ = packed_attention(MODULE, *given, spans=crossed, scaling=0.3)
-    torch.testing.assert_close(found, reference(monkeypatch, *given, spans=crossed, scaling=0.3), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, span_by_span(monkeypatch, *given, spans=crossed, scaling=0.3), rtol=1e-5, atol=1e-6)
 
 
 def test_what_stands_in_order_is_not_copied_and_all_layers_share_the_calls(kernel):
@@ -89,7 +93,7 @@ def test_what_stands_in_order_is_not_copied_and_all_layers_share_the_calls(kerne
         packed_attention(MODULE, *qkv, spans=spans, scaling=0.3)
     assert kernel[0].rows is None and kernel[0].columns is None and kernel[0].row_starts.tolist() == [0, 3, 8]
     assert kernel[0] is kernel[1] is kernel[2]
-    assert spans.calls(8, 8, qkv.device)[1] is None
+    assert calls_of(spans, 8, 8, qkv.device)[1] is None
 
 
 @pytest.mark.parametrize("name", ["gdmtl_plus", "gdmtl_c"])
@@ -131,14 +135,14 @@ def test_without_a_gpu_and_in_single_precision_the_spans_are_computed_one_by_one
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_on_a_gpu_the_kernel_is_as_documented(seed, window, monkeypatch):
+def test_on_a_gpu_the_kernel_is_as_documented(seed, window):
     spans, _, qkv = random_batch(seed)
     qkv = qkv.to("cuda", torch.bfloat16).requires_grad_()
     assert suits(qkv[0])
     results = []
-    for on in (True, False):
-        monkeypatch.setattr(varlen_attention, "VARLEN", on)
-        output, _ = packed_attention(MODULE, *qkv, spans=spans, scaling=0.3, sliding_window=window)
+    for switched in (nullcontext(), reference("flash")):
+        with switched:
+            output, _ = packed_attention(MODULE, *qkv, spans=spans, scaling=0.3, sliding_window=window)
         [gradient] = torch.autograd.grad(output.float().square().sum(), qkv)
         results.append((output, gradient))
     for found, expected in zip(*results):

@@ -4,12 +4,11 @@ import random
 
 import pytest
 import torch
-from tests.test_inputs import as_matrix
 from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fixture
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import last_layer
-from gdmtl_lib.backbones.attention import Span, spans_at
+from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.packing import pack
 from gdmtl_lib.joint import JointLoss
 
@@ -21,16 +20,15 @@ def model(request, toys):  # noqa: F811
     return toys[request.param].eval()
 
 
-def both_ways(monkeypatch, compute):
+def both_ways(compute):
     """What it gives with the last layer where it is read, and with the whole one."""
     found = compute()
-    with monkeypatch.context() as patch:
-        patch.setattr(last_layer, "WHERE_READ", False)
+    with reference("last layer"):
         return found, compute()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_outputs_and_gradients_are_those_of_the_whole_layer(model, seed, monkeypatch):
+def test_outputs_and_gradients_are_those_of_the_whole_layer(model, seed):
     batch = pack(random_sequences(model, random.Random(seed)))
     joint = JointLoss(model, gdmtl.TrainingSettings(loss_weighting=0.1))
 
@@ -40,7 +38,7 @@ def test_outputs_and_gradients_are_those_of_the_whole_layer(model, seed, monkeyp
         loss.backward()
         return {name: p.grad.clone() for name, p in joint.named_parameters() if p.grad is not None}, model(batch)
 
-    (ours, output), (theirs, expected) = both_ways(monkeypatch, step)
+    (ours, output), (theirs, expected) = both_ways(step)
     torch.testing.assert_close(output.scores, expected.scores, rtol=1e-5, atol=1e-6)
     assert output.logits.keys() == expected.logits.keys()
     for task in expected.logits:
@@ -50,18 +48,18 @@ def test_outputs_and_gradients_are_those_of_the_whole_layer(model, seed, monkeyp
     assert all((ours[name] - theirs[name]).norm() <= 1e-5 * largest for name in theirs)
 
 
-def test_in_autocast_it_rounds_as_the_whole_layer_does(model, monkeypatch):
+def test_in_autocast_it_rounds_as_the_whole_layer_does(model):
     batch = pack(random_sequences(model, random.Random(7)))
 
     def scores():
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return model(batch).scores
 
-    found, expected = both_ways(monkeypatch, scores)
+    found, expected = both_ways(scores)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
-def test_its_feed_forward_part_sees_the_tokens_that_are_read_and_no_others(model, monkeypatch):
+def test_its_feed_forward_part_sees_the_tokens_that_are_read_and_no_others(model):
     sequences = random_sequences(model, random.Random(3))
     tokens = sum(len(sequence.input_ids) for sequence in sequences)
     read = sum(1 if sequence.task == "rank" else len(sequence.targets) for sequence in sequences)
@@ -69,7 +67,7 @@ def test_its_feed_forward_part_sees_the_tokens_that_are_read_and_no_others(model
     dense = model.base_model.encoder.layer[-1].intermediate.dense
     hook = dense.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[1]))
     try:
-        both_ways(monkeypatch, lambda: model(pack(sequences)))
+        both_ways(lambda: model(pack(sequences)))
     finally:
         hook.remove()
     assert seen == [read, tokens] and read < tokens
@@ -82,17 +80,3 @@ def test_the_model_is_as_it_was_afterwards_also_after_an_error(model, monkeypatc
     with pytest.raises(ZeroDivisionError):
         model(pack(random_sequences(model, random.Random(0))))
     assert vars(last) == before
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_spans_of_some_rows_are_those_rows_of_the_mask(seed):
-    rng, spans, start = random.Random(seed), [], 0
-    for _ in range(rng.randint(1, 5)):
-        source, target = rng.randint(0, 4), rng.randint(1, 4)
-        spans.append(Span(start, start + source, start, start + source, causal=False))
-        spans.append(Span(start + source, start + source + target, start, start + source + target, causal=True))
-        start += source + target
-    rows = sorted(rng.sample(range(start), rng.randint(1, start)))
-    chosen = spans_at(spans, rows)
-    assert [row for span in chosen for row in range(span.start, span.end)] == list(range(len(rows)))
-    assert torch.equal(as_matrix(chosen, start), as_matrix(spans, start)[rows])

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from tests.test_models import ALL_TOYS, random_sequences, toys  # noqa: F401, toys is a fixture
 from torch import nn
 
-from gdmtl_lib.backbones import devices, linear as fused
+from gdmtl_lib.backbones import linear as fused
 from gdmtl_lib.backbones.linear import LAID_OUT_FROM, fused_layers, linear_layer
+from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.packing import pack
 from gdmtl_lib.inference.rerank import in_precision
 
@@ -95,7 +96,6 @@ def test_a_weight_that_is_laid_out_once_gives_the_same_bits(dtype, everywhere):
         assert torch.equal(laid_out(states), plain(states))
 
 
-def test_where_products_are_left_to_torch_so_are_the_layers(toys, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(devices, "FAST_PRODUCTS", False)
-    with fused_layers(toys["gdmtl"]):
+def test_where_products_are_left_to_torch_so_are_the_layers(toys):  # noqa: F811
+    with reference(), fused_layers(toys["gdmtl"]):
         assert not any("forward" in vars(module) for module in toys["gdmtl"].modules())

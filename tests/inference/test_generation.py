@@ -133,7 +133,7 @@ class Recomputed:
                 )  # fmt: skip
             sequences.append(sequence)
         batch = pad(sequences, self.model.config.pad_token_id)
-        return self.model(batch).logits[self.task][batch.lengths[self.task].cumsum(0) - 1]
+        return self.model(batch).logits[self.task][torch.tensor([len(s.targets) for s in sequences]).cumsum(0) - 1]
 
     def step(self, tokens):
         self.rows = [(source, [*written, token]) for (source, written), token in zip(self.rows, tokens.tolist())]

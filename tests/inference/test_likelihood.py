@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.backbones import attention, devices
+from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.inference import likelihood
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
@@ -85,11 +85,10 @@ def test_it_does_not_depend_on_batches_and_chunks(toys, collection, candidates, 
 
 
 @pytest.mark.parametrize("name", ["gdmtl", "gdmtl_s"])
-def test_fast_layers_and_products_change_no_likelihood(toys, collection, candidates, name, monkeypatch):
+def test_fast_layers_and_products_change_no_likelihood(toys, collection, candidates, name):
     found = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
-    monkeypatch.setattr(devices, "FAST_PRODUCTS", False)
-    monkeypatch.setattr(attention, "FEW_ROWS", 0)
-    expected = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
+    with reference():
+        expected = likelihood.query_likelihood(toys[name], collection, candidates, **HOW)
     merged = found.merge(expected, on=["query_id", "doc_id"], validate="1:1")
     np.testing.assert_allclose(merged["score_x"], merged["score_y"], rtol=1e-5, atol=1e-5)
 

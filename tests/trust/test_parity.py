@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.test_models import ALL_TOYS, GENERATING, random_sequences, random_tok
 from tests.training.conftest import assert_same_training
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.backbones import attention
+from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.masks import mixed_attention_mask
@@ -97,7 +98,7 @@ def outputs(model, batch):
 
 
 @pytest.mark.parametrize("name", ALL_TOYS)
-def test_every_path_gives_what_the_padded_one_gives(toys, name, monkeypatch):  # noqa: F811
+def test_every_path_gives_what_the_padded_one_gives(toys, name):  # noqa: F811
     """Packed span by span and stacked, to 1e-4; with a backbone in bf16 to what its eight bits of precision allow."""
     model = toys[name].eval()
     rounded = in_precision(model, "bf16")
@@ -105,8 +106,9 @@ def test_every_path_gives_what_the_padded_one_gives(toys, name, monkeypatch):  #
     for _, sequences in random_batches(model):
         expected = outputs(model, pad(sequences, model.config.pad_token_id))
         for stacked in (True, False):
-            monkeypatch.setattr(attention, "STACK_SPANS", stacked)
-            for found, exact in zip(outputs(model, pack(sequences)), expected, strict=True):
+            with nullcontext() if stacked else reference("stacked spans"):
+                packed = outputs(model, pack(sequences))
+            for found, exact in zip(packed, expected, strict=True):
                 torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
         [scores] = outputs(rounded, pack([s for s in sequences if s.task == "rank"]))
         plain.append(expected[0])
