@@ -96,6 +96,14 @@ def toy_bart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def spread(model, factor: float, embeddings: float | None = None):
+    """A toy model with larger weights: fresh ones attend almost evenly, and score different texts almost alike."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data *= embeddings if embeddings and "embed" in name else factor
+    return model
+
+
 @pytest.fixture(scope="session")
 def write_random_results() -> Callable[[Path, Mapping[str, Sequence[int | None]], Sequence[str]], None]:
     """Writes the results folder of a config on the sample without training: twenty passages a query, the relevant ones

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gdmtl_lib.inference import rerank as reranking
+from gdmtl_lib.inference import rerank as reranking, scoring
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pack
 from gdmtl_lib.pretrained import build_model
@@ -187,7 +187,7 @@ def test_sources_and_targets_are_what_the_tokenizer_makes_of_each(builder_of, na
 def test_reranking_reads_what_the_tokenizer_writes(name, toy_bert_folder, toy_bart_folder, monkeypatch):
     folder = toy_bert_folder if name == "bert" else toy_bart_folder
     model, read = build_model(name, checkpoint=folder), []
-    monkeypatch.setattr(reranking, "pack", lambda sequences: read.extend(sequences) or pack(sequences))
+    monkeypatch.setattr(scoring, "pack", lambda sequences: read.extend(sequences) or pack(sequences))
     reranking.rerank_texts(model, "what river", ["the river is long"])
     expected = model.tokenizer("rank: the river is long", *([] if name == "bart_s" else ["what river"]))
     assert [sequence.input_ids for sequence in read] == [expected["input_ids"]]

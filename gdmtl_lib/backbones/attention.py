@@ -40,7 +40,7 @@ def packed_attention(
     query, key, value: float [b, h, t, d], b = 1 when packed. spans: the spans, given as such or in the place of the
     mask. Without spans this is ordinary attention under attention_mask (bool [b, 1, t, t'], True = may attend).
     sliding_window: tokens of a span that are so far apart, or farther, do not attend to each other (ModernBERT's local
-    layers; a mask says that itself). cache: `KeyValues` of `source_states`, or what has its `update`.
+    layers; a mask says that itself). cache: `KVCache` of `inference.prefix_cache`, or what has its `update`.
     Returns float [b, t, h, d] and None (the weights are never formed).
 
     Raises ValueError without either: nobody is to attend to padding or to the future because a mask went missing.

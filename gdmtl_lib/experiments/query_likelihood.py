@@ -9,7 +9,7 @@ from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import nested_sample
 from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import evaluate
-from gdmtl_lib.inference.likelihood import cascade_run, choose_weight, joint_run, query_likelihood
+from gdmtl_lib.inference.likelihood import cascade_run, choose_weight, interpolate, query_likelihood
 from gdmtl_lib.inference.prefix_cache import encode_sources
 from gdmtl_lib.inference.rerank import rerank
 from .costs import count_flops
@@ -45,7 +45,7 @@ def ways_to_rank(
     seen = (of_queries(frame, choose_on) for frame in (runs[RANKING], runs[LIKELIHOOD], qrels))
     weight = choose_weight(*seen, measure=measure, relevance_level=relevance_level)
     ways = {name: of_queries(run, measure_on) for name, run in runs.items()}
-    ways[JOINT] = joint_run(ways[RANKING], ways[LIKELIHOOD], weight)
+    ways[JOINT] = interpolate(ways[RANKING], ways[LIKELIHOOD], weight)
     ways |= {cascade_name(depth): cascade_run(ways[LIKELIHOOD], ways[RANKING], depth) for depth in depths}
     return ways, weight
 

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
-from gdmtl_lib.inside.attention import BIDIRECTIONAL, CAUSAL, CROSS
-from gdmtl_lib.inside.interactions import ATTENTIONS, FRAME, PASSAGE, Attention
+from gdmtl_lib.inside.attention import ATTENTIONS, BIDIRECTIONAL, CAUSAL, CROSS, FRAME, PASSAGE, Layout
 from gdmtl_lib.systems import LABELS, TASK_LABELS, System, get_system, prefixes
 from .masks import INK, KIND_COLOURS, PALETTE
 from .style import TASK_COLOURS, new_figure, styled, suptitle
@@ -81,25 +80,25 @@ def block_diagrams(
 
 @styled
 def interactions(
-    attentions: Mapping[str, list[Attention]], title: str = "Where do query and passage meet?"
+    attentions: Mapping[str, Mapping[str, Layout]], title: str = "Where do query and passage meet?"
 ) -> Figure:
     """Figure 9, from the real masks: for each system the attentions of one layer, as grids in which a row looks and a
     column is looked at. Orange: a token of one text looks at one of the other.
 
-    attentions: what `interactions.ranking_attentions` returns, by system name.
+    attentions: what `attention.ranking_layouts` returns, by system name.
     """
     columns = max(map(len, attentions.values()))
-    longest = max(len(each.rows) for found in attentions.values() for each in found)
+    longest = max(len(each.rows) for found in attentions.values() for each in found.values())
     cell, names = 0.17, 0.95
-    tallest = [max(len(each.rows) for each in found) for found in attentions.values()]
+    tallest = [max(len(each.rows) for each in found.values()) for found in attentions.values()]
     heights = [cell * rows + names for rows in tallest]
     figure, axes = new_figure(
         len(attentions), columns, squeeze=False, height_ratios=tallest,
         figsize=((cell * longest + names) * columns + 0.4, sum(heights) + 0.7),
     )  # fmt: skip
     for line, rows, (system, found) in zip(axes, tallest, attentions.items()):
-        for axis, each in zip(line, found):
-            _grid(axis, each, f"{LABELS[system]}: {ATTENTIONS[each.name]}", (rows, longest))
+        for axis, (name, each) in zip(line, found.items()):
+            _grid(axis, each, f"{LABELS[system]}: {ATTENTIONS[name]}", (rows, longest))
         for axis in line[len(found) :]:
             axis.axis("off")
     handles = [
@@ -198,7 +197,7 @@ def _arrow(axis: Axes, start: tuple, end: tuple, kind: str = "", colour: str = L
     axis.add_patch(FancyArrowPatch(start, end, color=colour, linewidth=width, **style))
 
 
-def _grid(axis: Axes, attention: Attention, title: str, room: tuple[int, int]) -> None:
+def _grid(axis: Axes, attention: Layout, title: str, room: tuple[int, int]) -> None:
     """room: so many rows and columns fill the axes; a cell is equally large in all grids."""
     cells = attention.allowed.astype(int) + attention.interacts
     sns.heatmap(
@@ -210,7 +209,7 @@ def _grid(axis: Axes, attention: Attention, title: str, room: tuple[int, int]) -
     axis.tick_params(axis="x", rotation=90)
     axis.tick_params(axis="y", rotation=0)
     labels = [*axis.get_xticklabels(), *axis.get_yticklabels()]
-    for label, text in zip(labels, [*attention.column_texts, *attention.row_texts]):
+    for label, text in zip(labels, [*attention.column_segments, *attention.row_segments]):
         if text != FRAME:
             label.set(color=_NAMES.get(text, _QUERY), weight="bold")
     axis.set(xlim=(0, room[1]), ylim=(room[0], 0))

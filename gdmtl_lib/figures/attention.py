@@ -22,7 +22,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from gdmtl_lib.inside.attention import NONE, Layout
-from gdmtl_lib.inside.attention_changes import DESTINATIONS
+from gdmtl_lib.inside.attention import DESTINATIONS
 from gdmtl_lib.systems import LABELS, TASK_LABELS
 from .masks import INK, KIND_COLOURS, KIND_LABELS, PALETTE, Picture, frame_row, name_grid, name_tokens, places
 from .masks import segment_lines, sentence, token_image
@@ -158,7 +158,7 @@ def query_attention(
     """The share of the query's attention that goes to each destination, and its entropy, layer by layer: a line is
     the mean of a layer's heads, a dot one head.
 
-    tables: what `attention_changes.query_attention` returns, by system.
+    tables: what `attention.query_attention` returns, by system.
     """
     panels = [*DESTINATIONS, "entropy"]
     figure, axes = new_figure(1, len(panels), figsize=(2.3 * len(panels), 2.9), sharex=True, sharey=True)
@@ -180,7 +180,7 @@ def query_attention(
 def head_changes(table: pd.DataFrame, title: str = "Which heads look elsewhere?") -> Figure:
     """How much of its attention each head has moved to another destination, a cell a head.
 
-    table: what `attention_changes.head_changes` returns.
+    table: what `attention.head_changes` returns.
     """
     grid = table.pivot(index="layer", columns="head", values="moved")
     figure, axis = new_figure(figsize=(1.6 + 0.46 * grid.shape[1], 1.5 + 0.4 * grid.shape[0]))

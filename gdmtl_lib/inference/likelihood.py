@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.backbones.linear import fused_layers, linear_layer
-from .generation import check_learns
+from gdmtl_lib.data.trec import canonical_order, validate_run
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget
-from .rerank import in_precision, rerank
-from gdmtl_lib.data.trec import canonical_order, validate_run, write_run
+
+from .generation import check_learns
 from .prefix_cache import Continuation, encode_sources
-from .stored_states import ModelStates, StoredStates, opened
+from .scoring import in_precision
+from .stored_states import ModelStates, StoredStates, open_states
 
 REDUCTIONS = ("sum", "mean")
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -68,7 +69,7 @@ def query_likelihood(
     model.eval().to(torch_device)
     try:
         scorer = in_precision(model, precision)
-        with opened(states, model, precision) as stored:
+        with open_states(states, model, precision) as stored:
             for start in range(0, len(doc_ids), CHUNK_PASSAGES):
                 chunk = doc_ids[start : start + CHUNK_PASSAGES]
                 text_of = dict(zip(chunk, collection.text(chunk)))
@@ -85,14 +86,15 @@ def query_likelihood(
 
 @torch.inference_mode()
 def log_likelihoods(
-    model, pairs: Sequence[tuple[str, str]], batch_tokens: int, on_progress: Callable[[int], object] | None = None,
-    stored: ModelStates | None = None,
+    model, pairs: Sequence[tuple[str, str]], batch_tokens: int | None = None,
+    on_progress: Callable[[int], object] | None = None, stored: ModelStates | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
     of tokens that is over, int64; in the order given.
 
-    model: as `in_precision` gives it. batch_tokens: source tokens of one pass; the queries of one pass attend to at most
-    PASSES times as many. on_progress: called with the number of pairs after every pass. stored: where states are kept.
+    model: as `in_precision` gives it. batch_tokens: source tokens of one pass, by default as many as suit the device;
+    the queries of one pass attend to at most PASSES times as many. on_progress: called with the number of pairs after
+    every pass. stored: where states are kept.
     """
     builder = model.input_builder()
     queries = list(dict.fromkeys(query for query, _ in pairs))
@@ -107,6 +109,7 @@ def log_likelihoods(
     totals = np.empty(len(pairs), dtype=np.float32)
     device = next(model.parameters()).device
     encode = encode_sources if stored is None else stored.sources
+    batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     together = PASSES[device.type] * batch_tokens
     tokens = sum(map(len, targets)) + (sum(lengths) if stored is None else 0)
     with fast_products(device), fused_layers(model, tokens):
@@ -155,13 +158,12 @@ def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
     """How many tokens the model hesitates between while it reads each passage's query: exp of the mean negative log P
     of a token, the end included. Raises ValueError for a system that does not learn to write queries."""
     check_learns(model, "query_generation")
-    device = next(model.parameters()).device
     pairs = list(zip(queries, passages, strict=True))
-    totals, counts = log_likelihoods(model.eval(), pairs, BATCH_TOKENS[device.type])
+    totals, counts = log_likelihoods(model.eval(), pairs)
     return float(np.exp(-totals.sum(dtype=float) / counts.sum()))
 
 
-def joint_run(ranking: pd.DataFrame, likelihood: pd.DataFrame, weight: float) -> pd.DataFrame:
+def interpolate(ranking: pd.DataFrame, likelihood: pd.DataFrame, weight: float) -> pd.DataFrame:
     """Ranking score + weight * likelihood, both standardised over each query's candidates: a hinge loss fixes no scale
     of its scores, and a long query's likelihoods lie further apart than a short one's.
 
@@ -192,7 +194,7 @@ def choose_weight(
     """The weight with the best mean of a measure, the smallest of equals. To be chosen on queries other than those
     that are measured with it. ranking, likelihood: runs of the validation queries; qrels: their judgments."""
     means = {
-        weight: evaluate(joint_run(ranking, likelihood, weight), qrels, [measure], relevance_level)["value"].mean()
+        weight: evaluate(interpolate(ranking, likelihood, weight), qrels, [measure], relevance_level)["value"].mean()
         for weight in sorted(weights)
     }
     return max(means, key=means.get)
@@ -224,39 +226,3 @@ def _best(run: pd.DataFrame, depth: int) -> pd.DataFrame:
         raise ValueError(f"depth must be at least 1, found {depth}")
     ordered = canonical_order(run)
     return ordered[ordered["rank"] <= depth]
-
-
-def cascade(model, collection, candidates: pd.DataFrame, depth: int, states=None, **how) -> pd.DataFrame:
-    """The likelihood of all candidates, then the ranking head over each query's best `depth` of them.
-
-    states: as for `query_likelihood`. how: batch_tokens, precision, device, progress, as for `rerank`.
-    Returns a run whose scores count down.
-    Raises ValueError as `query_likelihood` and for a depth below 1.
-    """
-    likelihood = query_likelihood(model, collection, candidates, states=states, **how)
-    return cascade_run(likelihood, rerank(model, collection, _best(likelihood, depth), **how), depth)
-
-
-def rerank_by(
-    score: str, weight: float | None, states: "str | os.PathLike | StoredStates | None", model, collection,
-    candidates: pd.DataFrame, output: str | os.PathLike | None = None, **how,
-) -> pd.DataFrame:
-    """`rerank` by the likelihood or by both scores. how: batch_tokens, precision, device, progress.
-
-    Raises ValueError for an unknown score, and for a weight or states that are missing or that the score does not take.
-    """
-    if score not in ("rank", "likelihood", "joint"):
-        raise ValueError(f"unknown score {score!r}: expected one of rank, likelihood, joint")
-    if (weight is None) == (score == "joint"):
-        raise ValueError(
-            "score 'joint' needs a weight for the likelihood: choose it on a validation split with choose_weight"
-            if weight is None else f"weight belongs to score 'joint', but score is {score!r}: leave weight out"
-        )  # fmt: skip
-    if score == "rank":
-        raise ValueError("states are those of the likelihood, but score is 'rank': leave states out")
-    run = query_likelihood(model, collection, candidates, states=states, **how)
-    if score == "joint":
-        run = joint_run(rerank(model, collection, candidates, **how), run, weight)
-    if output is not None:
-        write_run(run, output, tag=f"{model.system.name}_{score}")
-    return run

@@ -63,7 +63,7 @@ class _Seen:
         return key, value
 
 
-class KeyValues:
+class KVCache:
     """The keys and values of the tokens so far, a row a source, for the attention of an encoder.
 
     A pass brings those of its own tokens, layer after layer, whatever the family calls its layers. They are written in
@@ -93,7 +93,7 @@ class KeyValues:
             self._length = end
         return tuple(part[:, :, :end] for part in layer)
 
-    def select(self, rows: Tensor) -> "KeyValues":
+    def select(self, rows: Tensor) -> "KVCache":
         """These rows, int64, in this order; one may be taken several times."""
         chosen = copy(self)
         if self._layers is None:  # nothing is copied yet
@@ -133,7 +133,7 @@ class Continuation:
         self._written = 0
         if self._encodes:
             self._source = torch.cat([source.states for source in sources])
-            self._cache = KeyValues(sources)
+            self._cache = KVCache(sources)
         else:
             self._source = pad_sequence([source.states for source in sources], batch_first=True)
             self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

@@ -1,7 +1,7 @@
 """Re-ranking in several processes of this machine: of n, number i scores the chunks i, i + n, ... of the candidates.
 
 The job is a folder: the model, each process's candidates, and the scores that it has so far (`scores.<i>`), which stay
-when it is interrupted. `python -m gdmtl_lib.inference.processes <folder> <i>` is one process. The chunks are those of a
+when it is interrupted. `python -m gdmtl_lib.inference <folder> <i>` is one process. The chunks are those of a
 single process, so the scores are the same: to the bit on as many threads, or on GPUs.
 """
 
@@ -26,7 +26,7 @@ from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.pretrained import load_model
 from .resume import PartialScores
-from .rerank import score_candidates
+from .scoring import score_candidates
 from gdmtl_lib.data.trec import read_run, whole_queries, write_ordered
 
 SCORED = "pairs scored: "  # begins a line by which a process tells its progress
@@ -55,7 +55,7 @@ def score_in_processes(
                 write_ordered(_in_order(candidates, chunks[number::processes]), home / f"candidates.{number}.trec")
             job = {"collection": collection.name, "keys": keys, "batch_tokens": batch_tokens, "device": device.type}
             (home / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
-            commands = [[sys.executable, "-m", "gdmtl_lib.inference.processes", str(home), str(i)] for i in range(processes)]
+            commands = [[sys.executable, "-m", "gdmtl_lib.inference", str(home), str(i)] for i in range(processes)]
             run_processes(commands, environments(processes, device.type), on_progress)
             scores = np.empty(len(candidates), dtype=np.float32)
             for number in range(processes):
@@ -171,7 +171,3 @@ def _end_with_parent() -> None:
     """End at once where the process that started this one has been killed: a second call may write these scores."""
     os.read(sys.stdin.fileno(), 1)  # past Python's buffer, whose lock would be held when this process ends by itself
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

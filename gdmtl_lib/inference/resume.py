@@ -3,37 +3,38 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from gdmtl_lib.data.provenance import differences
+
 
 class PartialScores:
     """The scores of the chunks that are finished: a line of JSON each, with its own hash.
 
-    The first line says of what; a file of another model, or of other candidates, is written anew.
+    record: what they depend on (`provenance.made_from`), the file's first line, versions and all: scores of one run
+        are not rounded in two ways. A file of another one is written anew, and a warning says what differed.
 
     chunks: float32 scores by the chunk's number, those that the file holds.
     """
 
-    def __init__(self, file: Path, key: Mapping):
+    def __init__(self, file: Path, record: Mapping):
         self.file, self.chunks = file, {}
-        self._head, self._good = _checked(key), 0  # bytes
+        self._head, self._good = _checked(record), 0  # bytes
         if not file.exists():
             return
         with file.open("rb") as lines:
-            if next(lines, b"") != self._head:
+            if (first := next(lines, b"")) != self._head:
+                _warn_of_another(file, first, record)
                 return
             self._good = len(self._head)
             for line in lines:
-                text, _, _ = line.partition(b"\t")
-                try:
-                    number, scores = json.loads(text)
-                except (ValueError, TypeError):
+                if (content := _content(line)) is None:
                     return
-                if line != _checked([number, scores]):
-                    return  # cut off by the interruption, or damaged
+                number, scores = content
                 self.chunks[number] = np.array(scores, dtype=np.float32)
                 self._good += len(line)
 
@@ -50,11 +51,24 @@ class PartialScores:
             file.flush()
             os.fsync(file.fileno())
 
-    def remove(self) -> None:
-        self.file.unlink(missing_ok=True)
-
 
 def _checked(content) -> bytes:
     """A line of JSON that ends with its own hash."""
     text = json.dumps(content)
     return f"{text}\t{hashlib.sha256(text.encode()).hexdigest()[:16]}\n".encode()
+
+
+def _content(line: bytes):
+    """What `_checked` made a line of; None for one that is cut off or damaged."""
+    try:
+        content = json.loads(line.partition(b"\t")[0])
+    except ValueError:
+        return None
+    return content if _checked(content) == line else None
+
+
+def _warn_of_another(file: Path, first: bytes, record: Mapping) -> None:
+    there = _content(first)
+    if isinstance(there, dict):
+        found = "; ".join(differences(there, record, with_versions=True))
+        warnings.warn(f"{file} holds the scores of another re-ranking and is written anew: {found}", stacklevel=4)

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.data.files import try_lock
-from .rerank import fingerprint_of
+from gdmtl_lib.data.provenance import made_from
 from .prefix_cache import Source, encode_sources
 
-FORMAT = "passages' states, 2"
+FORMAT = "passages' states, 3"
 # Of a configuration, what a model's states do not depend on: it may change when a checkpoint is saved and opened.
 NOT_OF_STATES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 WORDS = 64  # of 8 bytes, a disk's sector, that a checksum adds up
@@ -46,7 +46,7 @@ class StoredStates:
 
 
 @contextmanager
-def opened(states: str | os.PathLike | StoredStates | None, model, precision: str) -> Iterator["ModelStates | None"]:
+def open_states(states: str | os.PathLike | StoredStates | None, model, precision: str) -> Iterator["ModelStates | None"]:
     """The states of one model, in a folder or None. Of several processes the first one stores, the others only read.
 
     Raises ValueError for a limit below 0 and for a path that is no folder.
@@ -69,13 +69,14 @@ def opened(states: str | os.PathLike | StoredStates | None, model, precision: st
 
 
 class ModelStates:
-    """What `opened` gives. limit: bytes that the whole folder may take."""
+    """What `open_states` gives. limit: bytes that the whole folder may take."""
 
     def __init__(self, folder: Path, model, precision: str, limit: int):
         self._limit = limit
         config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_OF_STATES}
-        whose = [FORMAT, fingerprint_of(model), config, precision]
-        self._key = hashlib.sha256(json.dumps(whose, sort_keys=True, default=str).encode())
+        record = made_from(model, precision=precision, config=config, format=FORMAT)
+        self._record = json.dumps(record, indent=2, sort_keys=True)
+        self._key = hashlib.sha256(self._record.encode())
         self._folder = folder / self._key.hexdigest()[:16]
         self._size = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
 
@@ -130,7 +131,9 @@ class ModelStates:
                 )
             return
         unfinished = path.with_suffix(".tmp")
-        self._folder.mkdir(exist_ok=True)
+        if not self._folder.is_dir():
+            self._folder.mkdir()
+            (self._folder / "made_from.json").write_text(self._record, encoding="utf-8")  # for whoever tidies up
         try:
             unfinished.write_bytes(content)
             unfinished.replace(path)

@@ -1,46 +1,47 @@
-"""What attention does inside a model: its weights, layer by layer and head by head, who may attend to whom in
-them, and the expanded examples that mixed attention stands for (Section 4.2).
+"""What attention does inside a model: its weights, layer by layer and head by head, who may attend to whom in them, the
+expanded examples that mixed attention stands for (Section 4.2), where query and passage meet in an architecture
+(Figure 9), and what training changes in where the query looks.
 
-An encoder system has one attention, `encoder`; an encoder-decoder has three: `encoder` (bidirectional),
-`decoder` (causal) and `cross` (decoder to encoder). All functions take one sequence.
+An encoder system has one attention, `encoder`; an encoder-decoder has three: `encoder` (bidirectional), `decoder`
+(causal) and `cross` (decoder to encoder). All functions take one sequence.
 
 l layers, h heads, r rows (the tokens that attend), c columns (the tokens attended to).
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import AutoTokenizer
 
-from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+from gdmtl_lib.inputs import InputBuilder, TokenSequence
 from gdmtl_lib.packing import PaddedBatch, pad
-from gdmtl_lib.pretrained import build_model, load_model
-from gdmtl_lib.systems import get_system
+from gdmtl_lib.systems import System, get_system
 
 NONE, BIDIRECTIONAL, CROSS, CAUSAL = range(4)
 MASKS = ("mixed", "bidirectional", "causal", "mlm")
+FRAME, PASSAGE, QUERY = range(3)
+TEXTS = ("frame", "passage", "query")  # special tokens and the task's prefix are the frame
+_MARKERS = {PASSAGE: -1, QUERY: -2}  # ids that no vocabulary has
+ATTENTIONS = {"encoder": "self-attention, encoder", "decoder": "self-attention, decoder", "cross": "cross-attention"}
+DESTINATIONS = ("passage", "query", "[CLS]", "[SEP]")
 
 
 @dataclass(frozen=True)
 class Layout:
     """Who may attend to whom in one attention, and what the tokens are called.
 
-    kinds: int8 [r, c], `NONE` where a row may not attend to a column, otherwise the mechanism by which it may
-    (Figure 2): `BIDIRECTIONAL`, `CROSS` or `CAUSAL`.
-    rows, columns: the tokens.
-    row_segments, column_segments: int [r] and [c], an index into `segments`: ("source", "target"), or
-    ("passage", "query") for ranking.
-    steps: the rows that predict a token (for ranking: the one whose state is scored).
-    predicts: what each of them predicts.
+    kinds: int8 [r, c], `NONE` where a row may not attend to a column, otherwise the mechanism by which it may (Figure
+    2): `BIDIRECTIONAL`, `CROSS` or `CAUSAL`. rows, columns: the tokens. row_segments, column_segments: int [r] and [c],
+    an index into `segments`: ("source", "target"), ("passage", "query") for ranking, or `TEXTS`. steps: the rows that
+    predict a token (for ranking: the one whose state is scored). predicts: what each of them predicts.
     """
 
     kinds: np.ndarray
@@ -50,101 +51,40 @@ class Layout:
     column_segments: np.ndarray
     steps: list[int]
     predicts: list[str]
-    segments: tuple[str, str] = ("source", "target")
+    segments: tuple[str, ...] = ("source", "target")
 
+    @property
+    def allowed(self) -> np.ndarray:
+        """bool [r, c], True = the row may attend to the column."""
+        return self.kinds != NONE
 
-class Models:
-    """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM.
-
-    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a
-    trained checkpoint folder that comes first for its own system, which is then the `main` one; without it,
-    `gdmtl` is. A model is opened when it is first asked for, and kept.
-
-    Raises FileNotFoundError or ValueError for a checkpoint_dir that is no checkpoint or no encoder that
-    generates.
-    """
-
-    def __init__(self, results: str | os.PathLike, checkpoint_dir: str | os.PathLike | None = None):
-        self.results, self.main, self._opened = Path(results), "gdmtl", {}
-        if checkpoint_dir is not None:
-            model = load_model(checkpoint_dir)
-            if model.system.backbone != "encoder" or not model.system.generative_tasks:
-                raise ValueError(
-                    f"checkpoint_dir must hold an encoder that generates, gdmtl or gdmtl_plus, "
-                    f"but {checkpoint_dir} holds {model.system.name}"
-                )
-            self.main = model.system.name
-            self._opened[self.main] = _Opened(model, f"{model.system.label}, trained: {checkpoint_dir}", True)
-
-    def __call__(self, system: str):
-        """The model of a system."""
-        return self._open(system).model
-
-    def describe(self, system: str) -> str:
-        """What that model is and where it comes from."""
-        return self._open(system).description
-
-    def label(self, system: str) -> str:
-        """That model for a title: the system's label, and whether it is trained."""
-        opened = self._open(system)
-        return f"{opened.model.system.label} {'trained' if opened.trained else 'before training'}"
-
-    def before_training(self, system: str):
-        """The untrained start of a trained model from MiniLM; None for one that is not trained or is of
-        another family or size, so that it must have started from other weights."""
-        if not self._open(system).trained:
-            return None
-        model, start = self(system), build_model(system)
-        sizes = "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
-        return (
-            start
-            if all(getattr(model.config, size) == getattr(start.config, size) for size in sizes)
-            else None
-        )
-
-    def _open(self, system: str) -> "_Opened":
-        system = get_system(system)
-        if system.name not in self._opened:
-            folder = self.results / system.name / "seed0" / "checkpoint"
-            if folder.is_dir():
-                opened = _Opened(load_model(folder), f"{system.label}, trained: {folder}", True)
-            else:
-                words = f"before training, MiniLM with new heads (trained ones are looked for in {folder})"
-                opened = _Opened(build_model(system.name), f"{system.label} {words}", False)
-            self._opened[system.name] = opened
-        return self._opened[system.name]
-
-
-class _Opened(NamedTuple):
-    model: torch.nn.Module
-    description: str
-    trained: bool
+    @property
+    def interacts(self) -> np.ndarray:
+        """bool [r, c]: allowed, and from passage to query or back. Of a layout whose segments are `TEXTS`."""
+        # Of FRAME, PASSAGE and QUERY (0, 1, 2) only the two texts have the product 2.
+        return self.allowed & (np.outer(self.row_segments, self.column_segments) == PASSAGE * QUERY)
 
 
 def build_sequence(
     model, task: str, passage: str, query: str, answer: str = "", mask: str | None = None
 ) -> TokenSequence:
-    """The sequence of a task under one of `MASKS`; by default the task's own: bidirectional for ranking,
-    mixed for generation.
+    """The sequence of a task under one of `MASKS`; by default the task's own: bidirectional for ranking, mixed for
+    generation.
 
     The sequence tells a mask by how many of its leading tokens attend to each other freely: all of them is
-    bidirectional, none is causal, the source is mixed. `mlm` replaces the target by [MASK] (the paper's
-    ablation). An encoder-decoder has no choice: it takes None.
+    bidirectional, none is causal, the source is mixed. `mlm` replaces the target by [MASK] (the paper's ablation). An
+    encoder-decoder has no choice: it takes None.
 
     Raises ValueError for a task the system does not learn, and for a mask that is unknown or does not fit.
     """
     if task not in model.system.tasks:
-        raise ValueError(
-            f"{model.system.name} does not learn {task!r}: it learns {', '.join(model.system.tasks)}"
-        )
+        raise ValueError(f"{model.system.name} does not learn {task!r}: it learns {', '.join(model.system.tasks)}")
     if mask is not None and mask not in MASKS:
         raise ValueError(f"unknown mask {mask!r}: expected one of {', '.join(MASKS)}")
     if mask is not None and model.system.backbone != "encoder":
         raise ValueError(f"{model.system.name} is an encoder-decoder, whose masks are fixed: leave mask out")
     if mask == "mlm" and task == "rank":
-        raise ValueError(
-            "mask 'mlm' hides the target of a generative task, and ranking has none: use another mask"
-        )
+        raise ValueError("mask 'mlm' hides the target of a generative task, and ranking has none: use another mask")
     builder = model.input_builder(generation_mask="mlm") if mask == "mlm" else model.input_builder()
     (passage_ids,) = builder.passage_tokens([passage])
     texts = builder.tokens([query, answer])
@@ -153,14 +93,14 @@ def build_sequence(
     return replace(sequence, source_length=free.get(mask, sequence.source_length))
 
 
-def layouts(model, sequence: TokenSequence) -> dict[str, Layout]:
-    """Who may attend to whom when the model reads the sequence: a `Layout` an attention, in the order of the
-    passes.
+def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
+    """Who may attend to whom when a model reads the sequence: a `Layout` an attention, in the order of the passes.
 
+    reader: the model, or the input builder of one (a system and a tokenizer are all that is needed).
     The masks are the literal ones of the padded pass (`gdmtl_lib.packing.pad`).
     """
-    batch = pad([sequence], model.tokenizer.pad_token_id)
-    name = model.tokenizer.convert_ids_to_tokens
+    batch, system = pad([sequence], reader.tokenizer.pad_token_id), reader.system
+    name = reader.tokenizer.convert_ids_to_tokens
     tokens, in_segment = _words(name(sequence.input_ids)), np.array(sequence.segment_ids)
     segments = ("passage", "query") if sequence.task == "rank" else ("source", "target")
     steps = [sequence.predict_from + i for i in range(len(sequence.targets))] or [sequence.score_at]
@@ -168,10 +108,10 @@ def layouts(model, sequence: TokenSequence) -> dict[str, Layout]:
     free = np.arange(len(tokens)) < sequence.source_length
     mechanism = np.where(free[:, None], BIDIRECTIONAL, np.where(free[None, :], CROSS, CAUSAL))
     own = _kinds(batch.mask, mechanism)
-    if model.system.backbone == "encoder":
+    if system.backbone == "encoder":
         return {"encoder": Layout(own, tokens, tokens, in_segment, in_segment, steps, predicts, segments)}
     written = _words(name(sequence.decoder_ids))
-    if sequence.task == "rank" and model.system.rank_layout == "concatenated":
+    if sequence.task == "rank" and system.rank_layout == "concatenated":
         # The decoder reads the encoder's own sequence one token later.
         of_written = np.array([0, *sequence.segment_ids[:-1]])
     else:
@@ -184,20 +124,55 @@ def layouts(model, sequence: TokenSequence) -> dict[str, Layout]:
     }
 
 
+def ranking_layouts(system: str | System, tokenizer, passage: str, query: str) -> dict[str, Layout]:
+    """The attentions through which a system's score of a pair comes about, in the order they are computed, with `TEXTS`
+    for segments. Which token is whose is not guessed from the ids: the input builder is given markers in the texts'
+    place and asked to build the sequence again.
+
+    system: a neural one. tokenizer: of its backbone; another family's does for a picture.
+    """
+    system = get_system(getattr(system, "name", system))
+    start = tokenizer.cls_token_id if system.backbone == "encoder_decoder" else None
+    builder = InputBuilder(tokenizer, system, decoder_start_id=start)
+    [passage_ids], [query_ids] = builder.passage_tokens([passage]), builder.tokens([query])
+    marked = builder.rank([_MARKERS[PASSAGE]] * len(passage_ids), [_MARKERS[QUERY]] * len(query_ids))
+    of_marker = {marker: text for text, marker in _MARKERS.items()}
+    encoder, decoder = (
+        np.array([of_marker.get(token, FRAME) for token in ids]) for ids in (marked.input_ids, marked.decoder_ids)
+    )
+    read = {"encoder": (encoder, encoder), "decoder": (decoder, decoder), "cross": (decoder, encoder)}
+    return {
+        name: replace(layout, segments=TEXTS, row_segments=read[name][0], column_segments=read[name][1])
+        for name, layout in layouts(builder, builder.rank(passage_ids, query_ids)).items()
+    }
+
+
+def default_tokenizer():
+    """The tokenizer of the checkpoint that all systems start from where none is named; it needs no network."""
+    return AutoTokenizer.from_pretrained(find_checkpoint(DEFAULT_CHECKPOINT))
+
+
+def count_interactions(found: Mapping[str, Layout]) -> pd.DataFrame:
+    """How often the texts meet in one layer of each attention: `attention`, and `query to passage` and `passage to
+    query`, the pairs of tokens of which the first may attend to the second. found: from `ranking_layouts`."""
+    rows = [
+        (ATTENTIONS[name], *(int(each.interacts[each.row_segments == text].sum()) for text in (QUERY, PASSAGE)))
+        for name, each in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["attention", "query to passage", "passage to query"])
+
+
 @torch.no_grad()
 def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
-    """Softmax(QK^T / sqrt(d)) under the literal mask in every layer and head (Eq. 1 and 7), float32 [l, h, r,
-    c].
+    """Softmax(QK^T / sqrt(d)) under the literal mask in every layer and head (Eq. 1 and 7), float32 [l, h, r, c].
 
-    transformers' own eager attention forms them, on the padded reference pass; dropout is off. A weight the
-    mask forbids is exactly 0. Returns one tensor for each name in `layouts(model, sequence)`.
+    transformers' own eager attention forms them, on the padded reference pass; dropout is off. A weight the mask
+    forbids is exactly 0. Returns one tensor for each name in `layouts(model, sequence)`.
     """
     batch = pad([sequence], model.tokenizer.pad_token_id).to(next(model.parameters()).device)
     found: dict[str, list[Tensor]] = {}
     hooks = [
-        module.register_forward_hook(
-            lambda _, __, output, name=name: found.setdefault(name, []).append(output[1][0])
-        )
+        module.register_forward_hook(lambda _, __, output, name=name: found.setdefault(name, []).append(output[1][0]))
         for name, module in _attention_modules(model)
     ]
     try:
@@ -212,60 +187,42 @@ def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
 def block_shares(weights: Tensor, layout: Layout) -> pd.DataFrame:
     """How much of its attention a source token and a target token spend on the source and on the target.
 
-    weights: float [l, h, r, c], from `attention_weights`. Returns a row for every layer, head (both from 1)
-    and block: layer, head, rows, columns (of the layout's `segments`), share (the mean over the rows of the
-    sum over the columns, so that the two blocks of a row add up to 1), uniform (the same, if the attention
-    were spread evenly over all tokens that the mask allows). Blocks without tokens are left out.
+    weights: float [l, h, r, c], from `attention_weights`. Returns a row for every layer, head (both from 1) and block:
+    layer, head, rows, columns (of the layout's `segments`), share (the mean over the rows of the sum over the columns,
+    so that the two blocks of a row add up to 1), uniform (the same, if the attention were spread evenly over all tokens
+    that the mask allows). Blocks without tokens are left out.
     """
-    allowed = torch.from_numpy(layout.kinds != NONE)
+    allowed = torch.from_numpy(layout.allowed)
     uniform = allowed / allowed.sum(-1, keepdim=True)
     frames = []
     for (i, rows), (j, columns) in product(enumerate(layout.segments), repeat=2):
-        attending, attended = (
-            torch.from_numpy(layout.row_segments == i),
-            torch.from_numpy(layout.column_segments == j),
-        )
+        attending, attended = torch.from_numpy(layout.row_segments == i), torch.from_numpy(layout.column_segments == j)
         if not attending.any() or not attended.any():
             continue
         shares = weights[:, :, attending][..., attended].sum(-1).mean(-1)
         layers, heads = (axis.flatten() + 1 for axis in np.indices(shares.shape))
         expected = float(uniform[attending][:, attended].sum(-1).mean())
-        frames.append(
-            pd.DataFrame(
-                dict(
-                    layer=layers,
-                    head=heads,
-                    rows=rows,
-                    columns=columns,
-                    share=shares.flatten(),
-                    uniform=expected,
-                )
-            )
-        )
+        block = dict(layer=layers, head=heads, rows=rows, columns=columns, share=shares.flatten(), uniform=expected)
+        frames.append(pd.DataFrame(block))
     return pd.concat(frames, ignore_index=True)
 
 
 def mean_block_shares(model, task: str, examples: Iterable[tuple[str, ...]]) -> pd.DataFrame:
-    """`block_shares` of an encoder system averaged over examples, each (passage, query) or (passage, query,
-    answer)."""
+    """`block_shares` of an encoder system averaged over examples, each (passage, query) or (passage, query, answer)."""
     frames = []
     for example in examples:
         sequence = build_sequence(model, task, *example)
-        frames.append(
-            block_shares(attention_weights(model, sequence)["encoder"], layouts(model, sequence)["encoder"])
-        )
+        frames.append(block_shares(attention_weights(model, sequence)["encoder"], layouts(model, sequence)["encoder"]))
     blocks = ["layer", "head", "rows", "columns"]
     return pd.concat(frames).groupby(blocks, sort=False)[["share", "uniform"]].mean().reset_index()
 
 
 def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSequence]:
-    """One generative example of mixed attention as |target| examples that predict one token each (Section
-    4.2).
+    """One generative example of mixed attention as |target| examples that predict one token each (Section 4.2).
 
-    Example t is the source and the first t target tokens under the mixed mask, its loss at its last position
-    only: together they give the loss and the gradients of the one mixed pass. With `mask_id` they are what
-    the paper's wording says instead, which does not: the tokens not yet written are [MASK], and attention is
-    bidirectional.
+    Example t is the source and the first t target tokens under the mixed mask, its loss at its last position only:
+    together they give the loss and the gradients of the one mixed pass. With `mask_id` they are what the paper's
+    wording says instead, which does not: the tokens not yet written are [MASK], and attention is bidirectional.
 
     Raises ValueError for a sequence that is not a generative one under the mixed mask.
     """
@@ -288,8 +245,8 @@ def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSeq
 
 
 def token_losses(model, sequences: list[TokenSequence]) -> Tensor:
-    """-log p of every target token of the sequences of one generative task, float [n], from one padded pass;
-    with its graph, so that gradients can be taken."""
+    """-log p of every target token of the sequences of one generative task, float [n], from one padded pass; with its
+    graph, so that gradients can be taken."""
     batch = pad(sequences, model.tokenizer.pad_token_id).to(next(model.parameters()).device)
     ((task, logits),) = model(batch).logits.items()
     return F.cross_entropy(logits.float(), batch.targets[task], reduction="none")
@@ -298,9 +255,9 @@ def token_losses(model, sequences: list[TokenSequence]) -> Tensor:
 def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The one mixed pass beside its expansion and beside the [MASK]-filled bidirectional examples.
 
-    Returns the loss of every target token (columns token, and one an approach) and, a row an approach, loss
-    (the mean), loss_difference and gradient_difference: to the one mixed pass, the latter over all
-    parameters, relative to the largest norm of a parameter's gradient.
+    Returns the loss of every target token (columns token, and one an approach) and, a row an approach, loss (the mean),
+    loss_difference and gradient_difference: to the one mixed pass, the latter over all parameters, relative to the
+    largest norm of a parameter's gradient.
     """
     approaches = {
         "one mixed pass": [sequence],
@@ -313,11 +270,8 @@ def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.
         each = token_losses(model, sequences)
         losses[name] = each.detach().cpu().numpy()
         used = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients[name] = [
-            gradient
-            for gradient in torch.autograd.grad(each.mean(), used, allow_unused=True)
-            if gradient is not None
-        ]
+        found = torch.autograd.grad(each.mean(), used, allow_unused=True)
+        gradients[name] = [gradient for gradient in found if gradient is not None]
         mixed = gradients["one mixed pass"]
         largest = max(gradient.norm() for gradient in mixed)
         apart = max((a - b).norm() for a, b in zip(mixed, gradients[name], strict=True))
@@ -335,11 +289,10 @@ def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.
 
 
 def prefix_effect(model, sequence: TokenSequence) -> float:
-    """How far the prediction of the last target token moves when the target tokens before it are written in
-    another order: the total variation distance, 0 to 1, of the two distributions over the vocabulary.
+    """How far the prediction of the last target token moves when the target tokens before it are written in another
+    order: the total variation distance, 0 to 1, of the two distributions over the vocabulary.
 
-    Under mixed attention a prediction rests on what is written; with the target masked (MLM) it is blind to
-    it.
+    Under mixed attention a prediction rests on what is written; with the target masked (MLM) it is blind to it.
     """
     written = sequence.segment_ids.count(0)
     other = replace(sequence, input_ids=sequence.input_ids[:written] + sequence.input_ids[written:][::-1])
@@ -348,6 +301,56 @@ def prefix_effect(model, sequence: TokenSequence) -> float:
         ((_, logits),) = model(ends).logits.items()
     first, second = logits.float().softmax(-1).view(2, len(sequence.targets), -1)[:, -1]
     return float((first - second).abs().sum() / 2)
+
+
+def destinations(model, sequence: TokenSequence) -> np.ndarray:
+    """What each token of an encoder's ranking sequence is, int [s], an index into `DESTINATIONS`. The task's prefix
+    counts as passage."""
+    kinds = np.array(sequence.segment_ids)
+    special = {model.tokenizer.cls_token_id: 2, model.tokenizer.sep_token_id: 3}
+    return np.array([special.get(token, kind) for token, kind in zip(sequence.input_ids, kinds)])
+
+
+def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Where the query's tokens look in the ranking pass, in every layer and head, mean over pairs. A head can be
+    compared with the head of the same place only because both systems start from the same weights.
+
+    model: an encoder system. pairs: (passage, query).
+    Returns `layer`, `head` (from 1), the four `DESTINATIONS` (the share of the attention they get, 1 together) and
+    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder and without pairs.
+    """
+    if model.system.backbone != "encoder":
+        raise ValueError(
+            f"{model.system.name} is an encoder-decoder, whose query tokens do not attend to a passage beside them"
+        )
+    shares, entropies = [], []
+    for passage, query in pairs:
+        sequence = build_sequence(model, "rank", passage, query)
+        kinds = torch.from_numpy(destinations(model, sequence))
+        weights = attention_weights(model, sequence)["encoder"][:, :, kinds == 1]
+        shares.append(torch.stack([weights[..., kinds == kind].sum(-1).mean(-1) for kind in range(4)], dim=-1))
+        entropies.append(torch.special.entr(weights).sum(-1).mean(-1) / np.log(len(kinds)))
+    if not shares:
+        raise ValueError("expected pairs of a passage and a query, found none")
+    mean, entropy = torch.stack(shares).mean(0), torch.stack(entropies).mean(0)
+    layers, heads = (axis.flatten() + 1 for axis in np.indices(entropy.shape))
+    columns = {name: mean[..., kind].flatten().numpy() for kind, name in enumerate(DESTINATIONS)}
+    return pd.DataFrame({"layer": layers, "head": heads, **columns, "entropy": entropy.flatten().numpy()})
+
+
+def head_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """How much of each head's attention has moved to another destination, from 0 to 1 (total variation), the most
+    first: `layer, head, moved` and, with its sign, what each destination and the entropy gained.
+
+    before, after: what `query_attention` returns for two systems. Raises ValueError for models of different sizes.
+    """
+    key = ["layer", "head"]
+    if not before[key].equals(after[key]):
+        raise ValueError("expected two models with the same layers and heads; compare systems of one checkpoint")
+    gained = after[[*DESTINATIONS, "entropy"]] - before[[*DESTINATIONS, "entropy"]]
+    moved = gained[list(DESTINATIONS)].abs().sum(axis=1) / 2
+    table = pd.concat([before[key], moved.rename("moved"), gained], axis=1)
+    return table.sort_values(["moved", *key], ascending=[False, True, True], ignore_index=True)
 
 
 def _kinds(mask: Tensor, mechanism) -> np.ndarray:
@@ -374,8 +377,7 @@ def _attention_modules(model) -> Iterator[tuple[str, torch.nn.Module]]:
 
 @contextmanager
 def _eager(model) -> Iterator[None]:
-    """transformers' eager attention, which forms the weights, without dropout; afterwards all is as it
-    was."""
+    """transformers' eager attention, which forms the weights, without dropout; afterwards all is as it was."""
     implementation, training = model.config._attn_implementation, model.training
     model.config._attn_implementation = "eager"
     model.eval()
@@ -387,16 +389,11 @@ def _eager(model) -> Iterator[None]:
 
 
 def _additive(batch: PaddedBatch) -> PaddedBatch:
-    """Eager attention adds its mask to the scores: 0 where a token may attend, the lowest number where
-    not."""
+    """Eager attention adds its mask to the scores: 0 where a token may attend, the lowest number where not."""
     masks = {name: getattr(batch, name) for name in ("mask", "decoder_mask", "cross_mask")}
-    return replace(
-        batch,
-        **{
-            name: torch.zeros(mask.shape, device=mask.device).masked_fill(
-                ~mask, torch.finfo(torch.float32).min
-            )
-            for name, mask in masks.items()
-            if mask is not None
-        },
-    )
+    lowest = torch.finfo(torch.float32).min
+    added = {
+        name: torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
+        for name, mask in masks.items() if mask is not None
+    }  # fmt: skip
+    return replace(batch, **added)

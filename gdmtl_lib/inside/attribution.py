@@ -3,8 +3,7 @@
 The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
 word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. The baseline
 is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by [MASK]: as long, and saying
-nothing. Another
-baseline divides another difference, so the numbers say something beside this one only.
+nothing. Another baseline divides another difference, so the numbers say something beside this one only.
 
 s sequence, d hidden.
 """
@@ -18,8 +17,6 @@ from torch import Tensor
 
 from .attention import build_sequence
 from gdmtl_lib.data.trec import of_judged_queries
-
-METHODS = ("gausslegendre", "riemann_middle", "riemann_left", "riemann_right", "riemann_trapezoid")
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,13 @@ class EmbeddedPair:
 
 
 def integrated_gradients(
-    model, passage: str, query: str, steps: int = 32, method: str = "gausslegendre", batch_size: int = 16
+    model, passage: str, query: str, steps: int = 32, batch_size: int = 16
 ) -> Attribution:
     """The ranking score of a pair divided among its tokens; dropout is off.
 
-    model: an encoder system. steps: points on the way from the baseline. method: how they are spaced, one of `METHODS`.
-    Raises ValueError for an encoder-decoder, an unknown method and fewer than two steps.
+    model: an encoder system. steps: points on the way from the baseline, spaced by Gauss and Legendre's rule.
+    Raises ValueError for an encoder-decoder and fewer than two steps.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if steps < 2:
         raise ValueError(f"steps must be at least 2, found {steps}")
     from captum.attr import IntegratedGradients  # slow to import
@@ -87,7 +82,7 @@ def integrated_gradients(
     model.eval()
     try:
         values = IntegratedGradients(pair).attribute(
-            pair.embeddings, pair.baseline, n_steps=steps, method=method, internal_batch_size=batch_size
+            pair.embeddings, pair.baseline, n_steps=steps, internal_batch_size=batch_size
         )
         with torch.no_grad():
             score, baseline = (float(pair(each)) for each in (pair.embeddings, pair.baseline))

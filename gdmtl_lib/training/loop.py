@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.data.trec import canonical_order, frame_hash
 from gdmtl_lib.evaluation.measures import evaluate
-from gdmtl_lib.inference.rerank import fingerprint_of, rerank
+from gdmtl_lib.data.provenance import fingerprint_of
+from gdmtl_lib.inference.rerank import rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import TrainingSettings

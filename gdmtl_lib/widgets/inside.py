@@ -6,8 +6,7 @@ from functools import cache
 import pandas as pd
 
 from gdmtl_lib import figures as plots
-from gdmtl_lib.inside.attention import attention_weights, build_sequence
-from gdmtl_lib.inside.attention_changes import destinations
+from gdmtl_lib.inside.attention import attention_weights, build_sequence, destinations
 from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.systems import LABELS
 from .explorer import Explorer, choice, slider

@@ -17,7 +17,7 @@ from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.inference.likelihood import log_likelihoods
 from gdmtl_lib.pretrained import build_model, load_model
-from gdmtl_lib.inference.rerank import in_precision
+from gdmtl_lib.inference.scoring import in_precision
 
 WINDOW = 4  # ModernBERT's local layers see so many tokens to either side
 SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)

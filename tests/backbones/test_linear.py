@@ -12,7 +12,7 @@ from gdmtl_lib.backbones import linear as fused
 from gdmtl_lib.backbones.linear import LAID_OUT_FROM, fused_layers, linear_layer
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.packing import pack
-from gdmtl_lib.inference.rerank import in_precision
+from gdmtl_lib.inference.scoring import in_precision
 
 
 @pytest.fixture

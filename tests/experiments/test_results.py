@@ -4,11 +4,14 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
+from tests.conftest import spread
 
+from gdmtl_lib import pretrained
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.trec import read_run, write_run
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
-from gdmtl_lib.experiments.results import Results, labelled, measure_first_stage, measure_system, seed_spread
+from gdmtl_lib.experiments.results import Models, Results, labelled, measure_first_stage, measure_system, seed_spread
 from gdmtl_lib.pretrained import build_model
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 2, 10), "gdmtl": (2, 10), "gdmtl_plus": (1,)}
@@ -266,3 +269,38 @@ def test_means_and_spread_over_seeds(tmp_path):
     ]  # fmt: skip
     assert seed_spread(means).to_dict() == {"MRR@10": {"bert": "0.300 ±0.141"}}
     assert seed_spread(means[means["system"] == "gdmtl"]).empty
+
+
+def test_models_finds_what_was_trained(tmp_path, monkeypatch, toy_bert_folder):
+    build = pretrained.build_model
+    toys = {name: spread(build(name, checkpoint=toy_bert_folder), 5) for name in ("gdmtl", "gdmtl_plus", "gdmtl_s")}
+    monkeypatch.setattr(pretrained, "build_model", lambda name: build(name, checkpoint=toy_bert_folder))
+    models = Models(tmp_path)
+    assert models.main == "gdmtl"
+    assert models("gdmtl") is models("GDMTL")
+    folder = tmp_path / "gdmtl" / "seed0" / "checkpoint"
+    assert models.label("gdmtl") == "GDMTL before training"
+    assert models.describe("gdmtl") == (
+        f"GDMTL before training, MiniLM with new heads (trained ones are looked for in {folder})"
+    )
+    assert models.before_training("gdmtl") is None
+
+    toys["gdmtl"].save_pretrained(folder)
+    models = Models(tmp_path)
+    assert models.describe("gdmtl") == f"GDMTL, trained: {folder}"
+    assert models.label("gdmtl") == "GDMTL trained"
+    trained, start = models("gdmtl").bert, models.before_training("gdmtl").bert
+    assert torch.equal(trained.state_dict()["embeddings.word_embeddings.weight"],
+                       5 * start.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip
+
+    toys["gdmtl_plus"].save_pretrained(tmp_path / "elsewhere")
+    models = Models(tmp_path, tmp_path / "elsewhere")
+    assert models.main == "gdmtl_plus"
+    assert models.describe("gdmtl_plus") == f"GDMTL+, trained: {tmp_path / 'elsewhere'}"
+
+    toys["gdmtl_s"].save_pretrained(tmp_path / "bart")
+    message = "checkpoint_dir must hold an encoder that generates, gdmtl or gdmtl_plus, but .*bart holds gdmtl_s"
+    with pytest.raises(ValueError, match=message):
+        Models(tmp_path, tmp_path / "bart")
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
+        Models(tmp_path, tmp_path / "nothing")

@@ -19,9 +19,8 @@ from gdmtl_lib.figures.inside import LINE
 from gdmtl_lib.figures.masks import FORBIDDEN, KIND_COLOURS, LONG, MaskPicture, named_tokens, places
 from gdmtl_lib.figures.style import SYSTEM_COLOURS
 from gdmtl_lib.inputs import InputBuilder
-from gdmtl_lib.inside.attention import BIDIRECTIONAL, CAUSAL, CROSS, NONE, Layout
+from gdmtl_lib.inside.attention import BIDIRECTIONAL, CAUSAL, CROSS, NONE, Layout, ranking_layouts
 from gdmtl_lib.inside.attribution import Attribution
-from gdmtl_lib.inside.interactions import ranking_attentions
 from gdmtl_lib.systems import SYSTEMS
 
 NAN = float("nan")
@@ -904,7 +903,7 @@ def test_the_first_stage_cannot_be_drawn():
 
 
 def test_interactions_are_orange_where_the_texts_meet(tokenizers):
-    attentions = {"bart_s": ranking_attentions("bart_s", tokenizers["encoder"], "ice water river", "old king")}
+    attentions = {"bart_s": ranking_layouts("bart_s", tokenizers["encoder"], "ice water river", "old king")}
     figure = plots.interactions(attentions)
     assert titles(figure) == [f"BART_S: {name}" for name in ("self-attention, encoder", "self-attention, decoder", "cross-attention")]
     orange = to_rgb("#D55E00")

@@ -1,41 +1,22 @@
 """The likelihood of a query is that of the plain forward pass, its passages are computed once, and runs combine."""
 
-import random
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.conftest import spread
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.inference import likelihood
-from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.splits import Split
 from gdmtl_lib.packing import pad
 from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.data.trec import read_run
 
-WORDS = "ice blue glacier river water city king war north south light year day food long old new the of in".split()
-HOW = dict(progress=False, device="cpu")
+from .conftest import HOW
+
 TOYS = ["gdmtl", "gdmtl_plus", "gdmtl_s", "gdmtl_c", "gdmtl_s on BART"]
-
-
-@pytest.fixture(scope="module")
-def collection():
-    """Passages and queries of random words and of many lengths; one query has a single word."""
-    rng = random.Random(0)
-    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 25))) for _ in range(17)] + ["ice"]
-    asked = pd.DataFrame({"query_id": [f"q{i}" for i in range(6)], "text": texts[12:]}, dtype=str)
-    return Collection("toy", {f"d{i}": text for i, text in enumerate(texts[:12])}, {"dev": Split(asked)})
-
-
-@pytest.fixture(scope="module")
-def candidates(collection):
-    rng = random.Random(1)
-    rows = [(f"q{i}", doc, 1.0) for i in range(6) for doc in rng.sample(list(collection.doc_ids()), 7)]
-    return pd.DataFrame(rows, columns=["query_id", "doc_id", "score"])
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +24,7 @@ def toys(toy_bert_folder, toy_bart_folder):
     """Weights spread, so that likelihoods lie apart."""
     models = {name: build_model(name, checkpoint=toy_bert_folder) for name in TOYS[:-1]}
     models["gdmtl_s on BART"] = build_model("gdmtl_s", checkpoint=toy_bart_folder)
-    for model in models.values():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.data *= 3 if "embed" in name else 8
-    return models
+    return {name: spread(model, 8, embeddings=3) for name, model in models.items()}
 
 
 def plain(model, collection, pairs, reduction="sum"):
@@ -117,8 +94,8 @@ def test_rerank_takes_the_score_asked_for(toys, collection, candidates, tmp_path
     ranking = gdmtl.rerank(model, collection, candidates, **HOW)
     likely = gdmtl.rerank(model, collection, candidates, score="likelihood", **HOW)
     pd.testing.assert_frame_equal(likely, likelihood.query_likelihood(model, collection, candidates, **HOW))
-    joint = gdmtl.rerank(model, collection, candidates, tmp_path / "run.trec", score="joint", weight=0.5, **HOW)
-    pd.testing.assert_frame_equal(joint, likelihood.joint_run(ranking, likely, 0.5))
+    joint = gdmtl.rerank(model, collection, candidates, tmp_path / "run.trec", score="interpolated", weight=0.5, **HOW)
+    pd.testing.assert_frame_equal(joint, likelihood.interpolate(ranking, likely, 0.5))
     assert list(read_run(tmp_path / "run.trec")["doc_id"]) == list(joint["doc_id"])
     assert list(ranking["doc_id"]) != list(likely["doc_id"])
 
@@ -145,13 +122,13 @@ def run_of(**scores):
 def test_joint_scores_by_hand():
     """Two candidates standardise to 1 and -1, whatever their distance; equal ones to 0."""
     ranking, likely = run_of(q="a 9, b 1", p="a 2, b 2"), run_of(q="a -9, b -8", p="a -3, b -5")
-    joint = likelihood.joint_run(ranking, likely, 0.25)
+    joint = likelihood.interpolate(ranking, likely, 0.25)
     scores = joint.set_index(["query_id", "doc_id"])["score"]
     assert scores.to_dict() == pytest.approx(
         {("q", "a"): 0.75, ("q", "b"): -0.75, ("p", "a"): 0.25, ("p", "b"): -0.25}
     )
     with pytest.raises(ValueError, match="found 4 and 2 rows, 2 of them in both"):
-        likelihood.joint_run(ranking, run_of(q="a 1, b 2"), 1.0)
+        likelihood.interpolate(ranking, run_of(q="a 1, b 2"), 1.0)
 
 
 def test_the_weight_is_the_smallest_of_the_best():
@@ -180,29 +157,19 @@ def test_the_cascade_by_hand():
         likelihood.cascade_run(likely, ranking, 0)
 
 
-def test_the_cascade_ranks_only_the_best(toys, collection, candidates, monkeypatch):
-    model, asked, original = toys["gdmtl"], [], likelihood.rerank
-    likely = gdmtl.rerank(model, collection, candidates, score="likelihood", **HOW)
-    expected = likelihood.cascade_run(likely, gdmtl.rerank(model, collection, candidates, **HOW), 2)
-
-    def rerank(model, collection, candidates, **how):
-        asked.append(len(candidates))
-        return original(model, collection, candidates, **how)
-
-    monkeypatch.setattr(likelihood, "rerank", rerank)
-    pd.testing.assert_frame_equal(likelihood.cascade(model, collection, candidates, 2, **HOW), expected)
-    assert asked == [2 * 6]
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("gdmtl", {"score": "both"}, "unknown score 'both': expected one of rank, likelihood, joint"),
+        ("gdmtl", {"score": "both"}, "unknown score 'both': expected one of rank, likelihood, interpolated"),
         (
-            "gdmtl", {"score": "joint"},
-            "score 'joint' needs a weight for the likelihood: choose it on a validation split with choose_weight",
+            "gdmtl", {"score": "joint", "weight": 1.0},
+            "unknown score 'joint': expected one of rank, likelihood, interpolated; 'joint' is now called 'interpolated'",
         ),
-        ("gdmtl", {"weight": 1.0}, "weight belongs to score 'joint', but score is 'rank': leave weight out"),
+        (
+            "gdmtl", {"score": "interpolated"},
+            "score 'interpolated' needs a weight for the likelihood: choose it on a validation split with choose_weight",
+        ),
+        ("gdmtl", {"weight": 1.0}, "weight belongs to score 'interpolated', but score is 'rank': leave weight out"),
         (
             "bert", {"score": "likelihood"},
             "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.inference.test_rerank import candidates_of, collection_of
+from tests.conftest import spread
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import processes as rerank_processes, rerank as reranking
@@ -18,12 +18,14 @@ from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.pretrained import build_model
 
+from .conftest import candidates_of, collection_of
+
 QUERIES, CHUNK = 20, 18  # 180 pairs in ten chunks of two queries
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A collection that other processes find: `test_reranking`'s, as files."""
+    """A collection that other processes find: that of `conftest`, as files."""
     folder, toy = tmp_path_factory.mktemp("collection"), collection_of(queries=QUERIES)
     lines = {"passages.tsv": toy.passages(), "queries.dev.tsv": toy.queries("dev").itertuples(index=False)}
     for name, rows in lines.items():
@@ -33,11 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(toy_bert_folder):
-    model = build_model("gdmtl", checkpoint=toy_bert_folder)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data *= 5
-    return model
+    return spread(build_model("gdmtl", checkpoint=toy_bert_folder), 5)
 
 
 @pytest.fixture
@@ -156,7 +154,7 @@ import sys
 sys.path.insert(0, {path!r})
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import rerank as reranking
-from tests.inference.test_rerank import candidates_of
+from tests.inference.conftest import candidates_of
 from gdmtl_lib.pretrained import load_model
 reranking.CHUNK_PAIRS = 9
 collection = gdmtl.load_collection({folder!r})
@@ -202,7 +200,7 @@ def of_job(output):
             command = path.read_bytes()
         except OSError:  # it has ended
             continue
-        if b"gdmtl_lib.inference.processes" in command and str(output).encode() in command:
+        if b"gdmtl_lib.inference" in command and str(output).encode() in command:
             found.append(command)
     return found
 

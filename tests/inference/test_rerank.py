@@ -11,56 +11,17 @@ import torch
 from sentence_transformers import CrossEncoder
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.inference import rerank as reranking
+from gdmtl_lib.inference import rerank as reranking, scoring
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.backbones.devices import pick_precision
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.packing import pad
-from gdmtl_lib.pretrained import build_model, load_model
+from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.data.trec import canonical_order, read_run
-from gdmtl_lib.systems import SYSTEMS, prefixes
+from gdmtl_lib.systems import prefixes
 
-WORDS = "ice blue glacier river water city king war north south light year day food long old new the of in".split()
-
-
-def collection_of(queries=7, passages=40, longest=30):
-    """Passages and queries of random words and of many lengths."""
-    rng = random.Random(0)
-    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(passages + queries)]
-    asked = pd.DataFrame({"query_id": [f"q{i}" for i in range(queries)], "text": texts[passages:]}, dtype=str)
-    return Collection("toy", {f"d{i}": text for i, text in enumerate(texts[:passages])}, {"dev": Split(asked)})
-
-
-def candidates_of(collection, depth=9, seed=1):
-    rng = random.Random(seed)
-    doc_ids = list(collection.doc_ids())
-    rows = [
-        (query_id, doc_id, float(depth - rank))
-        for query_id in collection.queries("dev")["query_id"]
-        for rank, doc_id in enumerate(rng.sample(doc_ids, depth))
-    ]
-    return pd.DataFrame(rows, columns=["query_id", "doc_id", "score"])
-
-
-@pytest.fixture(scope="module")
-def toys(toy_bert_folder, toy_bart_folder):
-    """A toy of every system, its weights spread so that the scores of different texts lie apart."""
-    models = {name: build_model(name, checkpoint=toy_bert_folder) for name in SYSTEMS}
-    models["bart_s on BART"] = build_model("bart_s", checkpoint=toy_bart_folder)
-    for model in models.values():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data *= 5
-    return models
-
-
-ALL_TOYS = [*SYSTEMS, "bart_s on BART"]
-
-
-def rerank(model, *arguments, **options):
-    return gdmtl.rerank(model, *arguments, progress=False, device="cpu", **options)
-
+from .conftest import ALL_TOYS, WORDS, candidates_of, collection_of, rerank
 
 def scores_of(run):
     return run.set_index(["query_id", "doc_id"])["score"].sort_index()
@@ -109,13 +70,13 @@ def test_scores_do_not_depend_on_the_batch(toys, name, monkeypatch):
 
 def test_passes_are_as_large_as_the_budget_allows(toys, monkeypatch):
     """Longest first; one that is longer than the budget goes alone."""
-    sizes, original = [], reranking.pack
+    sizes, original = [], scoring.pack
 
     def pack(sequences):
         sizes.append([len(sequence.input_ids) for sequence in sequences])
         return original(sequences)
 
-    monkeypatch.setattr(reranking, "pack", pack)
+    monkeypatch.setattr(scoring, "pack", pack)
     collection = collection_of(longest=60)
     rerank(toys["bert"], collection, candidates_of(collection), batch_tokens=80)
     flat = [length for size in sizes for length in size]
@@ -180,7 +141,7 @@ def test_every_text_is_tokenized_once_a_run(toys, monkeypatch, cached, once):
     original = InputBuilder._encode
     monkeypatch.setattr(InputBuilder, "_encode", lambda self, texts: [asked.extend(texts), original(self, texts)][1])
     monkeypatch.setattr(reranking, "CHUNK_PAIRS", 9)
-    monkeypatch.setattr(reranking, "CACHED_TOKENS", cached)
+    monkeypatch.setattr(scoring, "CACHED_TOKENS", cached)
     assert_same_scores(rerank(toys["gdmtl"], collection, candidates), expected)
     texts = set(collection.text(candidates["doc_id"])) | set(collection.queries("dev")["text"])
     # Passages stand after a space, a task's prefix is tokenized when a builder is made.
@@ -211,12 +172,12 @@ def test_bf16_ties_nothing_that_fp32_tells_apart(toys, name):
 @pytest.mark.parametrize("name", ["gdmtl", "bart_s"])
 def test_a_rounded_copy_leaves_the_model_alone(toys, name):
     """Its backbone is in bf16; the head that computes the score, and the model itself, stay in fp32."""
-    rounded = reranking.in_precision(toys[name], "bf16")
+    rounded = scoring.in_precision(toys[name], "bf16")
     assert {parameter.dtype for parameter in toys[name].parameters()} == {torch.float32}
     in_fp32 = {key for key, parameter in rounded.named_parameters() if parameter.dtype == torch.float32}
     heads = ("classifier.", "bert.pooler.", "classification_head.", "generation_heads.")
     assert in_fp32 == {key for key, _ in toys[name].named_parameters() if key.startswith(heads)} != set()
-    assert reranking.in_precision(toys[name], "fp32") is toys[name]
+    assert scoring.in_precision(toys[name], "fp32") is toys[name]
 
 
 def test_auto_precision_asks_the_processor(monkeypatch):
@@ -247,7 +208,7 @@ def chunked(toys, monkeypatch, tmp_path):
 
 def counted(monkeypatch, stop=None):
     """Count the chunks that are scored, and interrupt before the one of number `stop`."""
-    calls, original = [], reranking.score_pairs
+    calls, original = [], scoring.score_pairs
 
     def score_pairs(*arguments):
         if len(calls) == stop:
@@ -255,7 +216,7 @@ def counted(monkeypatch, stop=None):
         calls.append(len(arguments[1]))
         return original(*arguments)
 
-    monkeypatch.setattr(reranking, "score_pairs", score_pairs)
+    monkeypatch.setattr(scoring, "score_pairs", score_pairs)
     return calls
 
 

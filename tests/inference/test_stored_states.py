@@ -9,6 +9,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from tests.conftest import spread
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import likelihood, stored_states
@@ -16,21 +17,16 @@ from gdmtl_lib.inference.likelihood import query_likelihood
 from gdmtl_lib.data.files import try_lock
 from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.inference.prefix_cache import Source, encode_sources
-from gdmtl_lib.inference.stored_states import StoredStates, opened
-from tests.inference.test_likelihood import candidates, collection  # noqa: F401, fixtures
+from gdmtl_lib.inference.stored_states import StoredStates, open_states
 
-HOW = dict(progress=False, device="cpu")
+from .conftest import HOW
+
 TOYS = ["gdmtl", "gdmtl_s"]
 
 
 @pytest.fixture(params=TOYS)
 def model(request, toy_bert_folder):
-    """Weights spread, so that likelihoods lie apart."""
-    model = build_model(request.param, checkpoint=toy_bert_folder)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            parameter.data *= 3 if "embed" in name else 4
-    return model
+    return spread(build_model(request.param, checkpoint=toy_bert_folder), 4, embeddings=3)
 
 
 def scores_of(run):
@@ -38,7 +34,7 @@ def scores_of(run):
 
 
 @pytest.fixture
-def scores(model, collection, candidates):  # noqa: F811
+def scores(model, collection, candidates):
     """Scores with the states of a folder, or with what is given, in one order."""
 
     def score(states, model=model, **how):
@@ -66,7 +62,7 @@ def assert_close(found, expected):
 
 
 def files_in(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "made_from.json")
 
 
 def rounded(model, sequences):
@@ -229,20 +225,18 @@ def test_of_two_processes_the_second_only_reads(scores, encoded, tmp_path):
     assert files_in(tmp_path / "states") == [path, *others]
 
 
-def test_rerank_and_cascade_take_them(model, collection, candidates, encoded, tmp_path):  # noqa: F811
+def test_rerank_takes_them(model, collection, candidates, encoded, tmp_path):
     how = HOW | {"states": tmp_path / "states"}
     likely = gdmtl.rerank(model, collection, candidates, score="likelihood", **how)
     passages = len(encoded)
     pd.testing.assert_frame_equal(likely, query_likelihood(model, collection, candidates, **how))
-    joint = gdmtl.rerank(model, collection, candidates, score="joint", weight=0.5, **how)
+    joint = gdmtl.rerank(model, collection, candidates, score="interpolated", weight=0.5, **how)
     ranking = gdmtl.rerank(model, collection, candidates, **HOW)
-    pd.testing.assert_frame_equal(joint, likelihood.joint_run(ranking, likely, 0.5))
-    cascaded = likelihood.cascade(model, collection, candidates, 2, **how)
-    pd.testing.assert_frame_equal(cascaded, likelihood.cascade_run(likely, ranking, 2))
+    pd.testing.assert_frame_equal(joint, likelihood.interpolate(ranking, likely, 0.5))
     assert len(encoded) == passages
 
 
-def test_what_cannot_be_stored_says_why(model, collection, candidates, tmp_path):  # noqa: F811
+def test_what_cannot_be_stored_says_why(model, collection, candidates, tmp_path):
     with pytest.raises(ValueError, match="^states are those of the likelihood, but score is 'rank': leave states out$"):
         gdmtl.rerank(model, collection, candidates, states=tmp_path, **HOW)
     (tmp_path / "file").touch()
@@ -253,5 +247,5 @@ def test_what_cannot_be_stored_says_why(model, collection, candidates, tmp_path)
 
 
 def test_without_a_store_there_is_none(model):
-    with opened(None, model, "fp32") as stored:
+    with open_states(None, model, "fp32") as stored:
         assert stored is None

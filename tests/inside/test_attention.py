@@ -1,13 +1,15 @@
-"""Attention weights against a slow computation from the model's own parameters, layouts against hand-drawn
-masks, and the expansion of Section 4.2."""
+"""Attention weights against a slow computation from the model's own parameters, layouts against hand-drawn masks, the
+expansion of Section 4.2, interactions counted by hand, and where the query looks by a slow loop."""
 
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from gdmtl_lib.inside import attention as attention_maps
+from gdmtl_lib.inside import attention
 from gdmtl_lib.inside.attention import (
     BIDIRECTIONAL,
     CAUSAL,
@@ -15,7 +17,6 @@ from gdmtl_lib.inside.attention import (
     MASKS,
     NONE,
     Layout,
-    Models,
     attention_weights,
     block_shares,
     build_sequence,
@@ -27,20 +28,9 @@ from gdmtl_lib.inside.attention import (
     token_losses,
 )
 from gdmtl_lib.packing import pack
-from gdmtl_lib.pretrained import build_model
 
 PASSAGE, QUERY, ANSWER = "the glacier is old blue ice", "why is ice blue", "the light"
-
-
-@pytest.fixture(scope="module")
-def toys(toy_bert_folder, toy_bart_folder):
-    models = {name: build_model(name, checkpoint=toy_bert_folder) for name in ("bert", "gdmtl", "gdmtl_plus")}
-    models |= {name: build_model(name, checkpoint=toy_bart_folder) for name in ("gdmtl_s", "gdmtl_c")}
-    for model in models.values():  # fresh weights attend almost evenly: spread them
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data *= 5
-    return models
+PAIRS = [(PASSAGE, QUERY), ("water", "who")]
 
 
 CASES = [
@@ -278,40 +268,123 @@ def test_only_mixed_generation_expands(toys, name, task, mask):
         expand(build_sequence(toys[name], task, PASSAGE, QUERY, mask=mask))
 
 
-def test_models_finds_what_was_trained(toys, tmp_path, monkeypatch, toy_bert_folder):
-    monkeypatch.setattr(
-        attention_maps, "build_model", lambda name: build_model(name, checkpoint=toy_bert_folder)
-    )
-    models = Models(tmp_path)
-    assert models.main == "gdmtl"
-    assert models("gdmtl") is models("GDMTL")
-    folder = tmp_path / "gdmtl" / "seed0" / "checkpoint"
-    assert models.label("gdmtl") == "GDMTL before training"
-    assert models.describe("gdmtl") == (
-        f"GDMTL before training, MiniLM with new heads (trained ones are looked for in {folder})"
-    )
-    assert models.before_training("gdmtl") is None
+# --- where query and passage meet (Figure 9)
 
-    toys["gdmtl"].save_pretrained(folder)
-    models = Models(tmp_path)
-    assert models.describe("gdmtl") == f"GDMTL, trained: {folder}"
-    assert models.label("gdmtl") == "GDMTL trained"
-    trained, start = models("gdmtl").bert, models.before_training("gdmtl").bert
-    assert torch.equal(trained.state_dict()["embeddings.word_embeddings.weight"],
-                       5 * start.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip
 
-    toys["gdmtl_plus"].save_pretrained(tmp_path / "elsewhere")
-    models = Models(tmp_path, tmp_path / "elsewhere")
-    assert (
-        models.main == "gdmtl_plus"
-        and models.describe("gdmtl_plus") == f"GDMTL+, trained: {tmp_path / 'elsewhere'}"
-    )
+@pytest.fixture(scope="module")
+def tokenizer(toy_bert_folder):
+    return AutoTokenizer.from_pretrained(toy_bert_folder)
 
-    toys["gdmtl_s"].save_pretrained(tmp_path / "bart")
-    message = (
-        "checkpoint_dir must hold an encoder that generates, gdmtl or gdmtl_plus, but .*bart holds gdmtl_s"
-    )
-    with pytest.raises(ValueError, match=message):
-        Models(tmp_path, tmp_path / "bart")
-    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
-        Models(tmp_path, tmp_path / "nothing")
+
+def counts(system, tokenizer, passage="ice water river", query="old king"):
+    table = attention.count_interactions(attention.ranking_layouts(system, tokenizer, passage, query))
+    return list(table.itertuples(index=False, name=None))
+
+
+def test_an_encoder_lets_the_texts_meet_both_ways(tokenizer):
+    """Three passage and two query tokens: 3 x 2 pairs each way."""
+    assert counts("gdmtl", tokenizer) == [("self-attention, encoder", 6, 6)]
+
+
+def test_separate_inputs_meet_in_cross_attention_alone_and_one_way(tokenizer):
+    assert counts("bart_s", tokenizer) == [
+        ("self-attention, encoder", 0, 0), ("self-attention, decoder", 0, 0), ("cross-attention", 6, 0),
+    ]  # fmt: skip
+
+
+def test_concatenated_inputs_meet_everywhere_in_the_decoder_only_forwards(tokenizer):
+    """The decoder reads passage then query, causally: the passage cannot look ahead at the query."""
+    assert counts("gdmtl_c", tokenizer) == [
+        ("self-attention, encoder", 6, 6), ("self-attention, decoder", 6, 0), ("cross-attention", 6, 6),
+    ]  # fmt: skip
+
+
+def test_equal_words_of_passage_and_query_are_told_apart(tokenizer):
+    layout = attention.ranking_layouts("bert", tokenizer, "ice ice", "ice")["encoder"]
+    assert layout.rows == ["[CLS]", "rank", ":", "ice", "ice", "[SEP]", "ice", "[SEP]"]
+    texts = ["frame", "frame", "frame", "passage", "passage", "frame", "query", "frame"]
+    assert [layout.segments[text] for text in layout.row_segments] == texts
+    assert layout.row_segments.tolist() == layout.column_segments.tolist()
+
+
+def test_the_decoder_reads_the_encoders_sequence_one_token_later(tokenizer):
+    encoder, decoder, cross = attention.ranking_layouts("bart_c", tokenizer, "ice", "king").values()
+    assert decoder.rows == ["[CLS]", *encoder.rows[:-1]]
+    assert cross.rows == decoder.rows and cross.columns == encoder.rows
+
+
+def test_an_interaction_is_allowed_and_between_the_texts():
+    texts = np.array([attention.FRAME, attention.PASSAGE, attention.QUERY])
+    allowed = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], dtype=bool)
+    layout = Layout(allowed.astype(int), list("fpq"), list("fpq"), texts, texts, [], [], attention.TEXTS)
+    assert layout.interacts.tolist() == [[False, False, False], [False, False, False], [False, True, False]]
+
+
+def test_the_first_stage_has_no_attention(tokenizer):
+    with pytest.raises(ValueError, match="bm25 is the first stage and has no model"):
+        attention.ranking_layouts("bm25", tokenizer, "ice", "king")
+
+
+# --- what changes in where the query looks
+
+
+def test_every_token_has_a_destination(toys):
+    """[CLS] rank : water [SEP] who [SEP]"""
+    model = toys["gdmtl"]
+    sequence = build_sequence(model, "rank", *PAIRS[1])
+    assert [attention.DESTINATIONS[kind] for kind in attention.destinations(model, sequence)] == [
+        "[CLS]", "passage", "passage", "passage", "[SEP]", "query", "[SEP]",
+    ]  # fmt: skip
+
+
+def test_shares_and_entropy_by_a_slow_loop(toys):
+    model = toys["gdmtl"]
+    table = attention.query_attention(model, PAIRS)
+    expected = []
+    for pair in PAIRS:
+        sequence = build_sequence(model, "rank", *pair)
+        kinds = attention.destinations(model, sequence)
+        weights = attention_weights(model, sequence)["encoder"].numpy()
+        for layer in range(2):
+            for head in range(4):
+                shares, entropy = np.zeros(4), 0.0
+                for row in np.flatnonzero(kinds == 1):
+                    for column, weight in enumerate(weights[layer, head, row]):
+                        shares[kinds[column]] += weight / (kinds == 1).sum()
+                        entropy -= weight * np.log(weight) / (kinds == 1).sum() / np.log(len(kinds))
+                expected.append([layer + 1, head + 1, *shares, entropy])
+    expected = (np.array(expected[:8]) + np.array(expected[8:])) / 2
+    np.testing.assert_allclose(table.to_numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(table[list(attention.DESTINATIONS)].sum(axis=1), 1, atol=1e-5)
+    assert table["entropy"].between(0, 1).all() and table["entropy"].std() > 0.01
+
+
+def test_even_attention_has_entropy_one(toys, monkeypatch):
+    def even(model, sequence):
+        size = len(sequence.input_ids)
+        return {"encoder": torch.full((1, 1, size, size), 1 / size)}
+
+    monkeypatch.setattr(attention, "attention_weights", even)
+    [row] = attention.query_attention(toys["gdmtl"], PAIRS[1:]).to_dict("records")
+    assert row["entropy"] == pytest.approx(1) and row["passage"] == pytest.approx(3 / 7)
+
+
+def test_what_heads_moved_by_hand():
+    """The second head moves .3 from the passage: .2 to the query and .1 to [SEP]."""
+    before = pd.DataFrame({
+        "layer": 1, "head": [1, 2], "passage": [0.5, 0.6], "query": [0.2, 0.2], "[CLS]": [0.2, 0.1], "[SEP]": [0.1, 0.1],
+        "entropy": [0.5, 0.5],
+    })  # fmt: skip
+    after = before.assign(passage=[0.5, 0.3], query=[0.2, 0.4], **{"[SEP]": [0.1, 0.2]}, entropy=[0.6, 0.5])
+    table = attention.head_changes(before, after)
+    assert list(table["head"]) == [2, 1] and table["moved"].tolist() == pytest.approx([0.3, 0.0])
+    assert table["passage"].tolist() == pytest.approx([-0.3, 0]) and table["entropy"].tolist() == pytest.approx([0, 0.1])
+    with pytest.raises(ValueError, match="expected two models with the same layers and heads"):
+        attention.head_changes(before, after.head(1))
+
+
+def test_what_cannot_be_compared_says_why(toys, toy_bert_folder):
+    with pytest.raises(ValueError, match="^gdmtl_s is an encoder-decoder, whose query tokens do not attend"):
+        attention.query_attention(toys["gdmtl_s"], PAIRS)
+    with pytest.raises(ValueError, match="expected pairs of a passage and a query, found none"):
+        attention.query_attention(toys["gdmtl"], [])

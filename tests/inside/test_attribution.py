@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.conftest import spread
 
 from gdmtl_lib.inside.attribution import EmbeddedPair, disagreements, integrated_gradients
 from gdmtl_lib.packing import pack
@@ -12,10 +13,7 @@ PAIR = ("the glacier is old blue ice", "why is ice blue")
 
 @pytest.fixture(scope="module")
 def model(toy_bert_folder):
-    model = build_model("gdmtl", checkpoint=toy_bert_folder)
-    for parameter in model.parameters():  # fresh weights score almost alike: spread them
-        if parameter.dim() > 1:
-            parameter.data *= 3
+    model = spread(build_model("gdmtl", checkpoint=toy_bert_folder), 3)
     model.classifier.weight.data *= 20
     return model
 
@@ -49,16 +47,16 @@ def test_the_values_add_up_to_the_difference_of_the_scores(model):
 
 
 def test_equal_to_a_slow_sum_over_the_steps(model):
-    """One step at a time, each with a backward pass of its own, at the middles of 20 equal parts."""
+    """One step at a time, each with a backward pass of its own, at the 20 points of Gauss and Legendre's rule."""
     pair = EmbeddedPair(model, *PAIR)
     moved, total = pair.embeddings - pair.baseline, torch.zeros_like(pair.embeddings)
-    for step in range(20):
-        here = (pair.baseline + (step + 0.5) / 20 * moved).requires_grad_()
+    for place, weight in zip(*np.polynomial.legendre.leggauss(20)):  # from -1 to 1, weights 2 together
+        here = (pair.baseline + (place + 1) / 2 * moved).float().requires_grad_()
         pair(here).sum().backward()
-        total += here.grad / 20
+        total += here.grad * weight / 2
     expected = (total * moved).sum(-1)[0].numpy()
     for batch_size in (1, 7, 16):
-        found = integrated_gradients(model, *PAIR, steps=20, method="riemann_middle", batch_size=batch_size)
+        found = integrated_gradients(model, *PAIR, steps=20, batch_size=batch_size)
         np.testing.assert_allclose(found.values, expected, atol=1e-5)
     model.zero_grad()
 
@@ -71,8 +69,6 @@ def test_dropout_is_off_and_the_mode_is_kept(model):
 
 
 def test_bad_requests_say_why(model, toy_bert_folder):
-    with pytest.raises(ValueError, match="unknown method 'simpson': expected one of gausslegendre"):
-        integrated_gradients(model, *PAIR, method="simpson")
     with pytest.raises(ValueError, match="steps must be at least 2, found 1"):
         integrated_gradients(model, *PAIR, steps=1)
     with pytest.raises(ValueError, match="^gdmtl_s is an encoder-decoder: expected an encoder system"):

@@ -23,7 +23,7 @@ from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pack, pad
 from gdmtl_lib.masks import mixed_attention_mask
 from gdmtl_lib.pretrained import build_model, load_model
-from gdmtl_lib.inference.rerank import in_precision
+from gdmtl_lib.inference.scoring import in_precision
 from gdmtl_lib.inference.prefix_cache import Continuation, encode_sources
 
 BATCHES = 200 if os.environ.get("GDMTL_STRESS") else 10

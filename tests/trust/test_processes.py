@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from tests.inference.test_rerank import candidates_of as candidates_to_rerank
-from tests.inference.test_rerank import collection_of as collection_to_rerank
+from tests.inference.conftest import candidates_of as candidates_to_rerank
+from tests.inference.conftest import collection_of as collection_to_rerank
 from tests.training.conftest import Training
 
 import gdmtl_lib as gdmtl

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.inference.test_rerank import toys  # noqa: F401, a fixture
+from tests.inference.conftest import toys  # noqa: F401, a fixture
 from tests.training.conftest import Training, assert_same_training
 
 STRESS = bool(os.environ.get("GDMTL_STRESS"))
@@ -104,7 +104,7 @@ import sys
 sys.path[:0] = {path!r}
 from gdmtl_lib.inference import rerank as reranking
 from gdmtl_lib.pretrained import load_model
-from tests.inference.test_rerank import candidates_of, collection_of, rerank
+from tests.inference.conftest import candidates_of, collection_of, rerank
 reranking.CHUNK_PAIRS = 9
 collection = collection_of(queries=60)
 print("ready", flush=True)

@@ -11,8 +11,8 @@ from matplotlib.text import Text
 from nbclient import NotebookClient
 from PIL import Image
 
-from gdmtl_lib.inside import attention
-from gdmtl_lib.inside.attention import Models
+from gdmtl_lib import pretrained
+from gdmtl_lib.experiments.results import Models
 from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.widgets.masks import AttentionExplorer, MaskExplorer
 
@@ -23,7 +23,7 @@ SYSTEMS = ["gdmtl", "gdmtl_plus", "bert", "gdmtl_s"]
 @pytest.fixture(scope="module")
 def models(toy_bert_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "build_model", lambda name: build_model(name, checkpoint=toy_bert_folder))
+        patch.setattr(pretrained, "build_model", lambda name: build_model(name, checkpoint=toy_bert_folder))
         models = Models(tmp_path_factory.mktemp("results"))
         for name in SYSTEMS:
             models(name)
@@ -162,7 +162,7 @@ def test_papermill_gets_the_figure_and_jupyterlab_the_widget(tmp_path):
     """nbclient, which papermill runs on, does not say which cell it runs; JupyterLab does."""
     code = f"""
 import gdmtl_lib.widgets.masks as widgets
-from gdmtl_lib.inside.attention import Models
+from gdmtl_lib.experiments.results import Models
 explorer = widgets.MaskExplorer(Models({str(tmp_path)!r}), ["gdmtl"], "ice is blue", "why")
 """
     named = "get_ipython().kernel.get_parent('shell')['metadata']['cellId'] = 'x'\nexplorer"

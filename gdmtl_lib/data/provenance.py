@@ -1,0 +1,84 @@
+"""What a result was made from: one record, written beside every result and compared before any is used again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+
+from gdmtl_lib import __version__
+
+from .files import file_hash
+from .trec import frame_hash
+
+COMPUTED_BY = ("torch", "transformers")  # what decides the last bits of a result
+
+
+def made_from(
+    model=None, collection=None, candidates: pd.DataFrame | None = None, precision: str | None = None, **more
+) -> dict:
+    """The record of a result, as JSON gives it back: hashes of what decides it, and the versions that computed it.
+
+    model: one in memory, whose weights are hashed; or the folder of a checkpoint, whose files are (so that nothing has
+    to be loaded). Hashes of the two kinds do not compare. collection: its texts. candidates: their pairs in their
+    order. precision: as it was picked, not `auto`. more: whatever else decides the result; frames are hashed. What is
+    None is left out.
+    """
+    record = {
+        "model": _hash_of(model),
+        "texts": None if collection is None else collection.fingerprint(),
+        "candidates": None if candidates is None else candidates[["query_id", "doc_id"]],
+        "precision": precision,
+        "versions": versions(),
+    } | more  # fmt: skip
+    hashed = {key: frame_hash(value) if isinstance(value, pd.DataFrame) else value for key, value in record.items()}
+    given = {key: value for key, value in hashed.items() if value is not None}
+    return json.loads(json.dumps(given, default=str))
+
+
+def versions() -> dict[str, str]:
+    """Of this library and of those that compute for it, as far as they are installed."""
+    found = {"gdmtl": __version__}
+    for name in COMPUTED_BY:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a machine for analysis alone
+            continue
+    return found
+
+
+def differences(there: Mapping, here: Mapping, with_versions: bool = False) -> list[str]:
+    """In words, what differs between the record of a result and what would decide it now. Other versions of libraries
+    only round differently: they are looked at where all bits have to be computed alike."""
+    found = []
+    for key in sorted(there.keys() | here.keys()):
+        a, b = there.get(key), here.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            if key != "versions" or with_versions:
+                found += [f"{key}.{difference}" for difference in differences(a, b, with_versions)]
+        elif a != b:
+            found.append(f"{key} is {a!r} there and {b!r} here")
+    return found
+
+
+def fingerprint_of(model) -> str:
+    """SHA-256 of the weights of a model in memory and of what else decides its scores."""
+
+    def hashed(parameter) -> str:
+        return hashlib.sha256(parameter.detach().float().cpu().contiguous().numpy()).hexdigest()
+
+    names, parameters = zip(*model.named_parameters())
+    with ThreadPoolExecutor() as pool:  # of a model of BERT's size it takes a noticeable time
+        weights = dict(zip(names, pool.map(hashed, parameters)))
+    return hashlib.sha256(json.dumps([model.config.gdmtl, weights], sort_keys=True).encode()).hexdigest()
+
+
+def _hash_of(model) -> str | None:
+    if model is None or not isinstance(model, str | os.PathLike):
+        return None if model is None else fingerprint_of(model)
+    files = [file_hash(Path(model) / name) for name in ("config.json", "model.safetensors")]
+    return hashlib.sha256(" ".join(files).encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""Pairs of a query and a passage in, the ranking head's scores out (Section 5.2: the generative heads rest).
+
+Passages and queries are tokenized once a run; pairs are sorted by length and packed up to a budget of tokens, so
+nothing is padded. A pair's score depends on nothing but the pair.
+"""
+
+import copy
+from array import array
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gdmtl_lib.backbones.devices import DTYPES, fast_products
+from gdmtl_lib.backbones.linear import fused_layers
+from gdmtl_lib.data.trec import whole_queries
+from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pack
+
+from .resume import PartialScores
+
+CACHED_TOKENS = 1 << 25  # at 4 bytes each
+
+
+def score_candidates(
+    model, collection, candidates: pd.DataFrame, chunk_pairs: int, batch_tokens: int, precision: str,
+    device: torch.device, on_progress: Callable[[int], object], partial: PartialScores | None = None,
+) -> np.ndarray:
+    """Scores of all candidates, float32, in the order given: whole queries, about `chunk_pairs` pairs at a time.
+
+    partial: takes the scores of every chunk, and gives those that it has.
+    """
+    scores = np.empty(len(candidates), dtype=np.float32)
+    was_on = next(model.parameters()).device
+    model.eval().to(device)
+    try:
+        scorer = in_precision(model, precision)
+        tokens = _Tokens(model.input_builder())
+        for number, rows in enumerate(whole_queries(candidates["query_id"], chunk_pairs)):
+            if partial and number in partial.chunks:
+                scores[rows] = partial.chunks[number]
+                on_progress(len(rows))
+                continue
+            chunk = candidates.iloc[rows]
+            query_ids, doc_ids = chunk["query_id"].unique(), chunk["doc_id"].unique()
+            query_of = dict(zip(query_ids, collection.query_texts(query_ids)))
+            text_of = dict(zip(doc_ids, collection.text(doc_ids)))
+            pairs = [(query_of[q], text_of[d]) for q, d in zip(chunk["query_id"], chunk["doc_id"])]
+            scores[rows] = score_pairs(scorer, pairs, batch_tokens, on_progress, tokens)
+            if partial:
+                partial.append(number, scores[rows])
+    finally:
+        model.to(was_on)
+    return scores
+
+
+def in_precision(model, precision: str):
+    """The model itself for `fp32`; else a copy with the backbone's weights in bf16 or fp16 and its heads in fp32:
+    scores are compared with one another, and in bf16 many would tie that do not."""
+    if precision == "fp32":
+        return model
+    pooler = getattr(model.base_model, "pooler", None)  # BERT's belongs to its ranking head
+    of_heads = {id(parameter) for parameter in pooler.parameters()} if pooler is not None else set()
+    # And no buffer: rotary positions would lose their digits.
+    weights = {
+        id(parameter): torch.nn.Parameter(parameter.data.to(DTYPES[precision]), parameter.requires_grad)
+        for parameter in model.base_model.parameters() if id(parameter) not in of_heads
+    }  # fmt: skip
+    # In their place, instead of copying them first; a tokenizer, copied word by word, takes as long as the weights.
+    rounded = copy.deepcopy(model, weights | {id(model.tokenizer): model.tokenizer})
+    if pooler is not None:
+        rounded.base_model.pooler.register_forward_pre_hook(lambda _, states: states[0].float())
+    return rounded
+
+
+@torch.inference_mode()
+def score_pairs(
+    model, pairs: list[tuple[str, str]], batch_tokens: int | None = None, on_progress=None,
+    tokens: "_Tokens | None" = None,
+) -> np.ndarray:
+    """Scores of (query, passage) pairs, float32, in the order given.
+
+    batch_tokens: tokens of one packed pass; by default as many as suit the device. on_progress: called with the number
+    of pairs after every pass. tokens: of the texts that earlier calls have met.
+    """
+    tokens = tokens or _Tokens(model.input_builder())
+    query_tokens, passage_tokens = tokens.of([query for query, _ in pairs], [passage for _, passage in pairs])
+    sequences = [tokens.builder.rank(passage_tokens[passage], query_tokens[query]) for query, passage in pairs]
+    lengths = np.array([len(s.input_ids) + len(s.decoder_ids) for s in sequences])
+    by_length = np.argsort(-lengths, kind="stable")
+    device = next(model.parameters()).device
+    batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
+    scores, passes = np.empty(len(pairs), dtype=np.float32), []
+    with fast_products(device), fused_layers(model, int(lengths.sum())):
+        for batch in by_budget(by_length, lengths, batch_tokens):
+            output = model(pack([sequences[i] for i in batch]).to(device))
+            passes.append((batch, output.scores.float()))
+            if on_progress:
+                on_progress(len(batch))
+    # Fetched last: a GPU computes one pass while the next one is packed.
+    for batch, found in passes:
+        scores[batch] = found.cpu().numpy()
+    return scores
+
+
+class _Tokens:
+    """The token ids of texts, each tokenized when it is first met; the passages that were met first are forgotten when
+    more than CACHED_TOKENS are kept."""
+
+    def __init__(self, builder):
+        self.builder = builder
+        self._passages, self._size = {}, 0
+
+    def of(self, queries: Iterable[str], passages: Iterable[str]) -> tuple[dict, dict]:
+        """Token ids by text: of the queries, a run's being together, and of the passages."""
+        queries, passages = list(dict.fromkeys(queries)), list(dict.fromkeys(passages))
+        new = [passage for passage in passages if passage not in self._passages]
+        for passage, ids in zip(new, self.builder.passage_tokens(new)):
+            self._passages[passage] = array("i", ids[: self.builder.max_length])  # no input holds more
+            self._size += len(self._passages[passage])
+        found = {passage: self._passages[passage].tolist() for passage in passages}
+        while self._size > CACHED_TOKENS:
+            self._size -= len(self._passages.pop(next(iter(self._passages))))
+        return dict(zip(queries, self.builder.tokens(queries))), found
