@@ -231,48 +231,6 @@ def test_beside_the_query_that_was_asked(toys):
     pd.testing.assert_frame_equal(frame, pd.DataFrame(expected))
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        (
-            "bert", {},
-            "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c",
-        ),
-        ("gdmtl", {"queries": QUERIES}, "gdmtl does not learn answer_generation, as these do: gdmtl_plus"),
-        (
-            "gdmtl_plus", {"queries": ["one"]},
-            "expected one query a passage: found 4 passages and 1 queries",
-        ),
-        ("gdmtl", {"max_tokens": 0}, "max_tokens must be at least 1, found 0"),
-        ("gdmtl", {"batch_size": 0}, "batch_size must be at least 1, found 0"),
-        ("gdmtl", {"task": "rank"}, "unknown task 'rank': expected one of query_generation, answer_generation"),
-        ("gdmtl_plus", {"task": "answer_generation"}, "task 'answer_generation' needs `queries`, one a passage"),
-        (
-            "gdmtl_plus", {"task": "query_generation", "queries": QUERIES},
-            "task 'query_generation' takes no queries: leave them out, or ask for 'answer_generation'",
-        ),
-        ("gdmtl", {"method": "best"}, "unknown method 'best': expected one of greedy, beam, sample"),
-        ("gdmtl", {"beams": 2}, "beams belongs to method 'beam', but method is 'greedy': leave beams out"),
-        ("gdmtl", {"n": 2}, "n belongs to method 'beam' or 'sample', but method is 'greedy': leave n out"),
-        ("gdmtl", {"method": "beam", "beams": 0}, "beams must be an integer of at least 1, found 0"),
-        (
-            "gdmtl", {"method": "beam", "beams": 2, "n": 3},
-            "n must be at most beams, found n 3 and beams 2: raise beams",
-        ),
-        ("gdmtl", {"method": "sample", "top_k": 2.5}, "top_k must be an integer of at least 1, found 2.5"),
-        ("gdmtl", {"method": "sample", "top_p": 0}, "top_p must be above 0 and at most 1, found 0"),
-        (
-            "gdmtl", {"method": "sample", "temperature": 0},
-            "temperature must be above 0, found 0; for none use method 'greedy'",
-        ),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_generated_says_why(toy_bert_folder, name, arguments, message):
-    with pytest.raises(ValueError) as error:
-        gdmtl.generate(build_model(name, checkpoint=toy_bert_folder), PASSAGES, **arguments)
-    assert str(error.value) == message
-
-
 @pytest.fixture
 def tasks_of_ones_own(monkeypatch):
     """A task that reads the passage alone and one that reads the query too, and systems that learn both."""

@@ -155,33 +155,3 @@ def test_the_cascade_by_hand():
         likelihood.cascade_run(likely, ranking[ranking["doc_id"] != "c"], 3)
     with pytest.raises(ValueError, match="depth must be at least 1, found 0"):
         likelihood.cascade_run(likely, ranking, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("gdmtl", {"score": "both"}, "unknown score 'both': expected one of rank, likelihood, interpolated"),
-        (
-            "gdmtl", {"score": "joint", "weight": 1.0},
-            "unknown score 'joint': expected one of rank, likelihood, interpolated; 'joint' is now called 'interpolated'",
-        ),
-        (
-            "gdmtl", {"score": "interpolated"},
-            "score 'interpolated' needs a weight for the likelihood: choose it on a validation split with choose_weight",
-        ),
-        ("gdmtl", {"weight": 1.0}, "weight belongs to score 'interpolated', but score is 'rank': leave weight out"),
-        (
-            "bert", {"score": "likelihood"},
-            "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c",
-        ),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_scored_says_why(toy_bert_folder, collection, candidates, name, arguments, message):
-    with pytest.raises(ValueError) as error:
-        gdmtl.rerank(build_model(name, checkpoint=toy_bert_folder), collection, candidates, **arguments)
-    assert str(error.value) == message
-
-
-def test_an_unknown_reduction_is_refused(toys, collection, candidates):
-    with pytest.raises(ValueError, match="^unknown reduction 'max': expected one of sum, mean$"):
-        likelihood.query_likelihood(toys["gdmtl"], collection, candidates, "max")

@@ -276,24 +276,6 @@ def test_a_collection_that_others_cannot_open(job, tmp_path, change, found):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"processes": 0}, "processes must be at least 1, found 0"),
-        (
-            {"processes": 2, "score": "likelihood"},
-            "several processes share the score 'rank' alone, but score is 'likelihood': leave processes out",
-        ),
-    ],
-)
-def test_bad_values(model, folder, tmp_path, options, message):
-    collection = gdmtl.load_collection(folder)
-    with pytest.raises(ValueError) as error:
-        rerank((model, collection, candidates_of(collection)), tmp_path / "shared.trec", **options)
-    assert str(error.value) == message
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_unknown_passages_are_named(job, tmp_path):
     (model, collection, candidates), _ = job
     candidates = candidates.reset_index(drop=True)

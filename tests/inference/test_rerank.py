@@ -365,39 +365,3 @@ def test_cross_encoder_gives_the_same_scores(toys, name, tmp_path):
         assert np.abs(ours - theirs).max() < 1e-4
     assert ours.std() > 0.01
     assert np.abs(gdmtl.rerank_texts(load_model(tmp_path / "checkpoint"), query, passages) - ours).max() == 0
-
-
-# --- what goes wrong ----------------------------------------------------------------------------------------
-
-
-CANDIDATES = candidates_of(collection_of())
-
-
-@pytest.mark.parametrize(
-    ("candidates", "options", "message"),
-    [
-        (CANDIDATES.iloc[:0], {}, "run: expected at least one row, found none"),
-        (
-            CANDIDATES.drop(columns="doc_id"), {},
-            "run: expected the columns query_id, doc_id, score, found query_id, score; add doc_id",
-        ),
-        (
-            pd.concat([CANDIDATES.head(3), CANDIDATES.head(1)]), {},
-            f"run, row 3: passage '{CANDIDATES['doc_id'][0]}' stands a second time for query 'q0'; keep one of the two",
-        ),
-        (CANDIDATES.head(2).assign(doc_id=["d0", "d99"]), {}, "collection 'toy' has no passage 'd99'"),
-        (
-            CANDIDATES.head(2).assign(query_id=["q0", "q99"]), {},
-            "collection 'toy' has no query 'q99' (1 unknown) in its splits dev",
-        ),
-        (CANDIDATES, {"precision": "fp8"}, "precision must be one of auto, fp32, bf16, fp16, found 'fp8'"),
-        (CANDIDATES, {"device": "tpu"}, None),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_reranked_leaves_nothing_behind(toys, tmp_path, candidates, options, message):
-    options = {"device": "cpu"} | options
-    with pytest.raises(ValueError) as error:
-        gdmtl.rerank(toys["bert"], collection_of(), candidates, output=tmp_path / "out" / "run.trec", **options)
-    there = "cpu" if not torch.cuda.is_available() else "cuda, cpu"
-    assert str(error.value) == (message or f"device 'tpu' is not available here: use one of auto, {there}")
-    assert list(tmp_path.iterdir()) == []

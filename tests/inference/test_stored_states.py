@@ -237,8 +237,6 @@ def test_rerank_takes_them(model, collection, candidates, encoded, tmp_path):
 
 
 def test_what_cannot_be_stored_says_why(model, collection, candidates, tmp_path):
-    with pytest.raises(ValueError, match="^states are those of the likelihood, but score is 'rank': leave states out$"):
-        gdmtl.rerank(model, collection, candidates, states=tmp_path, **HOW)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file: give a folder for the passages' states"):
         query_likelihood(model, collection, candidates, states=tmp_path / "file", **HOW)

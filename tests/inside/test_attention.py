@@ -14,7 +14,6 @@ from gdmtl_lib.inside.attention import (
     BIDIRECTIONAL,
     CAUSAL,
     CROSS,
-    MASKS,
     NONE,
     Layout,
     attention_weights,
@@ -243,31 +242,6 @@ def test_a_masked_target_is_blind_to_what_is_written(toys):
     assert 1e-4 < prefix_effect(model, mixed) <= 1
 
 
-@pytest.mark.parametrize(
-    "name, arguments, message",
-    [
-        ("bert", dict(task="query_generation"), "bert does not learn 'query_generation': it learns rank"),
-        ("gdmtl", dict(task="rank", mask="full"), f"unknown mask 'full': expected one of {', '.join(MASKS)}"),
-        (
-            "gdmtl",
-            dict(task="rank", mask="mlm"),
-            "mask 'mlm' hides the target of a generative task, and ranking has none",
-        ),
-        ("gdmtl_s", dict(task="rank", mask="mixed"), "gdmtl_s is an encoder-decoder, whose masks are fixed"),
-    ],
-)
-def test_what_cannot_be_read_says_why(toys, name, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        build_sequence(toys[name], passage=PASSAGE, query=QUERY, **arguments)
-
-
-@pytest.mark.parametrize("name, task, mask", [("gdmtl", "rank", None), ("gdmtl", "query_generation", "mlm"),
-                                              ("gdmtl_s", "query_generation", None)])  # fmt: skip
-def test_only_mixed_generation_expands(toys, name, task, mask):
-    with pytest.raises(ValueError, match="expected a generative sequence under the mixed mask, found"):
-        expand(build_sequence(toys[name], task, PASSAGE, QUERY, mask=mask))
-
-
 # --- where query and passage meet (Figure 9)
 
 
@@ -381,10 +355,3 @@ def test_what_heads_moved_by_hand():
     assert table["passage"].tolist() == pytest.approx([-0.3, 0]) and table["entropy"].tolist() == pytest.approx([0, 0.1])
     with pytest.raises(ValueError, match="expected two models with the same layers and heads"):
         attention.head_changes(before, after.head(1))
-
-
-def test_what_cannot_be_compared_says_why(toys, toy_bert_folder):
-    with pytest.raises(ValueError, match="^gdmtl_s is an encoder-decoder, whose query tokens do not attend"):
-        attention.query_attention(toys["gdmtl_s"], PAIRS)
-    with pytest.raises(ValueError, match="expected pairs of a passage and a query, found none"):
-        attention.query_attention(toys["gdmtl"], [])

@@ -68,13 +68,6 @@ def test_dropout_is_off_and_the_mode_is_kept(model):
     model.eval()
 
 
-def test_bad_requests_say_why(model, toy_bert_folder):
-    with pytest.raises(ValueError, match="steps must be at least 2, found 1"):
-        integrated_gradients(model, *PAIR, steps=1)
-    with pytest.raises(ValueError, match="^gdmtl_s is an encoder-decoder: expected an encoder system"):
-        integrated_gradients(build_model("gdmtl_s", checkpoint=toy_bert_folder), *PAIR)
-
-
 def test_pairs_that_one_system_gets_right():
     """a: right after; b: right in both; c: right before; d: another relevant one is first before; e: nowhere before."""
     qrels = pd.DataFrame(

@@ -1,0 +1,531 @@
+"""One table of what a user can give that is wrong, and the sentence that each must produce; and what is unusual but
+right, which must pass. After a refusal nothing half-written is left behind.
+"""
+
+import gzip
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.data.test_collection import FOLDER, HEADER, write
+from tests.inference.conftest import candidates_of, collection_of
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib.data import trec as runs
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.evaluation.measures import read_values
+from gdmtl_lib.experiments import notebook
+from gdmtl_lib.inference import likelihood
+from gdmtl_lib.inside import attention
+from gdmtl_lib.inside.attribution import integrated_gradients
+from gdmtl_lib.settings import TrainingSettings
+
+RUN = pd.DataFrame({"query_id": ["q", "q"], "doc_id": ["a", "b"], "score": [2.0, 1.0]})
+QRELS = pd.DataFrame({"query_id": ["q"], "doc_id": ["a"], "relevance": [1]})
+VALUES = pd.DataFrame({"query_id": ["q", "r"], "measure": "RR@10", "value": [0.5, 1.0]})
+
+
+class Folder:
+    """The good collection folder in a temporary one, and calls that spoil something of it and use it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def file(self, name, content):
+        path = self.path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def load(self, **changes):
+        return load_collection(write(self.path, **changes))
+
+    def run(self, content, name="run.trec"):
+        return runs.read_run(self.file(name, content))
+
+    def qrels(self, content):
+        return runs.read_qrels(self.file("qrels.txt", content))
+
+    def values(self, content):
+        return read_values(self.file("per_query.csv", content))
+
+    def wikiqa(self, content):
+        self.file("WikiQA-dev.tsv", content)
+        return load_collection(f"wikiqa:{self.path}")
+
+    def squad(self, content):
+        return load_collection(f"squad:{self.file('s.json', content)}")
+
+
+def parameter(annotation, value):
+    return notebook.resolve_parameters([f"x: {annotation} = None  # a parameter"], {"x": value})
+
+
+FILES = [
+    # Text that is no text.
+    (lambda f: f.load(passages__tsv=b"d1\tice\nd2\tcaf\xe9\n"),
+     "{}/passages.tsv, line 2: not UTF-8 (byte 0xe9 at position 7): convert the file to UTF-8"),
+    (lambda f: f.load(queries__dev__tsv="q3\triver\nq4\tice\n".encode("utf-16")),
+     "{}/queries.dev.tsv, line 1: not UTF-8 (byte 0xff at position 1): convert the file to UTF-8"),
+    (lambda f: f.load(passages__tsv=b"d1\tice\0\n"),
+     "{}/passages.tsv, line 1: holds a NUL or carriage-return character: remove it"),
+    (lambda f: f.load(passages__tsv="d1\tice\rd2\tking\r"),
+     "{}/passages.tsv, line 1: holds a NUL or carriage-return character: remove it"),
+    (lambda f: f.load(passages__tsv="d1\tblue\tice\n"),
+     "{}/passages.tsv, line 1: expected 2 fields separated by a tab (doc_id, text), found 3"),
+    (lambda f: f.load(passages__tsv="d1\tblue\nice\n"),
+     "{}/passages.tsv, line 2: expected 2 fields separated by a tab (doc_id, text), found 1"),
+    (lambda f: f.load(passages__tsv="d1\tice\n\nd2\tking\n"),
+     "{}/passages.tsv, line 2: expected 2 fields separated by a tab (doc_id, text), found 1"),
+    (lambda f: f.load(passages__tsv=""), "{}/passages.tsv is empty"),
+    (lambda f: f.load(passages__tsv="\ufeff"),
+     "{}/passages.tsv, line 1: expected 2 fields separated by a tab (doc_id, text), found 1"),
+    (lambda f: f.load(passages__tsv="d1\t\u00a0\u2003\n"), "{}/passages.tsv, line 1: the text of 'd1' is empty"),
+    # Ids.
+    (lambda f: f.load(passages__tsv="d 1\tice\n"),
+     "{}/passages.tsv, line 1: doc_id 'd 1' is empty or holds white space, which TREC files cannot carry"),
+    (lambda f: f.load(queries__dev__tsv="q\u00a03\tice\n"),
+     "{}/queries.dev.tsv, line 1: query_id 'q\\xa03' is empty or holds white space, which TREC files cannot carry"),
+    (lambda f: f.load(passages__tsv="\tice\n"),
+     "{}/passages.tsv, line 1: doc_id '' is empty or holds white space, which TREC files cannot carry"),
+    # Compressed files.
+    (lambda f: f.load(passages__tsv=None, passages__tsv__gz=FOLDER["passages.tsv"]),
+     "{}/passages.tsv.gz is damaged or not gzip-compressed, as its name says it is: Not a gzipped file (b'd1')"),
+    (lambda f: f.load(passages__tsv=None, passages__tsv__gz=gzip.compress(FOLDER["passages.tsv"].encode())[:-9]),
+     "{}/passages.tsv.gz is damaged or not gzip-compressed, as its name says it is: Compressed file ended before the "
+     "end-of-stream marker was reached"),
+    (lambda f: f.load(passages__tsv=gzip.compress(b"d1\tice\n", mtime=0)),
+     "{}/passages.tsv, line 1: not UTF-8 (byte 0x8b at position 2): name it .gz, for it is compressed"),
+    (lambda f: f.load(passages__tsv__gz=gzip.compress(b"d1\tice\n")),
+     "{} holds both passages.tsv and passages.tsv.gz: keep one of them"),
+    # Files that do not belong together.
+    (lambda f: f.load(qrels__test__tsv="q3 0 d1 1\n"),
+     "{}/qrels.test.tsv has no queries.test.tsv beside it: add it, or rename the file to one of the splits dev, train"),
+    (lambda f: f.load(categories__dev__tsv="q3\tentity\n"),
+     "{}/categories.dev.tsv has no line for query id 'q4' (1 missing): every query needs one"),
+    (lambda f: f.load(answers__train__tsv="q9\tblue\n"),
+     "{}/answers.train.tsv, line 1: query id 'q9' is not in queries.train.tsv: add it there, or remove the line"),
+    (lambda f: f.load(qrels__dev__tsv="q3 0 d3\n"),
+     "{}/qrels.dev.tsv, line 1: expected 4 columns (query_id 0 doc_id relevance), found 3"),
+    (lambda f: f.load(qrels__dev__tsv="q3 0 d3 high\n"),
+     "{}/qrels.dev.tsv, line 1: expected an integer as relevance, found 'high'"),
+    (lambda f: f.load(qrels__dev__tsv="query_id 0 doc_id relevance\nq3 0 d3 1\n"),
+     "{}/qrels.dev.tsv, line 1: expected an integer as relevance, found 'relevance'"),
+    (lambda f: f.load(candidates__dev__trec="q3 Q0 d3 1 2.5\n"),
+     "{}/candidates.dev.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 5"),
+    # Runs, judgments, values.
+    (lambda f: f.run(""), "{}/run.trec is empty"),
+    (lambda f: f.run("q Q0 a 1 nan tag\n"),
+     "{}/run.trec, line 1: expected a score that is finite as float32, found nan"),
+    (lambda f: f.run("q Q0 a 1 1e39 tag\n"),
+     "{}/run.trec, line 1: expected a score that is finite as float32, found 1e+39"),
+    (lambda f: f.run("q Q0 a 1 2,5 tag\n"), "{}/run.trec, line 1: expected a number as score, found '2,5'"),
+    (lambda f: f.run("q Q0 a 1 2 t\nq Q0 b 2 1 t\nq Q0 a 3 0 t\n"),
+     "{}/run.trec, line 3: passage 'a' stands a second time for query 'q'; keep one of the two"),
+    (lambda f: f.run("q Q0 a 1 2 my run\n"),
+     "{}/run.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 7"),
+    (lambda f: f.run("q Q0 a 1 2 t\n", "run.trec.gz"),
+     "{}/run.trec.gz is damaged or not gzip-compressed, as its name says it is: Not a gzipped file (b'q ')"),
+    (lambda f: f.qrels("q 0 a 1.0\n"), "{}/qrels.txt, line 1: expected an integer as relevance, found '1.0'"),
+    (lambda f: f.qrels("q 0 a 9999999999\n"),
+     "{}/qrels.txt, line 1: expected an integer within ±1,000,000 as relevance, found 9999999999"),
+    (lambda f: f.values("query,measure,value\nq,RR@10,1\n"),
+     "{}/per_query.csv, line 1: expected the columns ['query_id', 'measure', 'value', 'residual'], found ['query', "
+     "'measure', 'value']; measure anew"),
+    (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,one,\n"),
+     "{}/per_query.csv, line 2: could not convert string to float: 'one'; measure anew"),
+    (lambda f: f.values(""),
+     "{}/per_query.csv, line 1: expected the columns ['query_id', 'measure', 'value', 'residual'], found []; measure anew"),
+    (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,1,\n0,q,RR@10,1,\n"),
+     "{}/per_query.csv, line 3: expected 4 fields, found 5; measure anew"),
+    (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,1,\nr,RR@10\n"),
+     "{}/per_query.csv, line 3: expected 4 fields, found 2; measure anew"),
+    (lambda f: runs.read_run(f.path), "no file {}"),
+    # Other formats.
+    (lambda f: f.wikiqa("Q1\twhy\n"),
+     "{}/WikiQA-dev.tsv, line 1: expected the header QuestionID Question DocumentID DocumentTitle SentenceID Sentence "
+     "Label, separated by tabs"),
+    (lambda f: f.wikiqa(HEADER + "Q1\twhy\tD1\tIce\tD1-0\tNo.\t0\n"),
+     "{}/WikiQA-dev.tsv: no question has a correct sentence (Label 1), so the split has no queries"),
+    (lambda f: f.squad('{"data": [{"paragraphs": [{"context": "ice", "qas": [], }]}]}'),
+     "{}/s.json is not JSON: "),
+    (lambda f: f.squad('{"data": []}'),
+     "{}/s.json: 0 articles leave no question for the split 'train' (share 0.8): raise its share or leave it out"),
+    (lambda f: load_collection(f"squad:{f.path}"), "no file {}"),
+    (lambda f: load_collection("sample", seed=1),
+     "seed and shares split a squad:<file>.json, and nothing else: leave them out for 'sample'"),
+]  # fmt: skip
+FRAMES = [
+    (lambda: runs.validate_run(RUN.drop(columns="score")),
+     "run: expected the columns query_id, doc_id, score, found query_id, doc_id; add score"),
+    (lambda: runs.validate_run(RUN.head(0)), "run: expected at least one row, found none"),
+    (lambda: runs.validate_run(RUN.assign(score=["2", "1"])),
+     "run, row 0: expected a column of numbers as score, found the dtype str"),
+    (lambda: runs.validate_run(RUN.assign(score=[1.0, float("inf")])),
+     "run, row 1: expected a score that is finite as float32, found inf"),
+    (lambda: runs.validate_run(RUN.assign(query_id=[1, 1])),
+     "run, row 0: expected query_id to be a string without white space or NUL, found 1"),
+    (lambda: runs.validate_run(RUN.assign(doc_id=["a", None])),
+     "run, row 1: expected doc_id to be a string without white space or NUL, found nan"),
+    (lambda: runs.write_run(RUN, "/nowhere/run.trec", tag="my run"),
+     "tag: expected a name without white space, found 'my run'"),
+    (lambda: gdmtl.evaluate(RUN, QRELS.assign(relevance=[0.5])),
+     "qrels, row 0: expected an integer within ±1,000,000 as relevance, found 0.5"),
+    (lambda: gdmtl.evaluate(RUN, QRELS.assign(query_id="other")),
+     "run and qrels: expected queries with judgments in the run, found none (the run has query 'q', the qrels 'other'); "
+     "take both from the same split"),
+    (lambda: gdmtl.evaluate(RUN, QRELS, relevance_level=0),
+     "relevance_level: expected an integer of at least 1, found 0"),
+    (lambda: gdmtl.evaluate(RUN, QRELS, ["MRR at 10"]), "measures: expected ir-measures' notation, found 'MRR at 10' ("),
+    (lambda: gdmtl.evaluate(RUN, QRELS, "RR@10"), "measures: expected a list of names such as "),
+    (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.head(1)}, "a"),
+     "RR@10: expected a and b to be measured on the same queries, found that only a has 1 query (r); evaluate both with "
+     "the same qrels"),
+    (lambda: gdmtl.compare({"a": VALUES}, "b"), "baseline: expected one of a, found 'b'"),
+    (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.assign(value=[0.5, np.nan])}, "a"),
+     "b: expected a number as RR@10, found NaN for 1 query (r)"),
+]  # fmt: skip
+PARAMETERS = [
+    (lambda: TrainingSettings(epochs=0), "epochs must be at least 1, found 0"),
+    (lambda: TrainingSettings(epochs=1.5), "epochs must be a whole number, found 1.5"),
+    (lambda: TrainingSettings(learning_rate=float("nan")), "learning_rate must be a number, found nan"),
+    (lambda: TrainingSettings(learning_rate="1e-4"), "learning_rate must be a number, found '1e-4'"),
+    (lambda: TrainingSettings(learning_rate=-1e-4), "learning_rate must be more than 0, found -0.0001"),
+    (lambda: TrainingSettings(margin=float("inf")), "margin must be a number, found inf"),
+    (lambda: TrainingSettings(batch_size=True), "batch_size must be a whole number, found True"),
+    (lambda: TrainingSettings(seed=-1), "seed must be 0 or more, found -1"),
+    (lambda: TrainingSettings(device="gpu"), "device must be one of auto, cuda, mps, cpu, found 'gpu'"),
+    (lambda: TrainingSettings(loss_weighting="0.1"),
+     "loss_weighting must be 'uncertainty' or a number above 0, without quotes, found '0.1'"),
+    (lambda: TrainingSettings(max_length=10**6), "max_length must be between 16 and 4096, found 1000000"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", depth=-1), "expected depth to be an integer of 1 or more, found -1"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", depth=2.0), "expected depth to be an integer of 1 or more, found 2.0"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", k1=float("nan")), "expected k1 to be a number of 0 or more, found nan"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", b=1.1), "expected b to be a number from 0 to 1, found 1.1"),
+    (lambda: parameter("int", "3"), "parameter x must be int, found '3' (str)"),
+    (lambda: parameter("int", True), "parameter x must be int, found True (bool)"),
+    (lambda: parameter("str or None", 3), "parameter x must be str or None, found 3 (int)"),
+    (lambda: parameter("list[str]", "bert"), "parameter x must be list[str], found 'bert' (str)"),
+    (lambda: parameter("list[int]", [1, "2"]), "parameter x must be list[int], found [1, '2'] (list)"),
+]  # fmt: skip
+
+
+class Models:
+    """A toy of each system, a collection and candidates, for calls that a model refuses."""
+
+    texts = ["blue glacier ice", "an old king of the north"]
+
+    def __init__(self, toy_bert_folder):
+        self.folder = toy_bert_folder
+
+    def __call__(self, system):
+        return gdmtl.build_model(system, checkpoint=self.folder)
+
+    def generate(self, system="gdmtl", queries=None, **settings):
+        return gdmtl.generate(self(system), self.texts, queries, **settings)
+
+    def rerank(self, system="gdmtl", candidates=None, **options):
+        candidates = candidates_of(collection_of()) if candidates is None else candidates
+        how = {"output": "out/run.trec", "progress": False, "device": "cpu"} | options
+        return gdmtl.rerank(self(system), collection_of(), candidates, **how)
+
+    def sequence(self, system, task, mask=None):
+        return attention.build_sequence(self(system), task, *self.texts, mask=mask)
+
+
+CANDIDATES = candidates_of(collection_of())
+MODELS = [
+    # Re-ranking.
+    (lambda m: m.rerank(candidates=CANDIDATES.head(0)), "run: expected at least one row, found none"),
+    (lambda m: m.rerank(candidates=CANDIDATES.drop(columns="doc_id")),
+     "run: expected the columns query_id, doc_id, score, found query_id, score; add doc_id"),
+    (lambda m: m.rerank(candidates=pd.concat([CANDIDATES.head(3), CANDIDATES.head(1)])),
+     f"run, row 3: passage '{CANDIDATES['doc_id'][0]}' stands a second time for query 'q0'; keep one of the two"),
+    (lambda m: m.rerank(candidates=CANDIDATES.head(2).assign(doc_id=["d0", "d99"])),
+     "collection 'toy' has no passage 'd99'"),
+    (lambda m: m.rerank(candidates=CANDIDATES.head(2).assign(query_id=["q0", "q99"])),
+     "collection 'toy' has no query 'q99' (1 unknown) in its splits dev"),
+    (lambda m: m.rerank(precision="fp8"), "precision must be one of auto, fp32, bf16, fp16, found 'fp8'"),
+    (lambda m: m.rerank(device="tpu"), "device 'tpu' is not available here: use one of auto, "),
+    (lambda m: m.rerank(processes=0), "processes must be at least 1, found 0"),
+    (lambda m: m.rerank(processes=2, score="likelihood"),
+     "several processes share the score 'rank' alone, but score is 'likelihood': leave processes out"),
+    (lambda m: m.rerank(score="both"), "unknown score 'both': expected one of rank, likelihood, interpolated"),
+    (lambda m: m.rerank(score="joint", weight=1.0),
+     "unknown score 'joint': expected one of rank, likelihood, interpolated; 'joint' is now called 'interpolated'"),
+    (lambda m: m.rerank(score="interpolated"),
+     "score 'interpolated' needs a weight for the likelihood: choose it on a validation split with choose_weight"),
+    (lambda m: m.rerank(weight=1.0), "weight belongs to score 'interpolated', but score is 'rank': leave weight out"),
+    (lambda m: m.rerank(states="states"), "states are those of the likelihood, but score is 'rank': leave states out"),
+    (lambda m: m.rerank("bert", score="likelihood"),
+     "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c"),
+    (lambda m: likelihood.query_likelihood(m("gdmtl"), collection_of(), CANDIDATES, "max"),
+     "unknown reduction 'max': expected one of sum, mean"),
+    # Generation.
+    (lambda m: m.generate("bert"),
+     "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c"),
+    (lambda m: m.generate(queries=m.texts), "gdmtl does not learn answer_generation, as these do: gdmtl_plus"),
+    (lambda m: m.generate("gdmtl_plus", ["one"]), "expected one query a passage: found 2 passages and 1 queries"),
+    (lambda m: m.generate(max_tokens=0), "max_tokens must be at least 1, found 0"),
+    (lambda m: m.generate(batch_size=0), "batch_size must be at least 1, found 0"),
+    (lambda m: m.generate(task="rank"), "unknown task 'rank': expected one of query_generation, answer_generation"),
+    (lambda m: m.generate("gdmtl_plus", task="answer_generation"),
+     "task 'answer_generation' needs `queries`, one a passage"),
+    (lambda m: m.generate("gdmtl_plus", m.texts, task="query_generation"),
+     "task 'query_generation' takes no queries: leave them out, or ask for 'answer_generation'"),
+    (lambda m: m.generate(method="best"), "unknown method 'best': expected one of greedy, beam, sample"),
+    (lambda m: m.generate(beams=2), "beams belongs to method 'beam', but method is 'greedy': leave beams out"),
+    (lambda m: m.generate(n=2), "n belongs to method 'beam' or 'sample', but method is 'greedy': leave n out"),
+    (lambda m: m.generate(method="beam", beams=0), "beams must be an integer of at least 1, found 0"),
+    (lambda m: m.generate(method="beam", beams=2, n=3), "n must be at most beams, found n 3 and beams 2: raise beams"),
+    (lambda m: m.generate(method="sample", top_k=2.5), "top_k must be an integer of at least 1, found 2.5"),
+    (lambda m: m.generate(method="sample", top_p=0), "top_p must be above 0 and at most 1, found 0"),
+    (lambda m: m.generate(method="sample", temperature=0),
+     "temperature must be above 0, found 0; for none use method 'greedy'"),
+    # Looking inside.
+    (lambda m: m.sequence("bert", "query_generation"), "bert does not learn 'query_generation': it learns rank"),
+    (lambda m: m.sequence("gdmtl", "rank", "full"),
+     "unknown mask 'full': expected one of mixed, bidirectional, causal, mlm"),
+    (lambda m: m.sequence("gdmtl", "rank", "mlm"),
+     "mask 'mlm' hides the target of a generative task, and ranking has none: use another mask"),
+    (lambda m: m.sequence("gdmtl_s", "rank", "mixed"),
+     "gdmtl_s is an encoder-decoder, whose masks are fixed: leave mask out"),
+    (lambda m: attention.expand(m.sequence("gdmtl", "rank")),
+     "expected a generative sequence under the mixed mask, found 'rank' with 0 targets: "),
+    (lambda m: attention.expand(m.sequence("gdmtl", "query_generation", "mlm")),
+     "expected a generative sequence under the mixed mask, found 'query_generation' with "),
+    (lambda m: attention.expand(m.sequence("gdmtl_s", "query_generation")),
+     "expected a generative sequence under the mixed mask, found 'query_generation' with "),
+    (lambda m: attention.query_attention(m("gdmtl_s"), [m.texts]),
+     "gdmtl_s is an encoder-decoder, whose query tokens do not attend to a passage beside them"),
+    (lambda m: attention.query_attention(m("gdmtl"), []), "expected pairs of a passage and a query, found none"),
+    (lambda m: integrated_gradients(m("gdmtl"), *m.texts, steps=1), "steps must be at least 2, found 1"),
+    (lambda m: integrated_gradients(m("gdmtl_s"), *m.texts),
+     "gdmtl_s is an encoder-decoder: expected an encoder system such as gdmtl"),
+]  # fmt: skip
+
+# What a user meets who calls what notebook 03 calls.
+SMALL = {
+    "passages.tsv": "d1\tblue glacier ice\nd2\tan old king\nd3\twater of the river\n",
+    "queries.train.tsv": "q1\twhy is ice blue\nq2\twho was king\n",
+    "qrels.train.tsv": "q1 0 d1 1\nq2 0 d2 1\n",
+    "queries.dev.tsv": "q3\triver water\nq4\tice\n",
+    "qrels.dev.tsv": "q3 0 d3 1\n",
+}
+SETTINGS = gdmtl.TrainingSettings(
+    epochs=1, batch_size=2, learning_rate=1e-3, max_length=32, target_length=8, precision="fp32", device="cpu"
+)
+CHANGED_FILES = [
+    ({"passages.tsv": None}, "{folder} holds no passages.tsv (or passages.tsv.gz)"),
+    ({"queries.train.tsv": None, "queries.dev.tsv": None, "qrels.train.tsv": None, "qrels.dev.tsv": None},
+     "{folder} holds no queries.<split>.tsv, for example queries.dev.tsv"),
+    ({"queries.dev.tsv": None, "qrels.dev.tsv": None},
+     "collection '{folder}' has no split 'dev': its splits are train"),
+    ({"qrels.train.tsv": None}, "no query to train on: none of the candidates' queries has a passage judged "
+     "relevant; are these the candidates of the training split?"),
+    ({"passages.tsv": "d1\tblue glacier ice\nd2 an old king\n"},
+     "{folder}/passages.tsv, line 2: expected 2 fields separated by a tab (doc_id, text), found 1"),
+    ({"qrels.train.tsv": "q1 0 d1 1\nq2 0 d9 1\n"},
+     "{folder}/qrels.train.tsv, line 2: doc_id 'd9' is not in passages.tsv: add it there, or remove the line"),
+    ({"qrels.train.tsv": "q1 0 d1 1\nq9 0 d2 1\n"},
+     "{folder}/qrels.train.tsv, line 2: query id 'q9' is not in queries.train.tsv: add it there, or remove the "
+     "line"),
+    ({"qrels.train.tsv": "q1 0 d1 1\nq1 0 d1 1\n"},
+     "{folder}/qrels.train.tsv, line 2: passage 'd1' stands a second time for query 'q1'; keep one of the two"),
+    ({"passages.tsv": "d1\tblue ice\nd2\tan old king\nd3\twater\nd1\tice\n"},
+     "{folder}/passages.tsv, line 4: doc_id 'd1' stood before: ids must be unique"),
+    ({"queries.train.tsv": "q1\twhy is ice blue\nq2\twho was king\nq1\tice\n"},
+     "{folder}/queries.train.tsv, line 3: query_id 'q1' stood before: ids must be unique"),
+    ({"queries.train.tsv": "q1\twhy is ice blue\nq2\twho was king\nq3\tice\n"},
+     "{folder}/queries.train.tsv, line 3: query id 'q3' is in queries.dev.tsv too: a query id belongs to one "
+     "split"),
+    ({"passages.tsv": "d1\tblue glacier ice\nd2\t \nd3\twater\n"},
+     "{folder}/passages.tsv, line 2: the text of 'd2' is empty"),
+    ({"queries.dev.tsv": "q3\t\nq4\tice\n"}, "{folder}/queries.dev.tsv, line 1: the text of 'q3' is empty"),
+    ({"queries.dev.tsv": "q3\tzebra\nq4\tlion\n"},
+     "BM25 finds no passage for 2 of 2 queries of 'dev' in '{folder}': are queries and passages in one language, "
+     "and in one script?"),
+    # Nothing is wrong but that BM25 finds one passage for each query, the relevant one.
+    ({}, "query 'q1' has no candidate that is less relevant than 'd1': retrieve deeper, or leave the query out of "
+     "the candidates"),
+]  # fmt: skip
+CHOICES = [
+    ({"system": "gdmlt"},
+     "unknown system 'gdmlt': expected one of bm25, mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"),
+    ({"system": "bm25"},
+     "bm25 is the first stage and has no model: use bm25_candidates, or one of mono, bert, gdmtl, gdmtl_plus, "
+     "bart_s, gdmtl_s, bart_c, gdmtl_c"),
+    ({"system": "gdmtl_plus"}, "collection '{folder}' has none for the training queries"),
+    ({"train": "training"}, "collection '{folder}' has no split 'training': its splits are dev, train"),
+    ({"checkpoint": "{folder}"}, "{folder} is not a checkpoint folder: no config.json"),
+    ({"checkpoint": "{folder}/passages.tsv"}, "{folder}/passages.tsv is a file: give the checkpoint folder"),
+    ({"checkpoint": "{folder}/nothing"}, "checkpoint folder {folder}/nothing does not exist"),
+    ({"model_folder": "{folder}"},
+     "{folder} is not a checkpoint folder: it has no config.json and no model.safetensors"),
+]  # fmt: skip
+
+
+def workflow(folder, checkpoint, output, system="gdmtl", train="train", validation="dev", model_folder=None):
+    if model_folder is not None:
+        return gdmtl.load_model(model_folder)
+    collection = gdmtl.load_collection(folder)
+    candidates = {
+        split: gdmtl.bm25_candidates(collection, split, depth=3, index_dir=output / "indexes")
+        for split in (train, validation)
+    }
+    model = gdmtl.build_model(system, checkpoint=checkpoint)
+    gdmtl.train(model, collection, candidates[train], SETTINGS, output, validation=candidates[validation])
+    run = gdmtl.rerank(model, collection, candidates[validation], output=output / "run.trec", progress=False)
+    return gdmtl.evaluate(run, collection.qrels(validation))
+
+
+def refused(error, message):
+    """The whole sentence; only the beginning where the rest is another library's. One of our exceptions, no kin."""
+    assert type(error) in (ValueError, FileNotFoundError)
+    found = str(error)
+    assert found.startswith(message) if message.endswith((" ", "(")) else found == message
+
+
+@pytest.mark.parametrize(("call", "message"), FILES)
+def test_bad_files(tmp_path, call, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        call(Folder(tmp_path))
+    refused(error.value, message.replace("{}", str(tmp_path)))
+
+
+@pytest.mark.parametrize(("call", "message"), [*FRAMES, *PARAMETERS])
+def test_bad_frames_and_parameters(call, message):
+    with pytest.raises(ValueError) as error:
+        call()
+    refused(error.value, message)
+
+
+@pytest.mark.parametrize(("call", "message"), MODELS)
+def test_what_a_model_refuses(toy_bert_folder, tmp_path, monkeypatch, call, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        call(Models(toy_bert_folder))
+    refused(error.value, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    for name, text in SMALL.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_good_input(folder, toy_bert_folder, tmp_path):
+    """Or nothing below would say anything. A fourth passage shares a word with both training queries."""
+    (folder / "passages.tsv").write_text(SMALL["passages.tsv"] + "d4\tice of the king\n")
+    values = workflow(folder, toy_bert_folder, tmp_path / "out")
+    assert set(values["query_id"]) == {"q3"}
+
+
+@pytest.mark.parametrize(("changed", "message"), CHANGED_FILES)
+def test_bad_collections(folder, toy_bert_folder, tmp_path, changed, message):
+    for name, text in changed.items():
+        (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    output = tmp_path / "out"
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        workflow(folder, toy_bert_folder, output)
+    refused(error.value, message.replace("{folder}", str(folder)))
+    # An index is whole or not there.
+    left = {path.name for path in output.iterdir()} if output.exists() else set()
+    assert left <= {"indexes"}
+    assert not left or all(len(path.name) == 64 for path in (output / "indexes").iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "message"), CHOICES)
+def test_bad_choices(folder, toy_bert_folder, tmp_path, arguments, message):
+    (folder / "passages.tsv").write_text(SMALL["passages.tsv"] + "d4\tice of the king\n")
+    before = sorted(path.name for path in folder.iterdir())
+    given = {name: value.replace("{folder}", str(folder)) for name, value in arguments.items()}
+    output = tmp_path / "out"
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        workflow(folder, **{"checkpoint": toy_bert_folder, "output": output} | given)
+    assert message.replace("{folder}", str(folder)) in str(error.value)
+    assert not output.exists() or [path.name for path in output.iterdir()] == ["indexes"]
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_missing_folder(toy_bert_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="^no collection '.*nowhere', and no folder of that name; a collectio"):
+        workflow(tmp_path / "nowhere", toy_bert_folder, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- unusual, and right
+
+
+TEXTS = {
+    "a megabyte": "ice " * 250_000,
+    "one word of a megabyte": "i" * 1_000_000,
+    "right to left": "\u202eקרח כחול\u202c ice",
+    "combining": "i\u0301c\u0327e\u0308\u0301\u0302 ice",
+    "emoji": "ice 😀👩‍👩‍👧‍👦🏳️‍🌈",
+    "controls": "ice \x01\x02\x1b[31m\x7f",
+    "line separators": "ice\u2028blue\u2029ice\x85ice\x0bice\x0cice",
+    "special tokens": "ice [CLS] [SEP] [PAD] [MASK] <s> </s>",
+    "no letter": "!?… ice",
+    "an unassigned character": "ice \U000e0fff\ufffe",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEXTS)
+def test_unusual_texts_are_indexed_retrieved_and_scored(tmp_path, toy_bert_folder, name):
+    """As passage and as query, from the file to the measure."""
+    text = TEXTS[name]
+    write(
+        tmp_path, passages__tsv=f"d1\t{text}\nd2\tan old king\nd3\twater\n", queries__dev__tsv=f"q3\t{text}\nq4\tice\n",
+        qrels__dev__tsv="q3 0 d1 1\nq4 0 d1 1\n",
+    )  # fmt: skip
+    collection = load_collection(tmp_path)
+    assert collection.text(["d1"]) == collection.query_texts(["q3"]) == [text]
+    model = gdmtl.build_model("bert", checkpoint=toy_bert_folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a query that is cut, or finds nothing
+        candidates = gdmtl.bm25_candidates(collection, "dev", depth=3, index_dir=tmp_path / "indexes")
+        run = gdmtl.rerank(model, collection, candidates, progress=False)
+    assert np.isfinite(run["score"]).all()
+    if name != "one word of a megabyte":  # which "ice" is not
+        values = gdmtl.evaluate(run, collection.qrels("dev"), ["RR@10"])
+        assert values.set_index("query_id")["value"]["q4"] == 1.0
+
+
+def test_windows_line_ends_a_byte_order_mark_and_no_last_line_end(tmp_path):
+    expected = load_collection(write(tmp_path)).fingerprint()
+    for name, text in FOLDER.items():
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.rstrip("\n").replace("\n", "\r\n").encode())
+    assert load_collection(tmp_path).fingerprint() == expected
+
+
+def test_a_query_without_candidates(folder, toy_bert_folder, tmp_path):
+    """It is named when the first stage finds nothing for it, and it counts 0 where it is judged."""
+    (folder / "passages.tsv").write_text(SMALL["passages.tsv"] + "d4\tice of the king\n")
+    (folder / "queries.dev.tsv").write_text("q3\tzebra\nq4\tglacier\n")
+    (folder / "qrels.dev.tsv").write_text("q3 0 d3 1\nq4 0 d1 1\n")
+    with pytest.warns(UserWarning, match=r"^BM25 finds no passage for 1 of 2 queries of 'dev' in .*, for example 'q3'"):
+        collection = gdmtl.load_collection(folder)
+        candidates = gdmtl.bm25_candidates(collection, "dev", depth=3, index_dir=tmp_path / "indexes")
+    run = gdmtl.rerank(gdmtl.build_model("bert", checkpoint=toy_bert_folder), collection, candidates, progress=False)
+    assert set(run["query_id"]) == {"q4"}
+    values = gdmtl.evaluate(run, collection.qrels("dev"), ["RR@10"])
+    assert dict(zip(values["query_id"], values["value"], strict=True)) == {"q3": 0.0, "q4": 1.0}
+
+
+@pytest.mark.parametrize("system", ["bert", "bart_s"])
+def test_a_query_longer_than_half_the_input_is_cut_with_one_warning(toy_bert_folder, system):
+    model = gdmtl.build_model(system, checkpoint=toy_bert_folder)
+    limit = {"bert": 128, "bart_s": 55}[system]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = gdmtl.rerank_texts(model, "ice " * 300, ["blue ice", "an old king"])
+    assert [str(warning.message).partition(" and")[0] for warning in caught] == [
+        f"a query is longer than {limit} tokens"
+    ]
+    assert len(scores) == 2
