@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 
 @dataclass(frozen=True)
 class Family:
-    """One family.
+    """One family; unless it says otherwise, as BERT.
 
     score: the model and its first-token states, float [b, d] -> float [b, 1], as in <Family>ForSequenceClassification.
     activation, norm_eps: of the layer before the word embeddings in <Family>ForMaskedLM: values, or the names that the
@@ -27,9 +27,9 @@ class Family:
     """
 
     score: Callable[[nn.Module, Tensor], Tensor]
-    activation: str
-    norm_eps: str | float
     masked_lm: tuple[str, str, str]
+    activation: str = "hidden_act"
+    norm_eps: str | float = "layer_norm_eps"
     has_segments: bool = True
     counts_after_padding: bool = False
     has_windows: bool = False
@@ -63,15 +63,12 @@ def _by_head(model, first_states: Tensor) -> Tensor:
 
 _BERT = Family(
     score=_by_pooler,
-    activation="hidden_act",
-    norm_eps="layer_norm_eps",
     masked_lm=("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     has_berts_layers=True,
 )
 _ROBERTA = Family(
     score=_by_classifier,
     activation="gelu",
-    norm_eps="layer_norm_eps",
     masked_lm=("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     has_segments=False,
     counts_after_padding=True,
@@ -90,14 +87,11 @@ FAMILIES = {
     "electra": Family(
         score=_by_classifier,
         activation="gelu",
-        norm_eps="layer_norm_eps",
         masked_lm=("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
         has_berts_layers=True,
     ),
     "albert": Family(
         score=_by_pooler_and_activation,
-        activation="hidden_act",
-        norm_eps="layer_norm_eps",
         masked_lm=("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
         attention=".attention",
     ),
@@ -121,38 +115,23 @@ FAMILIES = {
 }
 
 _RELATIVE = "its attention adds relative positions of its own to every score, which no packed row can give it"
-_SPARSE = "its attention is a sparse one of its own, which knows neither spans nor a mask of who attends to whom"
-_MIXES = "it mixes neighbouring tokens outside of attention, and in a packed row those of other sequences too"
-_DECODER = "it is a decoder: its tokens never attend to those after them, and a source must"
 REFUSED = {
-    "deberta": _RELATIVE,
-    "deberta-v2": _RELATIVE,
-    "mpnet": _RELATIVE,
-    "t5": _RELATIVE,
-    "mt5": _RELATIVE,
-    "umt5": _RELATIVE,
-    "xlnet": "its two streams of attention add relative positions of their own to every score",
-    "big_bird": _SPARSE,
-    "longformer": _SPARSE,
-    "led": _SPARSE,
-    "nystromformer": _SPARSE,
-    "reformer": _SPARSE,
-    "yoso": _SPARSE,
-    "convbert": _MIXES,
-    "fnet": _MIXES,
-    "funnel": _MIXES,
-    "squeezebert": "its attention is its own, not the one that transformers leaves open",
-    "megatron-bert": "its attention is its own, not the one that transformers leaves open",
-    "rembert": "its attention is its own, not the one that transformers leaves open",
-    "roformer": "its attention is its own, not the one that transformers leaves open",
-    "gpt2": _DECODER,
-    "gpt_neox": _DECODER,
-    "llama": _DECODER,
-    "mistral": _DECODER,
-    "qwen2": _DECODER,
-    "qwen3": _DECODER,
-    "bart": "it has a decoder beside its encoder, and is for the encoder-decoder systems",
-}
+    name: reason
+    for names, reason in (
+        ("deberta deberta-v2 mpnet t5 mt5 umt5", _RELATIVE),
+        ("xlnet", "its two streams of attention add relative positions of their own to every score"),
+        ("big_bird longformer led nystromformer reformer yoso",
+         "its attention is a sparse one of its own, which knows neither spans nor a mask of who attends to whom"),
+        ("convbert fnet funnel",
+         "it mixes neighbouring tokens outside of attention, and in a packed row those of other sequences too"),
+        ("squeezebert megatron-bert rembert roformer",
+         "its attention is its own, not the one that transformers leaves open"),
+        ("gpt2 gpt_neox llama mistral qwen2 qwen3",
+         "it is a decoder: its tokens never attend to those after them, and a source must"),
+        ("bart", "it has a decoder beside its encoder, and is for the encoder-decoder systems"),
+    )
+    for name in names.split()
+}  # fmt: skip
 """Why a family cannot be packed."""
 
 
