@@ -3,9 +3,11 @@
 A training instance becomes sequences: ranking positive, ranking negative, query generation, answer generation.
 """
 
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from .settings import GENERATION_MASKS
 from .systems import GENERATIVE_TASKS, System, prefixes
@@ -67,6 +69,8 @@ class InputBuilder:
         pair = tokenizer("a", "a", return_special_tokens_mask=True)
         special = [token for token, mask in zip(pair["input_ids"], pair["special_tokens_mask"]) if mask]
         self.first, *self.between, self.end = special
+        self._control_ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        self._control_words = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
         self.prefix_ids = {task: self._encode([prefix])[0] for task, prefix in prefixes().items()}
         # A query may take half; in the other half the passage must get a token.
         least = 2 * (max(map(len, self.prefix_ids.values())) + len(self.between) + 2) + 1
@@ -86,8 +90,19 @@ class InputBuilder:
         return self._encode([" " + text for text in texts])
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids in which nothing that a text says is a control token: "[SEP]" or "</s>" in it are words."""
+        if not texts:
+            return []
         # A passage longer than the model's limit is cut here, later and on purpose; the tokenizer need not warn.
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        encode = partial(self.tokenizer, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        found = encode(texts)["input_ids"]
+        for number, ids in enumerate(found):
+            # To SentencePiece, control tokens are words of its vocabulary as well: a space breaks them, and what only
+            # looks like one (in wide letters, say) is unknown.
+            if not self._control_ids.isdisjoint(ids):
+                ids = encode(self._control_words.sub(lambda word: f"{word[0][:1]} {word[0][1:]}", texts[number]))["input_ids"]
+                found[number] = [self.tokenizer.unk_token_id if id in self._control_ids else id for id in ids]
+        return found
 
     def rank(self, passage: list[int], query: list[int]) -> TokenSequence:
         """The ranking sequence. passage: token ids from `passage_tokens`; query: from `tokens`."""

@@ -43,7 +43,7 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
     if layers is not None and not 1 <= layers <= depth:
         raise ValueError(f"layers must be between 1 and the checkpoint's {depth}, found {layers}")
     layers = layers or depth
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
@@ -89,7 +89,7 @@ def load_model(folder: str | os.PathLike):
     system = get_system(config.gdmtl["system"])
     _check_family(system, config, folder)
     with _quiet(), torch.random.fork_rng(devices=[]):
-        model = class_for(system, config)(config, AutoTokenizer.from_pretrained(folder))
+        model = class_for(system, config)(config, AutoTokenizer.from_pretrained(folder, split_special_tokens=True))
     try:
         safetensors.torch.load_model(model, str(folder / "model.safetensors"), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:

@@ -6,9 +6,11 @@ import warnings
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer, XLMRobertaTokenizer
 
 from gdmtl_lib.inference import rerank as reranking, scoring
-from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib import inputs
+from gdmtl_lib.inputs import InputBuilder, TokenSequence
 from gdmtl_lib.packing import pack
 from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.systems import SYSTEMS
@@ -162,7 +164,7 @@ def test_ranking_inputs_are_what_the_tokenizer_makes_of_the_pair(builder_of, nam
     """So that `CrossEncoder(folder).predict([("rank: " + passage, query)])` reads what this library reads."""
     builder = builder_of(name, family, max_length=4096)
     found = builder.rank(builder.passage_tokens([passage])[0], builder.tokens([query])[0])
-    expected = builder.tokenizer("rank: " + passage, query)
+    expected = builder.tokenizer("rank: " + passage, query, split_special_tokens=True)
     assert found.input_ids == expected["input_ids"]
     if family != "bart":
         assert found.segment_ids == expected["token_type_ids"]
@@ -175,12 +177,61 @@ def test_sources_and_targets_are_what_the_tokenizer_makes_of_each(builder_of, na
     builder = builder_of(name, family, max_length=4096, target_length=4096)
     tokens = builder.passage_tokens([passage])[0], builder.tokens([query])[0]
     found = builder.query_generation(*tokens)
-    assert found.input_ids[: found.source_length] == builder.tokenizer("sum: " + passage)["input_ids"]
-    assert [builder.first, *found.targets] == builder.tokenizer(query)["input_ids"]
+    assert found.input_ids[: found.source_length] == builder.tokenizer("sum: " + passage, split_special_tokens=True)["input_ids"]
+    assert [builder.first, *found.targets] == builder.tokenizer(query, split_special_tokens=True)["input_ids"]
     if family == "bart":
         assert builder_of("bart_s", max_length=4096, target_length=4096).rank(*tokens).decoder_ids == [
-            DECODER_START, *builder.tokenizer(query, add_special_tokens=False)["input_ids"]
+            DECODER_START, *builder.tokenizer(query, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ]  # fmt: skip
+
+
+def sentencepiece(toy_bert_folder, toy_bart_folder):
+    """ALBERT's and XLM-RoBERTa's kind, whose vocabulary holds its control tokens as words of score 0."""
+    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz<>/:[]"]
+    control = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    return XLMRobertaTokenizer(vocab=[*control, ("\u2581", -2.0), *letters, ("<mask>", 0.0)])
+
+
+KINDS = {
+    "word pieces": lambda bert, bart: AutoTokenizer.from_pretrained(bert),
+    "bytes": lambda bert, bart: AutoTokenizer.from_pretrained(bart),
+    "sentence pieces": sentencepiece,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["{} in a text", "a{}b", "{0}{0}", "{}", "\uff1c/s\uff1e in wide letters, {}"])
+def test_no_text_holds_a_control_token(kind, text, toy_bert_folder, toy_bart_folder):
+    """Passage, query and answer, with every control token of the tokenizer at once; the rest of the text is there, and
+    what the sequence itself ends and separates by stands where it stood."""
+    tokenizer = KINDS[kind](toy_bert_folder, toy_bart_folder)
+    builder = InputBuilder(tokenizer, SYSTEMS["gdmtl_plus"], decoder_start_id=DECODER_START)
+    control = [token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token]
+    text = text.format(" ".join(control))
+    [passage], [query] = builder.passage_tokens([text]), builder.tokens([text])
+    special = set(tokenizer.convert_tokens_to_ids(control))
+    assert len(passage) > len(control) and special.isdisjoint(passage) and special.isdisjoint(query)
+    rank, answer = builder.rank(passage, query), builder.answer_generation(passage, query, query)
+    own = len(builder.between) + 2
+    assert sum(id in special for id in rank.input_ids) == own
+    assert sum(id in special for id in answer.input_ids) == own and answer.targets.count(builder.end) == 1
+    plain = builder.tokens(["an ordinary text"])[0]
+    assert builder.tokens([text, "an ordinary text"])[1] == plain  # its neighbours are left alone
+
+
+@pytest.mark.parametrize("prefix", ["[SEP] sum:", "[MASK]"])
+def test_nor_does_a_prefix(tokenizers, prefix, monkeypatch):
+    monkeypatch.setattr(inputs, "prefixes", lambda: {"rank": prefix})
+    ids = InputBuilder(tokenizers["minilm"], SYSTEMS["bert"]).prefix_ids["rank"]
+    assert set(tokenizers["minilm"].all_special_ids).isdisjoint(ids) and len(ids) > 2
+
+
+def test_a_saved_model_reads_control_tokens_as_words_in_crossencoder_too(toy_bert_folder, tmp_path):
+    model = build_model("bert", checkpoint=toy_bert_folder)
+    model.save_pretrained(tmp_path / "saved")
+    builder, text = model.input_builder(), "the [SEP] river"
+    expected = builder.rank(builder.passage_tokens([text])[0], builder.tokens([text])[0]).input_ids
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("rank: " + text, text)["input_ids"] == expected
 
 
 @pytest.mark.parametrize("name", ["bert", "bart_s", "bart_c"])
