@@ -10,10 +10,11 @@ import json
 import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 INJECTED = "# Parameters"  # the first line of the cell that papermill injects
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
 def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> dict[str, object]:
@@ -117,7 +118,8 @@ def _fits(value, kinds) -> bool:
     if isinstance(kinds, types.UnionType):
         return any(_fits(value, kind) for kind in kinds.__args__)
     if isinstance(kinds, types.GenericAlias):
-        return isinstance(value, kinds.__origin__) and all(_fits(item, kinds.__args__[0]) for item in value)
+        items = chain(*value.items()) if isinstance(value, dict) else value
+        return isinstance(value, kinds.__origin__) and all(_fits(item, kinds.__args__[0]) for item in items)
     if kinds is None or kinds is types.NoneType:
         return value is None
     if isinstance(value, bool):

@@ -60,6 +60,14 @@ class Results:
         """Where notebooks put the figures of these results."""
         return self.folder / "figures"
 
+    def name(self, system: str) -> str:
+        """A system's name here, however it was written. Raises ValueError for an unknown one."""
+        return system_name(system)
+
+    def pair(self, baseline: str | None, system: str | None = None) -> tuple[str, str]:
+        """The names of two systems to compare: those given, else BERT and GDMTL, as in the paper."""
+        return self.name(baseline or "bert"), self.name(system or "gdmtl")
+
     def systems(self, split: str) -> list[str]:
         """The systems measured on a split, in the paper's order, BM25 first."""
         return [name for name in LABELS if self._homes(name, f"per_query.{split}.csv")]
@@ -72,10 +80,10 @@ class Results:
         Raises FileNotFoundError for a system without values, ValueError for a needed one that was not asked for,
         where there is no other, and for an unknown name.
         """
-        chosen = self.systems(split) if systems is None else [system_name(system) for system in systems]
+        chosen = self.systems(split) if systems is None else [self.name(system) for system in systems]
         for system in chosen or [FIRST_STAGE]:
             self._found(system, f"per_query.{split}.csv")
-        for system in map(system_name, needed):
+        for system in map(self.name, needed):
             if system not in chosen:
                 self._found(system, f"per_query.{split}.csv")
                 raise ValueError(f"systems: expected {system} among them, found {', '.join(chosen)}; add it")
@@ -85,21 +93,21 @@ class Results:
 
     def seeds(self, system: str) -> list[int]:
         """The seeds a system was trained with; none for BM25."""
-        return [seed for seed in self._homes(system_name(system)) if seed is not None]
+        return [seed for seed in self._homes(self.name(system)) if seed is not None]
 
     def home(self, system: str, seed: int | None = None) -> Path:
         """The folder that a training of a system was made into; BM25 has one for all seeds."""
-        system = system_name(system)
+        system = self.name(system)
         return self.folder / system if system == FIRST_STAGE else self.folder / system / f"seed{seed}"
 
     def trainings(self, system: str) -> list[Path]:
         """The folders that a system was trained into: one a seed; where the results are those of folds, joined, one a
         rotation and seed."""
-        here = list(self._homes(system_name(system)).values())
+        here = list(self._homes(self.name(system)).values())
         if any((home / "checkpoint").is_dir() for home in here):
             return here
         rotations = sorted(self.folder.glob("folds/*/"), key=lambda path: (len(path.name), path.name))
-        return [home for place in rotations for home in Results(place)._homes(system_name(system)).values()] or here
+        return [home for place in rotations for home in Results(place)._homes(self.name(system)).values()] or here
 
     def common_seeds(self, *systems: str) -> list[int | None]:
         """The seeds that all of these systems were trained with: run against run, a pair of systems is compared seed
@@ -107,7 +115,7 @@ class Results:
 
         Raises ValueError where the systems have no seed in common.
         """
-        seeds = {name: set(self.seeds(name)) for name in map(system_name, systems) if name != FIRST_STAGE}
+        seeds = {name: set(self.seeds(name)) for name in map(self.name, systems) if name != FIRST_STAGE}
         common = set.intersection(*seeds.values()) if seeds else {None}
         if not common:
             found = "; ".join(f"{name} has {', '.join(map(str, sorted(of))) or 'none'}" for name, of in seeds.items())
@@ -195,7 +203,7 @@ class Results:
 
     def _found(self, system: str, file: str, seed: int | None = None) -> list[Path]:
         """The folders of a system that have the file, of all seeds or of one."""
-        system = system_name(system)
+        system = self.name(system)
         homes = self._homes(system, file)
         if seed is not None and system != FIRST_STAGE:
             homes = {seed: homes[seed]} if seed in homes else {}

@@ -13,7 +13,7 @@ from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES
 from gdmtl_lib.evaluation.tables import styled_passages, top_passages
 from gdmtl_lib.experiments import studies
 from gdmtl_lib.experiments.results import Results
-from gdmtl_lib.systems import LABELS, system_name
+from gdmtl_lib.systems import LABELS
 from .explorer import Explorer, choice, labelled, search, slider, step_button
 
 
@@ -222,12 +222,12 @@ def explore_written(table: pd.DataFrame) -> Explorer:
 def _pair(results: Results, split: str, baseline: str, system: str | None = None) -> dict[str, ipywidgets.Widget]:
     """Two choices of a system; the second begins with the one named, or with GDMTL as in the paper's figures; without
     it, or where it is the baseline, with the last other one."""
-    systems, baseline = results.systems(split), system_name(baseline)
+    systems, baseline = results.systems(split), results.name(baseline)
     others = [other for other in systems if other != baseline]
     others.sort(key="gdmtl".__eq__)
     return {
         "baseline": choice("before", labelled(systems), baseline),
-        "system": choice("after", labelled(systems), others[-1] if system is None else system_name(system)),
+        "system": choice("after", labelled(systems), others[-1] if system is None else results.name(system)),
     }
 
 

@@ -1,0 +1,169 @@
+"""Anybody's runs under the analyses: TREC runs and judgments of other tools, with the interface of `Results`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from gdmtl_lib.data.collection import Collection, load_collection
+from gdmtl_lib.data.passage_file import PassageFile
+from gdmtl_lib.data.readers import read_pairs, texts_frame
+from gdmtl_lib.data.splits import Split
+from gdmtl_lib.data.trec import canonical_order, read_qrels, read_run
+from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate
+from gdmtl_lib.systems import LABELS
+from .notebook import results_folder, unknown_name
+from .results import Results
+
+SPLIT = "runs"  # the one split there is
+_LARGE = 1 << 28  # bytes; a file of passages beyond that is looked up where it lies
+
+
+def open_runs(
+    runs: Mapping[str, str | os.PathLike | pd.DataFrame], qrels: str | os.PathLike | pd.DataFrame,
+    queries: str | os.PathLike | pd.DataFrame | None = None, passages: str | os.PathLike | None = None,
+    categories: str | os.PathLike | None = None, relevance_level: int = 1, measures: Sequence[str] = PAPER_MEASURES,
+    folder: str | os.PathLike | None = None,
+) -> "Runs":  # fmt: skip
+    """Open runs that any tool has written, to compare them: no training, no collection folder.
+
+        opened = gdmtl.open_runs({"mine": "a.run", "theirs": "b.run.gz"}, qrels="qrels.txt", queries="queries.tsv")
+        gdmtl.compare(opened.values_by_system(), baseline="theirs")
+
+    Args:
+        runs: TREC files, or frames `query_id, doc_id, score`, by the names they are shown under.
+        qrels: a file of TREC judgments, a frame, or `irds:<id>`, whose queries and categories then come with them.
+        queries: a file `query_id<TAB>text`, or a frame `query_id, text` (and `category`). Without it, ids are shown.
+        passages: a file `doc_id<TAB>text`, or whatever `load_collection` takes. Without it, ids are shown.
+        categories: a file `query_id<TAB>category`.
+        relevance_level: the lowest grade that counts as relevant. measures: as for `evaluate`.
+        folder: where tables and figures go; `papermill_runs/runs` when None.
+
+    Raises FileNotFoundError for a missing file; ValueError for a malformed one (with its line), for no run, and for a
+    run without any judged query.
+    """
+    return Runs(runs, qrels, queries, passages, categories, relevance_level, measures, folder)
+
+
+class Runs(Results):
+    """What `open_runs` returns: `Results` with the split `runs`, the names given for systems, and no seeds.
+
+    collection: queries, judgments and texts as a `Collection` with that split.
+    lacks: what was not given and what is shown in its place, in sentences.
+    """
+
+    def __init__(self, runs, qrels, queries, passages, categories, relevance_level, measures, folder):
+        if not runs:
+            raise ValueError('runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, found none')
+        self.folder, self.lacks = Path(folder or results_folder(SPLIT)), []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        split = self._split(qrels, queries, categories)
+        self.collection = Collection(SPLIT, self._texts(passages), {SPLIT: split})
+        self._runs = dict(runs)
+        self._measured = relevance_level, list(dict.fromkeys([*PAPER_MEASURES, *measures]))
+        self._read, self._evaluate = cache(self._read), cache(self._evaluate)
+
+    def __repr__(self) -> str:
+        return f"<runs {', '.join(self._runs)} on {self.collection.qrels(SPLIT)['query_id'].nunique():,} judged queries>"
+
+    def name(self, system: str) -> str:
+        if system in self._runs:
+            return system
+        raise ValueError(unknown_name("run", system, self._runs, "there are"))
+
+    def pair(self, baseline: str | None, system: str | None = None) -> tuple[str, str]:
+        """The names of two runs to compare: those given, else the first and the last."""
+        first, last = list(self._runs)[0], list(self._runs)[-1]
+        return self.name(baseline or first), self.name(system or (last if last != baseline else first))
+
+    def systems(self, split: str = SPLIT) -> list[str]:
+        """The names of the runs, in the order given."""
+        return list(self._runs) if split == SPLIT else []
+
+    def seeds(self, system: str) -> list[int]:
+        """None: a run is one."""
+        return []
+
+    def common_seeds(self, *systems: str) -> list[int | None]:
+        return [None]
+
+    def run(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:
+        """A run: `query_id, doc_id, score, rank`."""
+        return self._read(self.name(system))
+
+    def values(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:
+        """Per-query values of a run: `query_id, measure, value, residual`."""
+        return self._evaluate(self.name(system))
+
+    def values_by_system(self, split: str = SPLIT, systems: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
+        return super().values_by_system(split, systems)
+
+    def _read(self, name: str) -> pd.DataFrame:
+        run = self._runs[name]
+        return canonical_order(run) if isinstance(run, pd.DataFrame) else read_run(run)
+
+    def _evaluate(self, name: str) -> pd.DataFrame:
+        level, measures = self._measured
+        return evaluate(self._read(name), self.collection.qrels(SPLIT), measures, level)
+
+    def _found(self, system: str, file: str, seed: int | None = None) -> list[Path]:
+        self.name(system)  # it is there, or unknown
+        return []
+
+    def _split(self, qrels, queries, categories) -> Split:
+        """Queries and judgments; what is not given is written into `lacks`."""
+        if isinstance(qrels, str) and qrels.startswith("irds:"):
+            whole = load_collection(qrels)
+            name = "all" if "all" in whole.splits else whole.splits[0]
+            qrels, queries = whole.qrels(name), whole.queries(name) if queries is None else queries
+        elif not isinstance(qrels, pd.DataFrame):
+            qrels = read_qrels(qrels)
+        if queries is None:
+            ids = qrels["query_id"].unique()
+            queries = pd.DataFrame({"query_id": ids, "text": ids})
+            self.lacks.append("No queries were given (queries=): their ids are shown in place of their texts.")
+        elif not isinstance(queries, pd.DataFrame):
+            queries = texts_frame(read_pairs(Path(queries), "query_id", "text"))
+        if missing := set(qrels["query_id"]).difference(queries["query_id"]):
+            raise ValueError(f"queries: expected every judged query, but {min(missing)!r} is not there ({len(missing)} missing)")
+        if categories is not None:
+            queries = queries.assign(category=queries["query_id"].map(read_pairs(Path(categories), "query_id", "category")))
+        if "category" not in queries:
+            self.lacks.append("No categories were given (categories=): views by category cannot be drawn.")
+        return Split(queries, qrels)
+
+    def _texts(self, passages) -> Mapping[str, str]:
+        if passages is None:
+            self.lacks.append("No passages were given (passages=): their ids are shown in place of their texts.")
+            return _Ids()
+        path = Path(passages)
+        if not path.is_file():
+            return load_collection(str(passages))._passages
+        large = path.stat().st_size > _LARGE and path.suffix != ".gz"
+        return PassageFile(path) if large else read_pairs(path, "doc_id", "text")
+
+
+class _Ids(dict):
+    """Ids in place of texts."""
+
+    def __missing__(self, doc_id: str) -> str:
+        return doc_id
+
+
+def open_results(
+    collection: str, split: str, results_dir: str | None = None, runs: Mapping[str, str] | None = None, **given
+) -> tuple[Results, Collection, str]:
+    """What an analysis notebook looks at: the results of a config, or runs of one's own.
+
+    collection, split, results_dir: as the notebooks' parameters. runs, given: as for `open_runs`; runs None: a config's.
+    Returns results, collection and the split's name; says what own runs lack. Raises as `Results` and `open_runs`.
+    """
+    if runs is None:
+        return Results(results_dir or collection), load_collection(collection), split
+    if given.get("qrels") is None:
+        raise ValueError("qrels: expected a file of judgments or irds:<id> beside runs, found none")
+    opened = open_runs(runs, folder=results_dir, **given)
+    print("\n".join([repr(opened), *opened.lacks]))
+    return opened, opened.collection, SPLIT
