@@ -24,6 +24,7 @@ _HOME = {
     "PAPER_MEASURES": "evaluation.measures",
     "evaluate": "evaluation.measures",
     "compare": "evaluation.comparison",
+    "open_runs": "experiments.runs",
     "SYSTEMS": "systems",
 }
 _TOP = ("systems", "settings", "inputs", "masks", "packing", "models", "pretrained", "losses", "joint")

@@ -1,0 +1,126 @@
+"""The command line: `python -m gdmtl_lib compare a.run b.run --qrels q.txt`, and rerank, generate, evaluate.
+
+Each command is a few calls of the library; whatever more is wanted is a notebook.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib.data.trec import read_run
+from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES, summarize
+from gdmtl_lib.evaluation.tables import marked_effectiveness
+from gdmtl_lib.experiments.results import labelled
+from gdmtl_lib.experiments.runs import Runs, open_runs
+
+_EXAMPLES = """examples:
+  python -m gdmtl_lib compare bm25.run mine.run.gz --qrels qrels.txt --output tables
+  python -m gdmtl_lib evaluate mine.run --qrels irds:msmarco-passage/dev/small --measures RR@10 nDCG@10
+  python -m gdmtl_lib rerank papermill_runs/sample/gdmtl/seed0/checkpoint --candidates bm25.run --collection sample --output mine.run
+  python -m gdmtl_lib generate papermill_runs/sample/gdmtl/seed0/checkpoint passages.txt -n 3
+"""
+
+
+def compare(options) -> None:
+    opened = _open(options)
+    baseline, _ = opened.pair(options.baseline)
+    values = opened.values_by_system()
+    tests = gdmtl.compare(values, baseline, options.measures)
+    shown = {name: of[of["measure"].isin(options.measures)] for name, of in values.items()}
+    effectiveness = marked_effectiveness(shown, tests)
+    columns = ["measure", "system", "mean", "difference", "low", "high", "p", "p_corrected", "mark"]
+    differences = labelled(tests[tests["system"] != baseline])[columns].replace({"measure": PAPER_NAMES})
+    small = dict.fromkeys(("p", "p_corrected"), "{:.2g}".format)
+    print(f"{opened!r}; marks and differences are against {baseline}")
+    print(f"\n{effectiveness.to_string()}\n\n{differences.to_string(index=False, float_format='%.4f', formatters=small)}")
+    print("\nBetter ▲ p < 0.01, △ p < 0.05; worse ▼, ▽. Paired t-tests, Holm-corrected over the runs of one measure;")
+    print("low and high: the 95% interval of the difference, not corrected.")
+    opened.save_table(effectiveness, "effectiveness")
+    opened.save_table(differences.reset_index(drop=True), "differences")
+    print(f"written: effectiveness and differences, .csv and .tex, in {opened.folder / 'tables'}")
+
+
+def evaluate(options) -> None:
+    opened = _open(options)
+    rows = {name: summarize(values).set_index("measure")["text"] for name, values in opened.values_by_system().items()}
+    print(pd.DataFrame(rows).T[options.measures].rename(columns=PAPER_NAMES).to_string())
+
+
+def rerank(options) -> None:
+    collection = gdmtl.load_collection(options.collection)
+    model = gdmtl.load_model(options.checkpoint)
+    run = gdmtl.rerank(
+        model, collection, read_run(options.candidates), output=options.output, precision=options.precision,
+        device=options.device,
+    )  # fmt: skip
+    print(f"written: {options.output}, {len(run):,} pairs of {run['query_id'].nunique():,} queries")
+
+
+def generate(options) -> None:
+    lines = sys.stdin if options.passages == "-" else Path(options.passages).read_text(encoding="utf-8").splitlines()
+    passages = [line.strip() for line in lines if line.strip()]
+    how = dict(method="sample", n=options.n, seed=options.seed) if options.n > 1 else {}
+    for written in gdmtl.generate(gdmtl.load_model(options.checkpoint), passages, **how):
+        print("\t".join([written] if isinstance(written, str) else written))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m gdmtl_lib", description="Rank, write and compare; a thin command line over gdmtl_lib.",
+        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(function, words):
+        added = commands.add_parser(function.__name__, help=words, description=words)
+        added.set_defaults(command=function)
+        return added.add_argument
+
+    judged = []
+    for function, words in (
+        (compare, "Test runs of any tool against each other: means with marks, differences with intervals."),
+        (evaluate, "Measure runs of any tool."),
+    ):
+        add = command(function, words)
+        add("runs", nargs="+", help="TREC run files, plain or .gz; the first is what the others are tested against")
+        add("--qrels", required=True, help="a file of TREC judgments, or irds:<id> of ir_datasets")
+        add("--measures", nargs="+", default=list(PAPER_MEASURES), help="in ir-measures' notation (default: the paper's six)")
+        add("--level", type=int, default=1, help="the lowest grade that counts as relevant (default: 1)")
+        judged.append(add)
+    judged[0]("--baseline", help="the run the others are tested against, by the name of its file (default: the first)")
+    judged[0]("--output", default=".", help="where tables/ with CSV and LaTeX goes (default: here)")
+
+    add = command(rerank, "Re-rank the candidates of a run with a trained system.")
+    add("checkpoint", help="the folder of a trained system")
+    add("--candidates", required=True, help="a TREC run: whose passages are scored")
+    add("--collection", required=True, help="where the texts are: sample, a folder, irds:<id>, ...")
+    add("--output", required=True, help="the run to write, .gz if you like; an interrupted call goes on from it")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+
+    add = command(generate, "Write queries for passages with a trained system, a line a passage.")
+    add("checkpoint", help="the folder of a trained system that writes")
+    add("passages", help="a file with a passage a line; - for what is piped in")
+    add("-n", type=int, default=1, help="queries a passage, sampled where more than one (default: the likeliest)")
+    add("--seed", type=int, default=0, help="of the sampling")
+
+    options = parser.parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def _open(options) -> Runs:
+    names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in options.runs]
+    named = names if len(set(names)) == len(names) else options.runs
+    folder = getattr(options, "output", ".")
+    return open_runs(dict(zip(named, options.runs)), options.qrels, None, None, None, options.level, options.measures, folder)
+
+
+if __name__ == "__main__":
+    main()
