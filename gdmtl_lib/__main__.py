@@ -14,6 +14,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.data.trec import read_run
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES, summarize
 from gdmtl_lib.evaluation.tables import marked_effectiveness
+from gdmtl_lib.experiments.metadata import write_metadata
 from gdmtl_lib.experiments.results import labelled
 from gdmtl_lib.experiments.runs import Runs, open_runs
 
@@ -57,6 +58,7 @@ def rerank(options) -> None:
         model, collection, read_run(options.candidates), output=options.output, precision=options.precision,
         device=options.device,
     )  # fmt: skip
+    write_metadata(options.output, model.system.name, collection.name)
     print(f"written: {options.output}, {len(run):,} pairs of {run['query_id'].nunique():,} queries")
 
 

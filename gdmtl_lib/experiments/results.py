@@ -23,6 +23,7 @@ from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run, write_ord
 from gdmtl_lib.evaluation.comparison import rank_shifts
 from gdmtl_lib.evaluation.measures import PAPER_NAMES, evaluate, read_values, write_values
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, get_system, system_name
+from .metadata import write_metadata
 from .notebook import indexes_folder, results_folder
 
 # What LaTeX's text fonts lack: the paper's marks of significance, and the dot before a relevant passage.
@@ -297,6 +298,8 @@ def measure_first_stage(
     candidates = bm25_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
     values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
     _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
+    path, _ = _paths(Path(results_dir) / FIRST_STAGE, split)
+    write_metadata(path, FIRST_STAGE, collection.name, **first_stage)
     return candidates
 
 
@@ -346,6 +349,7 @@ def measure_system(
     )  # fmt: skip
     values = evaluate(run, qrels, relevance_level=relevance_level)
     _keep(output, split, run, values, model.system.name, made_from)
+    write_metadata(output / f"run.{split}.trec.gz", model.system.name, collection.name)
     return values
 
 

@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+import yaml
 from tests.conftest import spread
 
 from gdmtl_lib import pretrained
@@ -206,6 +207,15 @@ def test_run_and_values_are_kept(trained, collection, candidates):
     pd.testing.assert_frame_equal(values, read_values(trained / "per_query.dev.csv"))
 
 
+def test_a_run_says_of_itself_what_made_it(trained, collection, candidates):
+    measure(trained, collection, candidates)
+    said = yaml.safe_load((trained / "run.dev.ir-metadata.yml").read_text())
+    assert said["tag"] == "bert" and said["data"]["test collection"] == {"name": "sample"}
+    assert [stage["name"] for stage in said["method"]["retrieval"]] == ["bm25", "bert"]
+    assert said["method"]["retrieval"][1]["reranks"] == "bm25" and said["method"]["automatic"] is True
+    assert any(library.startswith("gdmtl==") for library in said["platform"]["software"]["libraries"]["python"])
+
+
 def test_what_is_kept_is_used_again(trained, collection, candidates, reranked):
     first = measure(trained, collection, candidates)
     pd.testing.assert_frame_equal(measure(trained, collection, candidates), first)
@@ -253,6 +263,8 @@ def test_the_first_stage_is_kept(tmp_path, collection):
     run = measure_first_stage(tmp_path, collection, "dev", depth=3)
     pd.testing.assert_frame_equal(read_run(tmp_path / "bm25" / "run.dev.trec.gz"), run)
     assert run.groupby("query_id").size().max() == 3
+    said = yaml.safe_load((tmp_path / "bm25" / "run.dev.ir-metadata.yml").read_text())
+    assert [stage["name"] for stage in said["method"]["retrieval"]] == ["bm25"]
     pd.testing.assert_frame_equal(Results(tmp_path).values("bm25", "dev"), evaluate(run, collection.qrels("dev")))
 
 

@@ -1,0 +1,168 @@
+"""Runs of other tools under the analyses, and the command line over them."""
+
+import gzip
+import random
+
+import pandas as pd
+import pytest
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib.__main__ import main
+from gdmtl_lib.experiments.runs import open_results, open_runs
+from gdmtl_lib.widgets.results import explore_categories, explore_queries, explore_rank_shifts, explore_scores
+
+QUERIES = [f"q{i}" for i in range(12)]
+# How each tool writes a line of a run: PyTerrier counts ranks from 0, Pyserini writes six digits, ranx puts tabs.
+FORMS = {
+    "pyterrier.res": lambda q, d, rank, score: f"{q} Q0 {d} {rank - 1} {score} pyterrier\n",
+    "pyserini.run": lambda q, d, rank, score: f"{q} Q0 {d} {rank} {score:.6f} Anserini\n",
+    "ranx.run.gz": lambda q, d, rank, score: f"{q}\tQ0\t{d}\t{rank}\t{score}\tranx\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three tools' runs of twelve queries, of which d3 is relevant; the later ones find it more often."""
+    monkeypatch.chdir(tmp_path)
+    generator = random.Random(0)
+    for strength, (name, line) in enumerate(FORMS.items()):
+        rows = []
+        for query in QUERIES:
+            scores = {f"d{i}": generator.random() + strength * (i == 3) / 2 for i in range(8)}
+            ranked = sorted(scores.items(), key=lambda item: -item[1])
+            rows += [line(query, doc, rank, score) for rank, (doc, score) in enumerate(ranked, 1)]
+        write = gzip.open if name.endswith(".gz") else open
+        with write(tmp_path / name, "wt") as file:
+            file.writelines(rows)
+    (tmp_path / "qrels.txt").write_text("".join(f"{query} 0 d3 1\n{query} 0 d5 0\n" for query in QUERIES))
+    (tmp_path / "queries.tsv").write_text("".join(f"{query}\twhat is {query}\n" for query in QUERIES))
+    (tmp_path / "passages.tsv").write_text("".join(f"d{i}\ttext of {i}\n" for i in range(8)))
+    (tmp_path / "categories.tsv").write_text("".join(f"{query}\tkind {i % 2}\n" for i, query in enumerate(QUERIES)))
+    return tmp_path
+
+
+@pytest.fixture
+def opened(folder):
+    runs = dict(zip(("mine", "theirs", "bert"), FORMS))
+    return open_runs(runs, "qrels.txt", "queries.tsv", "passages.tsv", "categories.tsv")
+
+
+def test_every_tools_run_is_read_and_measured(opened):
+    assert opened.systems() == opened.chosen("runs", None, "mine") == ["mine", "theirs", "bert"]
+    assert repr(opened) == "<runs mine, theirs, bert on 12 judged queries>" and opened.lacks == []
+    values = opened.values_by_system()
+    pd.testing.assert_frame_equal(values["theirs"], gdmtl.evaluate(opened.run("theirs"), opened.collection.qrels("runs")))
+    assert list(gdmtl.compare(values, "mine")["system"].unique()) == ["mine", "theirs", "bert"]
+    assert set(opened.run("mine")["rank"]) == set(range(1, 9))
+
+
+def test_the_interface_is_that_of_results(opened):
+    assert opened.pair(None) == ("mine", "bert") and opened.pair("bert") == ("bert", "mine")
+    assert opened.pair("theirs", "mine") == ("theirs", "mine")
+    assert opened.seeds("mine") == [] and opened.common_seeds("mine", "theirs") == [None]
+    shifts = opened.rank_shifts("mine", "bert", "runs", opened.collection.qrels("runs"))
+    assert shifts["change"].sum() == 0 and opened.systems("dev") == []
+    opened.save_table(shifts, "shifts")
+    assert (opened.folder / "tables" / "shifts.csv").is_file() and opened.folder.name == "runs"
+
+
+@pytest.mark.parametrize(
+    "explore",
+    [
+        lambda of: explore_scores(of, of.collection, "runs"),
+        lambda of: explore_queries(of, of.collection, "runs", "mine"),
+        lambda of: explore_rank_shifts(of, of.collection, "runs", "theirs"),
+        lambda of: explore_categories(of, of.collection, "runs", "mine"),
+    ],
+)
+def test_explorers_take_them_under_the_names_given(opened, explore):
+    explorer = explore(opened)
+    assert "<img" in explorer.view
+    assert ("mine", "mine") in explorer.controls["system"].options and ("BERT", "bert") in explorer.controls["system"].options
+
+
+def test_what_is_not_given_is_said_and_ids_stand_for_texts(folder):
+    opened = open_runs({"mine": "pyterrier.res", "theirs": "pyserini.run"}, "qrels.txt")
+    assert [sentence.split(" were given")[0] for sentence in opened.lacks] == ["No queries", "No categories", "No passages"]
+    view = explore_queries(opened, opened.collection, "runs", "mine").view
+    assert "“q" in view and "d3" in view
+    assert "categories: expected query_id, category" in explore_categories(opened, opened.collection, "runs", "mine").view
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"runs": {}}, 'runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, found none'),
+        ({"runs": {"mine": "nothing.run"}}, "nothing.run"),
+        ({"queries": "passages.tsv"}, "queries: expected every judged query, but 'q0' is not there (12 missing)"),
+        ({"qrels": "queries.tsv"}, "queries.tsv, line 1"),
+    ],
+)
+def test_what_cannot_be_opened_is_said(folder, change, message):
+    given = {"runs": {"mine": "pyterrier.res"}, "qrels": "qrels.txt"} | change
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        open_runs(**given).values_by_system()
+    assert message in str(error.value)
+
+
+def test_an_unknown_run_is_refused_with_the_closest(opened):
+    with pytest.raises(ValueError, match=r"unknown run 'mien' \(did you mean 'mine'\?\): there are mine, theirs, bert"):
+        opened.values("mien")
+
+
+def test_a_notebook_opens_a_config_or_runs(folder, write_random_results, capsys):
+    write_random_results(folder / "papermill_runs" / "sample", {"bm25": (None,)}, ["dev"])
+    results, collection, split = open_results("sample", "dev")
+    assert results.systems("dev") == ["bm25"] and (collection.name, split) == ("sample", "dev")
+    given = dict(runs={"mine": "pyterrier.res"}, qrels="qrels.txt", queries=None, passages=None)
+    results, collection, split = open_results("sample", "dev", "here", **given)
+    assert split == "runs" and results.folder.name == "here" and collection is results.collection
+    assert "their ids are shown" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="qrels: expected a file of judgments or irds:<id> beside runs, found none"):
+        open_results("sample", "dev", runs={"mine": "pyterrier.res"})
+
+
+def test_compare_prints_marks_and_intervals_and_writes_tables(folder, capsys):
+    main(["compare", *FORMS, "--qrels", "qrels.txt", "--measures", "RR@10", "AP", "--output", "out"])
+    said = capsys.readouterr().out
+    assert "<runs pyterrier, pyserini, ranx on 12 judged queries>; marks and differences are against pyterrier" in said
+    table = pd.read_csv(folder / "out" / "tables" / "effectiveness.csv", index_col="system")
+    assert list(table.index) == ["pyterrier", "pyserini", "ranx"] and list(table.columns) == ["MRR@10", "AP"]
+    assert table["MRR@10"]["ranx"].endswith("▲") and table["MRR@10"]["ranx"] in said
+    differences = pd.read_csv(folder / "out" / "tables" / "differences.csv")
+    assert {"low", "high", "p_corrected"} <= set(differences.columns) and len(differences) == 4
+    assert (folder / "out" / "tables" / "differences.tex").is_file()
+
+
+def test_evaluate_prints_the_papers_measures(folder, capsys):
+    main(["evaluate", "pyserini.run", "--qrels", "qrels.txt"])
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split()[1:] == ["MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"] and row.startswith("pyserini")
+
+
+def test_rerank_and_generate_are_those_of_the_library(folder, toy_bert_folder, capsys):
+    model = gdmtl.build_model("gdmtl", checkpoint=toy_bert_folder)
+    model.save_pretrained(folder / "model")
+    collection = gdmtl.load_collection("sample")
+    docs = list(collection.doc_ids())[:3]
+    query = collection.queries("dev")["query_id"][0]
+    (folder / "bm25.run").write_text("".join(f"{query} Q0 {doc} 1 {-i} x\n" for i, doc in enumerate(docs)))
+    main(["rerank", "model", "--candidates", "bm25.run", "--collection", "sample", "--output", "a.run", "--precision", "fp32"])
+    expected = gdmtl.rerank_texts(model, collection.query_texts([query])[0], collection.text(docs))
+    found = gdmtl.runs.read_run(folder / "a.run").set_index("doc_id")["score"]
+    assert found[docs].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    (folder / "texts.txt").write_text("the ice is blue\n\nold king\n")
+    capsys.readouterr()
+    main(["generate", "model", "texts.txt"])
+    main(["generate", "model", "texts.txt", "-n", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == gdmtl.generate(model, ["the ice is blue", "old king"])
+    assert [len(line.split("\t")) for line in lines[2:]] == [2, 2]
+
+
+def test_the_command_line_says_what_is_wrong_in_a_sentence(folder, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", "nothing.run", "--qrels", "qrels.txt"])
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("python -m gdmtl_lib: ") and "nothing.run" in said and "Traceback" not in said
