@@ -6,6 +6,7 @@ both and of what they were made from: they are used again only while none has ch
 calls: what is read is what lies there.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,8 @@ from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import join_parts
 from gdmtl_lib.data.files import file_hash, write_lines
-from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run, write_ordered
+from gdmtl_lib.data.provenance import differences, made_from
+from gdmtl_lib.data.trec import canonical_order, read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
 from gdmtl_lib.evaluation.measures import PAPER_NAMES, evaluate, read_values, write_values
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, get_system, system_name
@@ -326,16 +328,10 @@ def measure_system(
         raise FileNotFoundError(f"{folder} holds no trained system: expected {weights}; train it with notebook 03")
     qrels = collection.qrels(split)
     precision = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]["precision"]
-    made_from = {
-        "checkpoint": file_hash(weights),
-        "model": file_hash(weights.with_name("config.json")),
-        "candidates": frame_hash(candidates[["query_id", "doc_id"]]),
-        "texts": collection.fingerprint(),
-        "qrels": frame_hash(qrels),
-        "relevance_level": relevance_level,
-        "precision": precision,
-    }
-    if _is_kept(output, split, made_from):
+    record = made_from(
+        weights.parent, collection, candidates, precision, qrels=qrels, relevance_level=relevance_level
+    )
+    if _is_kept(output, split, record):
         return read_values(output / f"per_query.{split}.csv")
 
     # torch, which measuring alone does without
@@ -348,7 +344,7 @@ def measure_system(
         progress=progress, processes=processes,
     )  # fmt: skip
     values = evaluate(run, qrels, relevance_level=relevance_level)
-    _keep(output, split, run, values, model.system.name, made_from)
+    _keep(output, split, run, values, model.system.name, record)
     write_metadata(output / f"run.{split}.trec.gz", model.system.name, collection.name)
     return values
 
@@ -402,20 +398,25 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keep(
-    folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made_from: Mapping | None = None
+    folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, record: Mapping | None = None
 ) -> None:
     paths = _paths(folder, split)
     write_ordered(run, paths[0], tag=tag)
     write_values(values, paths[1])
-    kept = {"made_from": made_from, "files": {path.name: file_hash(path) for path in paths}}
+    kept = {"made_from": record, "files": {path.name: file_hash(path) for path in paths}}
     write_lines(folder / f"run.{split}.json", [json.dumps(kept, indent=2) + "\n"])
 
 
-def _is_kept(folder: Path, split: str, made_from: Mapping) -> bool:
+def _is_kept(folder: Path, split: str, record: Mapping) -> bool:
     paths = _paths(folder, split)
-    return all(path.is_file() for path in paths) and _record(folder / f"run.{split}.json") == {
-        "made_from": made_from, "files": {path.name: file_hash(path) for path in paths}
-    }  # fmt: skip
+    kept = _record(folder / f"run.{split}.json")
+    if not all(path.is_file() for path in paths) or not kept.get("made_from"):
+        return False
+    there = dict(kept["made_from"])
+    if weights := there.pop("checkpoint", None):  # as the first version wrote it: two hashes, and no versions
+        there["model"] = hashlib.sha256(f"{there['model']} {weights}".encode()).hexdigest()
+        there["versions"] = record["versions"]
+    return kept["files"] == {path.name: file_hash(path) for path in paths} and not differences(there, record)
 
 
 def _record(path: Path) -> dict:

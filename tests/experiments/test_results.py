@@ -10,6 +10,7 @@ from tests.conftest import spread
 
 from gdmtl_lib import pretrained
 from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.files import file_hash
 from gdmtl_lib.data.trec import read_run, write_run
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
 from gdmtl_lib.experiments.results import Models, Results, labelled, measure_first_stage, measure_system, seed_spread
@@ -219,6 +220,17 @@ def test_a_run_says_of_itself_what_made_it(trained, collection, candidates):
 def test_what_is_kept_is_used_again(trained, collection, candidates, reranked):
     first = measure(trained, collection, candidates)
     pd.testing.assert_frame_equal(measure(trained, collection, candidates), first)
+    assert len(reranked) == 1
+
+
+def test_what_the_first_version_kept_is_used_again(trained, collection, candidates, reranked):
+    """Its record had a hash of the weights and one of the configuration, and no versions."""
+    measure(trained, collection, candidates)
+    record = json.loads((trained / "run.dev.json").read_text())
+    of_files = {key: file_hash(trained / "checkpoint" / name) for key, name in (("checkpoint", "model.safetensors"), ("model", "config.json"))}
+    record["made_from"] = {key: value for key, value in record["made_from"].items() if key != "versions"} | of_files
+    (trained / "run.dev.json").write_text(json.dumps(record))
+    measure(trained, collection, candidates)
     assert len(reranked) == 1
 
 
