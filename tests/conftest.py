@@ -1,6 +1,7 @@
 """What all tests share: no network, markers, and toy checkpoints that any text can be fed to."""
 
 import os
+import random
 
 # Before any import of huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from gdmtl_lib.systems import SYSTEMS
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run."""
@@ -27,6 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("browser") and shutil.which("chromium") is None:
             item.add_marker(pytest.mark.skip(reason="no chromium on the PATH"))
 
+
+GENERATING = [name for name, system in SYSTEMS.items() if system.generative_tasks]
+ALL_TOYS = [*SYSTEMS, *(f"{name} on BART" for name in SYSTEMS if SYSTEMS[name].backbone == "encoder_decoder")]
 
 WORDS = (
     "rank sum answer the a an of in on at to is are was were and or by for with from what who where when why "
@@ -102,6 +108,52 @@ def spread(model, factor: float, embeddings: float | None = None):
         if parameter.dim() > 1:
             parameter.data *= embeddings if embeddings and "embed" in name else factor
     return model
+
+
+@pytest.fixture(scope="module")
+def toys(toy_bert_folder, toy_bart_folder):
+    """Every system on a toy checkpoint; the encoder-decoders also warm-started from the toy BERT. Weights as small as
+    fresh ones make all states alike and the gradients of a pair cancel."""
+    from gdmtl_lib.pretrained import build_model
+
+    folders = [toy_bart_folder if name.endswith("on BART") else toy_bert_folder for name in ALL_TOYS]
+    return {
+        name: spread(build_model(name.split()[0], checkpoint=folder), 5) for name, folder in zip(ALL_TOYS, folders)
+    }
+
+
+def random_tokens(model, rng, shortest, longest):
+    return [rng.randrange(5, model.config.vocab_size) for _ in range(rng.randint(shortest, longest))]
+
+
+def random_sequences(model, rng, instances=4, longest=60):
+    """The sequences of random instances, of many lengths, in the order training builds them."""
+    builder, sequences = model.input_builder(max_length=64, target_length=16), []
+    for _ in range(instances):
+        query, answer = random_tokens(model, rng, 1, 12), random_tokens(model, rng, 1, 20)
+        passages = [random_tokens(model, rng, 1, longest) for _ in range(2)]
+        sequences += [builder.rank(passage, query) for passage in passages]
+        if "query_generation" in model.system.tasks:
+            sequences.append(builder.query_generation(passages[0], query))
+        if "answer_generation" in model.system.tasks:
+            sequences.append(builder.answer_generation(passages[0], query, answer))
+    return sequences
+
+
+def random_batches(model, batches, longest=60):
+    """The generator and the sequences of batches of 1 to 8 instances, from one token to full length."""
+    for seed in range(batches):
+        rng = random.Random(seed)
+        yield rng, random_sequences(model, rng, instances=rng.randint(1, 8), longest=rng.choice([1, 5, longest]))
+
+
+def outputs(model, batch):
+    """Scores, and the logits of each task, in fp32."""
+    import torch
+
+    with torch.inference_mode():
+        output = model(batch)
+    return [output.scores.float(), *(logits.float() for logits in output.logits.values())]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tests.conftest import ALL_TOYS, GENERATING, random_sequences, random_tokens
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inputs import TokenSequence
@@ -13,46 +14,7 @@ from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.systems import SYSTEMS
 
 ENCODERS = [name for name, system in SYSTEMS.items() if system.backbone == "encoder"]
-GENERATING = [name for name, system in SYSTEMS.items() if system.generative_tasks]
 SETTINGS = gdmtl.TrainingSettings(loss_weighting="uncertainty")
-
-
-@pytest.fixture(scope="module")
-def toys(toy_bert_folder, toy_bart_folder):
-    """Every system on a toy checkpoint; the encoder-decoders also warm-started from the toy BERT."""
-    models = {name: build_model(name, checkpoint=toy_bert_folder) for name in SYSTEMS}
-    models |= {
-        f"{name} on BART": build_model(name, checkpoint=toy_bart_folder)
-        for name, system in SYSTEMS.items()
-        if system.backbone == "encoder_decoder"
-    }
-    # Weights as small as fresh ones make all states alike and the gradients of a pair cancel: spread them.
-    for model in models.values():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data *= 5
-    return models
-
-
-ALL_TOYS = [*SYSTEMS, *(f"{name} on BART" for name in SYSTEMS if SYSTEMS[name].backbone == "encoder_decoder")]
-
-
-def random_tokens(model, rng, shortest, longest):
-    return [rng.randrange(5, model.config.vocab_size) for _ in range(rng.randint(shortest, longest))]
-
-
-def random_sequences(model, rng, instances=4, longest=60):
-    """The sequences of random instances, of many lengths, in the order training builds them."""
-    builder, sequences = model.input_builder(max_length=64, target_length=16), []
-    for _ in range(instances):
-        query, answer = random_tokens(model, rng, 1, 12), random_tokens(model, rng, 1, 20)
-        passages = [random_tokens(model, rng, 1, longest) for _ in range(2)]
-        sequences += [builder.rank(passage, query) for passage in passages]
-        if "query_generation" in model.system.tasks:
-            sequences.append(builder.query_generation(passages[0], query))
-        if "answer_generation" in model.system.tasks:
-            sequences.append(builder.answer_generation(passages[0], query, answer))
-    return sequences
 
 
 def gradients(model, loss):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.backbones.conftest import random_batch
-from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fixture
+from tests.conftest import random_sequences
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import attention, flash as varlen_attention
@@ -97,7 +97,7 @@ def test_what_stands_in_order_is_not_copied_and_all_layers_share_the_calls(kerne
 
 
 @pytest.mark.parametrize("name", ["gdmtl_plus", "gdmtl_c"])
-def test_a_models_losses_and_gradients_are_those_of_the_spans(name, toys, kernel, monkeypatch):  # noqa: F811
+def test_a_models_losses_and_gradients_are_those_of_the_spans(name, toys, kernel, monkeypatch):
     model = toys[name].eval()
     joint, batch = JointLoss(model, gdmtl.TrainingSettings(loss_weighting=0.1)), pack(random_sequences(model, random.Random(0)))
 

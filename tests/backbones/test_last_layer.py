@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from tests.test_models import random_sequences, toys  # noqa: F401, toys is a fixture
+from tests.conftest import random_sequences
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones import last_layer
@@ -16,7 +16,7 @@ ENCODERS = ["mono", "bert", "gdmtl", "gdmtl_plus"]
 
 
 @pytest.fixture(params=ENCODERS)
-def model(request, toys):  # noqa: F811
+def model(request, toys):
     return toys[request.param].eval()
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.test_models import ALL_TOYS, random_sequences, toys  # noqa: F401, toys is a fixture
+from tests.conftest import ALL_TOYS, random_sequences
 from torch import nn
 
 from gdmtl_lib.backbones import linear as fused
@@ -27,7 +27,7 @@ def ranking_batch(model, seed):
 
 @pytest.mark.parametrize("name", ALL_TOYS)
 @pytest.mark.parametrize(("seed", "tokens"), [(0, 0), (1, 0), (2, LAID_OUT_FROM), (3, LAID_OUT_FROM)])
-def test_scores_are_those_of_the_layers_one_by_one(toys, name, seed, tokens, everywhere):  # noqa: F811
+def test_scores_are_those_of_the_layers_one_by_one(toys, name, seed, tokens, everywhere):
     model = toys[name].eval()
     batch = ranking_batch(model, seed)
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def test_scores_are_those_of_the_layers_one_by_one(toys, name, seed, tokens, eve
 
 
 @pytest.mark.parametrize("name", ["gdmtl", "bart_c"])
-def test_in_bf16_it_rounds_no_more_than_the_layers_one_by_one(toys, name, everywhere):  # noqa: F811
+def test_in_bf16_it_rounds_no_more_than_the_layers_one_by_one(toys, name, everywhere):
     model = toys[name].eval()
     rounded = in_precision(model, "bf16")
     errors = {True: 0.0, False: 0.0}
@@ -53,7 +53,7 @@ def test_in_bf16_it_rounds_no_more_than_the_layers_one_by_one(toys, name, everyw
 
 
 @pytest.mark.parametrize("name", ["gdmtl", "bart_c"])
-def test_every_linear_layer_is_fused_and_all_is_as_it_was_afterwards(toys, name, everywhere, monkeypatch):  # noqa: F811
+def test_every_linear_layer_is_fused_and_all_is_as_it_was_afterwards(toys, name, everywhere, monkeypatch):
     model, calls = toys[name].eval(), []
     original = fused._linear
     monkeypatch.setattr(fused, "_linear", lambda *given: [calls.append(given[2]), original(*given)][1])
@@ -96,6 +96,6 @@ def test_a_weight_that_is_laid_out_once_gives_the_same_bits(dtype, everywhere):
         assert torch.equal(laid_out(states), plain(states))
 
 
-def test_where_products_are_left_to_torch_so_are_the_layers(toys):  # noqa: F811
+def test_where_products_are_left_to_torch_so_are_the_layers(toys):
     with reference(), fused_layers(toys["gdmtl"]):
         assert not any("forward" in vars(module) for module in toys["gdmtl"].modules())

@@ -1,21 +1,16 @@
-"""What the tests of re-ranking and of the likelihood share: random texts, their candidates, and toys of every system."""
+"""What the tests of re-ranking and of the likelihood share: random texts and their candidates."""
 
 import random
 
 import pandas as pd
 import pytest
 
-from tests.conftest import spread
-
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.pretrained import build_model
-from gdmtl_lib.systems import SYSTEMS
 
 WORDS = "ice blue glacier river water city king war north south light year day food long old new the of in".split()
 HOW = dict(progress=False, device="cpu")
-ALL_TOYS = [*SYSTEMS, "bart_s on BART"]
 
 
 def collection_of(queries=7, passages=40, longest=30, last=()):
@@ -39,14 +34,6 @@ def candidates_of(collection, depth=9, seed=1):
 
 def rerank(model, *arguments, **options):
     return gdmtl.rerank(model, *arguments, **HOW | options)
-
-
-@pytest.fixture(scope="module")
-def toys(toy_bert_folder, toy_bart_folder):
-    """A toy of every system."""
-    models = {name: build_model(name, checkpoint=toy_bert_folder) for name in SYSTEMS}
-    models["bart_s on BART"] = build_model("bart_s", checkpoint=toy_bart_folder)
-    return {name: spread(model, 5) for name, model in models.items()}
 
 
 @pytest.fixture(scope="module")

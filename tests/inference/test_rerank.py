@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
+from tests.conftest import ALL_TOYS
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import rerank as reranking, scoring
@@ -21,7 +22,7 @@ from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.data.trec import canonical_order, read_run
 from gdmtl_lib.systems import prefixes
 
-from .conftest import ALL_TOYS, WORDS, candidates_of, collection_of, rerank
+from .conftest import WORDS, candidates_of, collection_of, rerank
 
 def scores_of(run):
     return run.set_index(["query_id", "doc_id"])["score"].sort_index()

@@ -40,9 +40,9 @@ CASES = [
     ("gdmtl", "query_generation", "causal"),
     ("gdmtl", "query_generation", "mlm"),
     ("gdmtl_plus", "answer_generation", None),
-    ("gdmtl_s", "rank", None),
-    ("gdmtl_s", "query_generation", None),
-    ("gdmtl_c", "rank", None),
+    ("gdmtl_s on BART", "rank", None),
+    ("gdmtl_s on BART", "query_generation", None),
+    ("gdmtl_c on BART", "rank", None),
 ]
 
 
@@ -145,7 +145,7 @@ def test_layouts_are_figure_1_and_2(toys):
 
 
 def test_layouts_of_a_decoder(toys):
-    model = toys["gdmtl_s"]
+    model = toys["gdmtl_s on BART"]
     drawn = layouts(model, build_sequence(model, "query_generation", "ice", "blue new"))
     assert list(drawn) == ["encoder", "decoder", "cross"]
     source, target = len(drawn["encoder"].rows), len(drawn["decoder"].rows)
@@ -156,8 +156,8 @@ def test_layouts_of_a_decoder(toys):
     assert drawn["decoder"].row_segments.tolist() == [1] * target
     assert "\u0120" not in "".join(drawn["encoder"].rows)
 
-    ranking = build_sequence(toys["gdmtl_c"], "rank", "ice", "blue new")
-    decoder = layouts(toys["gdmtl_c"], ranking)["decoder"]
+    ranking = build_sequence(toys["gdmtl_c on BART"], "rank", "ice", "blue new")
+    decoder = layouts(toys["gdmtl_c on BART"], ranking)["decoder"]
     assert decoder.row_segments.tolist() == [0, *ranking.segment_ids[:-1]]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.inference.conftest import toys  # noqa: F401, a fixture
 from tests.training.conftest import Training, assert_same_training
 
 STRESS = bool(os.environ.get("GDMTL_STRESS"))
@@ -112,7 +111,7 @@ rerank(load_model({checkpoint!r}), collection, candidates_of(collection), output
 """
 
 
-def test_a_re_ranking_killed_by_the_clock_ends_byte_for_byte(toys, tmp_path):  # noqa: F811
+def test_a_re_ranking_killed_by_the_clock_ends_byte_for_byte(toys, tmp_path):
     """Killed at a random moment of the time that it takes, resumed by itself, killed again."""
     toys["gdmtl"].save_pretrained(tmp_path / "checkpoint")
     arguments = {"path": [str(Path(__file__).parent)], "checkpoint": str(tmp_path / "checkpoint")}
