@@ -160,15 +160,20 @@ def _search(
     return hits
 
 
-def _index(
-    collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None
-) -> Path:
-    """The Lucene index of what a split searches: found in the folder, or built there."""
+def index_key(collection: Collection, split: str, enriched: str | os.PathLike[str] | None = None) -> str:
+    """Hash of what the index of a split's passages is built from."""
     # The jar's name holds Anserini's version, and with it the analyzer's.
     of = f"{collection.passages_fingerprint(split)} {_anserini().name}"
     if enriched is not None:
         of += f" {enriched_fingerprint(enriched)}"
-    key = hashlib.sha256(of.encode()).hexdigest()
+    return hashlib.sha256(of.encode()).hexdigest()
+
+
+def _index(
+    collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None
+) -> Path:
+    """The Lucene index of what a split searches: found in the folder, or built there."""
+    key = index_key(collection, split, enriched)
     home = folder / key
     if _found(home):
         return home / "lucene"

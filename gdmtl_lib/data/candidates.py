@@ -1,0 +1,259 @@
+"""The first stage's candidates, wherever they come from; those of a large training split in a form that fits in memory.
+
+For 503,000 queries and 1,000 passages each a frame takes 34 GB. Training needs no scores, only which passages a query
+has, best first: 32-bit numbers, 2 GB, which stay on disk and are read where they are needed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.lib.format import open_memmap
+from tqdm.auto import tqdm
+
+from .bm25 import QUERIES_AT_ONCE, QUIET_SECONDS, bm25_candidates, check_parameters, index_key, open_index
+from .collection import Collection
+from .files import cache_folder, file_hash, replace_file, try_lock, write_lines
+from .trec import canonical_order, frame_hash, read_run
+
+OWN = "collection"  # says that the candidates are the collection's own
+
+
+def first_stage_candidates(
+    collection: Collection,
+    split: str,
+    depth: int = 100,
+    run: str | None = None,
+    k1: float = 0.9,
+    b: float = 0.4,
+    enriched: str | os.PathLike[str] | None = None,
+    index_dir: str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """The best candidates of every query of a split: BM25's, or those of a run that is there already.
+
+    Args:
+        depth: how many a query gets at most.
+        run: None for BM25; `collection` for the collection's own candidates (`candidates.<split>.trec`, or MS MARCO's
+            `top1000.<split>`); else the path of a TREC run, in which `{split}` stands for the split.
+        k1, b, enriched, index_dir: BM25's, as for `bm25_candidates`; not looked at where there is a run.
+
+    Returns:
+        Columns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. Queries of others are left
+        out of a run; a warning says how many of the split's it lacks.
+
+    Raises:
+        ValueError: as `bm25_candidates`; there are no such candidates, none of the split's queries has any, or a
+            passage is not the collection's.
+    """
+    if run is None:
+        return bm25_candidates(collection, split, depth, k1, b, index_dir, enriched)
+    check_parameters(depth, k1, b)
+    whose = f"the candidates of {collection.name!r}" if run == OWN else run.replace("{split}", split)
+    found = collection.candidates(split) if run == OWN else read_run(whose)
+    query_ids = collection.queries(split)["query_id"]
+    found = found[(found["rank"] <= depth) & found["query_id"].isin(query_ids)].reset_index(drop=True)
+    if missing := len(query_ids) - found["query_id"].nunique():
+        what = f"{whose} has none of {missing} of {len(query_ids)} queries of {split!r}"
+        if found.empty:
+            raise ValueError(f"{what}: is it another split's?")
+        warnings.warn(f"{what}: they have no candidates", stacklevel=2)
+    collection.text(found["doc_id"].unique())  # refuses an unknown one
+    return found
+
+
+def training_candidates(
+    collection: Collection,
+    split: str,
+    depth: int = 100,
+    run: str | None = None,
+    k1: float = 0.9,
+    b: float = 0.4,
+    enriched: str | os.PathLike[str] | None = None,
+    index_dir: str | os.PathLike[str] | None = None,
+) -> "Candidates":
+    """The same candidates in the compact form, stored beside the indexes: searched once, and found again by whoever
+    asks for the same. A search that was interrupted goes on; a second process waits for the first.
+
+    Args, raises: as `first_stage_candidates`.
+    """
+    if run is not None:
+        return Candidates.of_frame(first_stage_candidates(collection, split, depth, run))
+    check_parameters(depth, k1, b)
+    queries = collection.queries(split)
+    of = [index_key(collection, split, enriched), frame_hash(queries[["query_id", "text"]]), depth, float(k1), float(b)]
+    indexes = cache_folder("indexes") if index_dir is None else Path(index_dir)
+    home = indexes / "candidates" / hashlib.sha256(json.dumps(of).encode()).hexdigest()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with try_lock(home.with_suffix(".lock"), wait=True):
+        if (home / "made_from.json").is_file():
+            return Candidates.open(home)
+        texts = dict(zip(queries["query_id"], queries["text"], strict=True))
+        with open_index(collection, split, index_dir, enriched) as index:
+            return _search(collection, split, index, texts, depth, (k1, b), home, of)
+
+
+def _search(
+    collection: Collection, split: str, index: Any, texts: dict[str, str], depth: int, k1_b: tuple, home: Path, of: list
+) -> "Candidates":
+    """Search a chunk of queries at a time, each a file as soon as it is known; then put them together."""
+    parts = home.with_suffix(".parts")
+    parts.mkdir(exist_ok=True)
+    names = _names(collection.doc_ids(split))
+    query_ids, files = list(texts), []
+    for first in tqdm(
+        range(0, len(query_ids), QUERIES_AT_ONCE), desc="BM25's training candidates", delay=QUIET_SECONDS
+    ):
+        files.append(parts / f"{first}.npz")
+        if files[-1].is_file():
+            continue
+        chunk = query_ids[first : first + QUERIES_AT_ONCE]
+        run = index.search({query_id: texts[query_id] for query_id in chunk}, depth, *k1_b)
+        run = canonical_order(run).query("rank <= @depth") if len(run) else run  # in the order of the chunk
+        counts = run["query_id"].value_counts().reindex(chunk, fill_value=0).to_numpy()
+        with replace_file(files[-1]) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, counts=counts, numbers=_numbers(names, run["doc_id"]))
+    counts = np.concatenate([np.load(file)["counts"] for file in files])
+    if not counts.any():
+        raise ValueError(
+            f"BM25 finds no passage for any query of {split!r} in {collection.name!r}: are queries and passages in one "
+            "language, and in one script?"
+        )
+    unfinished = home.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    np.save(unfinished / "names.npy", names)
+    np.save(unfinished / "starts.npy", np.append(0, np.cumsum(counts[counts > 0])))
+    found = [query_id for query_id, count in zip(query_ids, counts, strict=True) if count]
+    write_lines(unfinished / "queries.txt", (f"{query_id}\n" for query_id in found))
+    numbers = open_memmap(unfinished / "numbers.npy", "w+", np.int32, (int(counts.sum()),))
+    place = 0
+    for file in files:
+        part = np.load(file)["numbers"]
+        numbers[place : (place := place + len(part))] = part
+    numbers.flush()
+    del numbers
+    digest = Candidates.open(unfinished, check=False).hash()
+    checksums = {path.name: file_hash(path) for path in sorted(unfinished.iterdir())}
+    made_from = {"collection": collection.name, "split": split, "of": of, "hash": digest, "files": checksums}
+    write_lines(unfinished / "made_from.json", [json.dumps(made_from, indent=2) + "\n"])
+    shutil.rmtree(home, ignore_errors=True)
+    unfinished.rename(home)
+    shutil.rmtree(parts)
+    return Candidates.open(home)
+
+
+class Candidates:
+    """Which passages each query has, best first, as numbers.
+
+    query_ids: those with at least one. starts: int64 [queries + 1], `numbers[starts[i] : starts[i + 1]]` are query i's.
+    numbers: int32 [rows], places in `names`. names: the passages' ids as bytes, sorted. folder: where it is stored.
+    """
+
+    def __init__(
+        self, query_ids: list[str], starts: np.ndarray, numbers: np.ndarray, names: np.ndarray, folder: Path | None = None
+    ):
+        self.query_ids, self.starts, self.numbers, self.names, self.folder = query_ids, starts, numbers, names, folder
+        self._hash: str | None = None
+
+    @classmethod
+    def of_frame(cls, run: pd.DataFrame) -> "Candidates":
+        """Those of a frame in canonical order, `query_id, doc_id`; a query's rows need not stand together."""
+        names = _names(run["doc_id"].unique())
+        codes, query_ids = pd.factorize(run["query_id"])
+        rows = np.argsort(codes, kind="stable")
+        starts = np.append(0, np.cumsum(np.bincount(codes)))
+        return cls(query_ids.tolist(), starts, _numbers(names, run["doc_id"])[rows], names)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike, check: bool = True) -> "Candidates":
+        """Those of a folder, which are read where they are needed. Raises ValueError where a file is not as it was
+        written: two gigabytes are hashed in some seconds."""
+        folder = Path(folder)
+        try:
+            made = json.loads((folder / "made_from.json").read_text(encoding="utf-8")) if check else {"files": {}}
+            for name, expected in made["files"].items():
+                if file_hash(folder / name) != expected:
+                    raise ValueError(f"{name} is not what was written")
+            arrays = [open_memmap(folder / f"{name}.npy", mode="r") for name in ("starts", "numbers", "names")]
+            query_ids = (folder / "queries.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder} holds no whole candidates ({error}): delete it, and they are searched anew") from error
+        candidates = cls(query_ids, np.array(arrays[0]), *arrays[1:], folder)
+        candidates._hash = made.get("hash")
+        return candidates
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {query_id: place for place, query_id in enumerate(self.query_ids)}
+
+    def rows(self, query_id: str) -> slice:
+        """Where a query's numbers stand. Raises KeyError for a query without candidates."""
+        place = self._places[query_id]
+        return slice(int(self.starts[place]), int(self.starts[place + 1]))
+
+    def doc_ids(self, query_id: str) -> list[str]:
+        """A query's passages, best first. Raises KeyError for a query without candidates."""
+        return [name.decode() for name in self.names[self.numbers[self.rows(query_id)]].tolist()]
+
+    def frame(self, query_ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """Columns query_id, doc_id, score (float32, minus the rank), rank: of some queries, or of all."""
+        lists = {query_id: self.doc_ids(query_id) for query_id in (self.query_ids if query_ids is None else query_ids)}
+        ranks = np.concatenate([np.arange(1, len(found) + 1) for found in lists.values()] or [np.zeros(0, np.int64)])
+        return pd.DataFrame(
+            {
+                "query_id": np.repeat(np.array(list(lists), dtype=object), [len(found) for found in lists.values()]),
+                "doc_id": [doc_id for found in lists.values() for doc_id in found],
+                "score": -ranks.astype(np.float32),
+                "rank": ranks,
+            }
+        ).astype({"query_id": str, "doc_id": str})
+
+    def grades(self, qrels: pd.DataFrame) -> np.ndarray:
+        """The grade of every candidate, 0 where nobody judged it: int32 [rows]."""
+        grades = np.zeros(len(self), np.int32)
+        judged = qrels[qrels["query_id"].isin(self._places)]
+        numbers = _numbers(self.names, judged["doc_id"], unknown=-1)
+        for query_id, number, grade in zip(judged["query_id"], numbers, judged["relevance"], strict=True):
+            if number >= 0:
+                rows = self.rows(query_id)
+                grades[rows][self.numbers[rows] == number] = grade
+        return grades
+
+    def hash(self) -> str:
+        """`frame_hash` of `query_id, doc_id`: the same whether candidates are a frame or stored."""
+        if self._hash is None:
+            digest = hashlib.sha256(b"query_id,doc_id\n")
+            for first in range(0, len(self.query_ids), QUERIES_AT_ONCE):
+                part = self.frame(self.query_ids[first : first + QUERIES_AT_ONCE])
+                digest.update(part[["query_id", "doc_id"]].to_csv(index=False, header=False).encode())
+            self._hash = digest.hexdigest()
+        return self._hash
+
+
+def _names(doc_ids: Iterable[str]) -> np.ndarray:
+    """Ids as bytes of one width, sorted; some at a time, for Python's own strings take ten times as much."""
+    ids, parts = iter(doc_ids), []
+    while part := [doc_id.encode() for doc_id in islice(ids, 100_000)]:
+        parts.append(np.array(part))
+    return np.sort(np.concatenate(parts))
+
+
+def _numbers(names: np.ndarray, doc_ids: pd.Series, unknown: int | None = None) -> np.ndarray:
+    """Places of ids in `names`, int32; that of one that is not there is `unknown`."""
+    if not len(doc_ids):
+        return np.zeros(0, np.int32)
+    wanted = np.array([doc_id.encode() for doc_id in doc_ids.tolist()])
+    places = np.minimum(np.searchsorted(names, wanted), len(names) - 1).astype(np.int32)
+    return places if unknown is None else np.where(names[places] == wanted, places, np.int32(unknown))
