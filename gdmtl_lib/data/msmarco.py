@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from .cast import RESOLVED, ms_marco_part, sessions_of
-from .files import file_hash, read_lines
+from .files import file_hash, read_lines, refuse_header
 from .passage_file import PassageFile
 from .readers import line_with, read_pairs, texts_frame
 from .splits import Split
-from .trec import canonical_order, read_qrels, read_run
+from .trec import read_qrels, read_run, run_of_lines
 
 PASSAGES = "collection.tsv"
 
@@ -215,7 +215,7 @@ def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
     Raises:
         ValueError: a line has not four fields, a passage stands twice in a list, or none of the queries has a line.
     """
-    found, doc_ids, scores = [], [], []
+    found, doc_ids, scores, lines = [], [], [], []
     places: dict[str, int] = {}
     same = {query_id: query_id for query_id in query_ids}  # one string a query, not one a line
     for number, line in read_lines(path):
@@ -225,15 +225,15 @@ def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
                 f"{path}, line {number}: expected 4 fields separated by tabs (query_id, doc_id, query, passage), "
                 f"found {len(fields)}"
             )
+        if number == 1:
+            refuse_header(path, fields)
         if query_id := same.get(fields[0]):
             places[query_id] = places.get(query_id, 0) + 1
             found.append(query_id)
             doc_ids.append(fields[1])
             scores.append(-places[query_id])
+            lines.append(number)
     if not found:
         raise ValueError(f"{path} has no line for any of the split's {len(query_ids)} queries: is it another split's?")
     run = pd.DataFrame({"query_id": found, "doc_id": doc_ids, "score": pd.array(scores, dtype="float32")})
-    try:
-        return canonical_order(run)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return run_of_lines(path, run, lines)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .files import BYTE_ORDER_MARK, cache_folder, decode_line, read_lines, replace_file
+from .files import BYTE_ORDER_MARK, cache_folder, decode_line, read_lines, refuse_header, replace_file
 
 _GROWS_BY = 1 << 20  # rows
 
@@ -150,6 +150,8 @@ class PassageFile(Mapping[str, str]):
             raise ValueError(
                 f"{where}: expected 2 fields separated by a tab (doc_id, text), found {len(fields)}"
             )
+        if number == 1:
+            refuse_header(self.path, fields)
         if fields[0].split() != [fields[0]]:
             raise ValueError(
                 f"{where}: doc_id {fields[0]!r} is empty or holds white space, which TREC files cannot carry"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from .files import read_lines
+from .files import read_lines, refuse_header
 from .splits import Split
-from .trec import read_qrels, read_run
+from .trec import read_qrels, read_run, without_repetitions
 
 
 def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
@@ -114,7 +114,7 @@ def read_wikiqa(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
                 f"{folder} holds WikiQA-{match[1]} twice, as .tsv and as .tsv.gz: keep one of them"
             )
         questions: dict[str, str] = {}
-        judgments: dict[tuple[str, str], int] = {}
+        judgments: list[tuple[str, str, int]] = []
         sentences: dict[str, None] = {}
         lines = read_lines(path)
         if next(lines)[1].split("\t") != columns:
@@ -131,20 +131,19 @@ def read_wikiqa(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
                 _check_entry(where, "id", key, text)
                 if known.setdefault(key, text) != text:
                     raise ValueError(f"{where}: {key!r} has another text than where it stood before")
-            if (query_id, doc_id) in judgments:
-                raise ValueError(f"{where}: {query_id!r} and {doc_id!r} are judged a second time")
             if home.setdefault(query_id, match[1]) != match[1]:
                 raise ValueError(f"{where}: query id {query_id!r} is in WikiQA-{home[query_id]} too")
-            judgments[query_id, doc_id] = int(label)
+            judgments.append((query_id, doc_id, int(label)))
             sentences[doc_id] = None
-        answered = {query_id for (query_id, _), label in judgments.items() if label}
+        answered = {query_id for query_id, _, label in judgments if label}
         if not answered:
             raise ValueError(
                 f"{path}: no question has a correct sentence (Label 1), so the split has no queries"
             )
+        qrels = without_repetitions(qrels_frame(judgments), str(path), first=2)
         splits[match[1]] = Split(
             texts_frame({query_id: text for query_id, text in questions.items() if query_id in answered}),
-            qrels_frame((*pair, label) for pair, label in judgments.items() if pair[0] in answered),
+            qrels[qrels["query_id"].isin(answered)].reset_index(drop=True),
             doc_ids=tuple(sentences),
         )
     if not splits:
@@ -287,6 +286,8 @@ def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
             raise ValueError(
                 f"{where}: expected 2 fields separated by a tab ({key}, {value}), found {len(fields)}"
             )
+        if number == 1:
+            refuse_header(path, fields)
         _check_entry(where, key, *fields)
         if fields[0] in pairs:
             raise ValueError(f"{where}: {key} {fields[0]!r} stood before: ids must be unique")

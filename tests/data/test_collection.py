@@ -203,6 +203,9 @@ BAD_FOLDERS = [
     ("queries.dev.tsv", "q3\t\n", ", line 1: the text of 'q3' is empty"),
     ("queries.dev.tsv", "q3\ta\nq3\tb\n", ", line 2: query_id 'q3' stood before: ids must be unique"),
     ("queries.dev.tsv", "", " is empty"),
+    ("queries.dev.tsv", "qid\tquery\nq3\ta\n", ", line 1: expected values, found a row of names (qid query): remove it"),
+    ("answers.train.tsv", "query_id\tanswer\nq1\ta\n",
+     ", line 1: expected values, found a row of names (query_id answer): remove it"),
     (
         "queries.train.tsv",
         "q1\ta\nq2\tb\nq4\tc\n",
@@ -370,7 +373,10 @@ LINE = "Q1\tq\tD1\tt\tD1-0\ts\t1\n"
         ),
         (HEADER + "Q1\tq\tD1\tt\tD1-0\ts\n", ", line 2: expected 7 fields separated by tabs, found 6"),
         (HEADER + LINE.replace("\t1", "\t2"), ", line 2: expected the Label 0 or 1, found '2'"),
-        (HEADER + LINE + LINE, ", line 3: 'Q1' and 'D1-0' are judged a second time"),
+        (
+            HEADER + LINE + LINE[:-2] + {"0": "1", "1": "0"}[LINE[-2]] + "\n",
+            ", lines 2 and 3: passage 'D1-0' is judged 1 and 0 for query 'Q1': keep one of the two",
+        ),
         (
             HEADER + LINE + "Q2\tq\tD1\tt\tD1-0\tother\t1\n",
             ", line 3: 'D1-0' has another text than where it stood before",

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -82,9 +84,31 @@ def test_files_that_are_not_there_or_damaged(collection, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         bm25_candidates(collection, "dev", index_dir=tmp_path, enriched=tmp_path / "none")
     assert str(caught.value) == (
-        f"no enriched passages at {tmp_path}/none: expected a file of JSON lines, or a folder of them"
+        f"no enriched passages at {tmp_path}/none: expected a file of JSON lines, or a folder or a zip file of them"
     )
     path = tmp_path / "weighted.jsonl.gz"
     path.write_bytes(b"plain")
     with pytest.raises(ValueError, match="is damaged or not gzip-compressed, as its name says it is"):
         list(enriched_passages(collection, "dev", path))
+
+
+def test_weights_that_come_zipped_are_read_as_they_are(collection, tmp_path):
+    """One archive of a folder with files of JSON lines, one of them compressed once more."""
+    plain = write(tmp_path / "a.jsonl", {doc_id: WEIGHTED[doc_id] for doc_id in "12"})
+    packed = write(tmp_path / "b.json.gz", {"3": WEIGHTED["3"]})
+    archive = tmp_path / "weights.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in (plain, packed):
+            file.write(path, f"deepct/{path.name}")
+        file.writestr("deepct/README", "not read")
+    assert dict(enriched_passages(collection, "dev", archive)) == WEIGHTED
+    assert re.fullmatch("[0-9a-f]{64}", enriched_fingerprint(archive))
+    content = archive.read_bytes()
+    for damaged in (b"plain", content[:40] + bytes(8) + content[48:]):
+        archive.write_bytes(damaged)
+        with pytest.raises(ValueError, match="weights.zip.* is damaged or not "):
+            list(enriched_passages(collection, "dev", archive))
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("deepct/README", "not read")
+    with pytest.raises(ValueError, match=r"weights.zip holds no file of JSON lines \(.json or .jsonl\)$"):
+        list(enriched_passages(collection, "dev", archive))

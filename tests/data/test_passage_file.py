@@ -102,6 +102,8 @@ def test_an_index_that_cannot_be_written_leaves_nothing(make, tmp_path, monkeypa
     [
         ("", " is empty"),
         ("1\ta\n2\n", ", line 2: expected 2 fields separated by a tab (doc_id, text), found 1"),
+        ("doc_id\ttext\n1\ta\n", ", line 1: expected values, found a row of names (doc_id text): remove it"),
+        ("1\ta\0b\n", ", line 1: holds a NUL or carriage-return character: remove it"),
         ("1\ta\tb\n", ", line 1: expected 2 fields separated by a tab (doc_id, text), found 3"),
         ("1\ta\n\tb\n", ", line 2: doc_id '' is empty or holds white space, which TREC files cannot carry"),
         ("1\ta\n2\tb\n3\tc\n2\td\n", ", line 4: doc_id '2' stood before: ids must be unique"),

@@ -90,37 +90,37 @@ NAN, INF = float("nan"), float("inf")
         (run_frame(), "run: expected at least one row, found none"),
         (
             run_frame(("q", "d", 1.0), (7, "d", 1.0)),
-            "run, row 1: expected query_id to be a string without white space or NUL, found 7",
+            "run, row 2: expected query_id to be a string without white space or NUL, found 7",
         ),
         (
             run_frame(("q", "d", 1.0), ("q", "", 1.0)),
-            "run, row 1: expected doc_id to be a string without white space or NUL, found ''",
+            "run, row 2: expected doc_id to be a string without white space or NUL, found ''",
         ),
         (
             run_frame(("q", "d", 1.0), ("q", None, 1.0)),
-            "run, row 1: expected doc_id to be a string without white space or NUL, found nan",
+            "run, row 2: expected doc_id to be a string without white space or NUL, found nan",
         ),
         (
             run_frame(("q", "d e", 1.0)),
-            "run, row 0: expected doc_id to be a string without white space or NUL, found 'd e'",
+            "run, row 1: expected doc_id to be a string without white space or NUL, found 'd e'",
         ),
         (
             run_frame(("q", "d\0e", 1.0)),
-            "run, row 0: expected doc_id to be a string without white space or NUL, found 'd\\x00e'",
+            "run, row 1: expected doc_id to be a string without white space or NUL, found 'd\\x00e'",
         ),
         (
             run_frame(("q", "d", 1.0), ("q", "e", NAN)),
-            "run, row 1: expected a score that is finite as float32, found nan",
+            "run, row 2: expected a score that is finite as float32, found nan",
         ),
-        (run_frame(("q", "d", -INF)), "run, row 0: expected a score that is finite as float32, found -inf"),
-        (run_frame(("q", "d", 1e39)), "run, row 0: expected a score that is finite as float32, found 1e+39"),
+        (run_frame(("q", "d", -INF)), "run, row 1: expected a score that is finite as float32, found -inf"),
+        (run_frame(("q", "d", 1e39)), "run, row 1: expected a score that is finite as float32, found 1e+39"),
         (
             run_frame(("q", "d", "1.0")),
-            "run, row 0: expected a column of numbers as score, found the dtype str",
+            "run, row 1: expected a column of numbers as score, found the dtype str",
         ),
         (
             run_frame(("q", "d", 1.0), ("r", "d", 1.0), ("q", "d", 2.0)),
-            "run, row 2: passage 'd' stands a second time for query 'q'; keep one of the two",
+            "run, row 3: passage 'd' stands a second time for query 'q'; keep one of the two",
         ),
     ],
 )
@@ -141,19 +141,19 @@ def test_a_frame_that_is_no_run_is_refused(frame, message):
         (qrels_frame(), "qrels: expected at least one row, found none"),
         (
             qrels_frame(("q", "d", 1), ("q", "e", 1.5)),
-            "qrels, row 0: expected an integer within ±1,000,000 as relevance, found 1.0",
+            "qrels, row 1: expected an integer within ±1,000,000 as relevance, found 1.0",
         ),
         (
             qrels_frame(("q", "d", 1), ("q", "e", -1_000_001)),
-            "qrels, row 1: expected an integer within ±1,000,000 as relevance, found -1000001",
+            "qrels, row 2: expected an integer within ±1,000,000 as relevance, found -1000001",
         ),
         (
             qrels_frame(("q", "d", True)),
-            "qrels, row 0: expected an integer within ±1,000,000 as relevance, found True",
+            "qrels, row 1: expected an integer within ±1,000,000 as relevance, found True",
         ),
         (
             qrels_frame(("q", "d", 1), ("q", "d", 0)),
-            "qrels, row 1: passage 'd' stands a second time for query 'q'; keep one of the two",
+            "qrels, row 2: passage 'd' stands a second time for query 'q'; keep one of the two",
         ),
     ],
 )
@@ -302,8 +302,12 @@ def test_a_bad_run_file_is_refused_with_file_and_line(tmp_path, content, message
             ", line 2: expected an integer within ±1,000,000 as relevance, found 100000000000000000000",
         ),
         (
-            b"q 0 a 1\nq 0 a 1\n",
-            ", line 2: passage 'a' stands a second time for query 'q'; keep one of the two",
+            b"q 0 a 1\nq 0 b 1\nq 0 a 1\nq 0 a 0\n",
+            ", lines 1 and 4: passage 'a' is judged 1 and 0 for query 'q': keep one of the two",
+        ),
+        (
+            b"query-id 0 corpus-id score\nq 0 a 1\n",
+            ", line 1: expected values, found a row of names (query-id 0 corpus-id score): remove it",
         ),
     ],
 )
@@ -312,6 +316,35 @@ def test_a_bad_qrels_file_is_refused_with_file_and_line(tmp_path, content, messa
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{re.escape(str(path) + message)}$"):
         read_qrels(path)
+
+
+def test_judgments_that_stand_twice_count_once_and_are_counted(tmp_path):
+    """As ten lines of MS MARCO's qrels.train.tsv do."""
+    path = tmp_path / "qrels.tsv"
+    path.write_bytes(b"q 0 a 1\nr 0 a 1\nq 0 a 1\nq 0 b 0\nq 0 a 1\n")
+    with pytest.warns(UserWarning) as caught:
+        qrels = read_qrels(path)
+    assert qrels.to_numpy().tolist() == [["q", "a", 1], ["r", "a", 1], ["q", "b", 0]]
+    assert [str(warning.message) for warning in caught] == [
+        f"{path}: 2 of 5 judgments stand there before, for example that of passage 'a' for query 'q': each counts once"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tool", "content"),
+    [
+        ("PyTerrier", "q1 Q0 d2 0 12.5 BR(BM25)\nq1 Q0 d1 1 3.25 BR(BM25)\n"),
+        ("Pyserini", "q1 Q0 d2 1 12.500000 Anserini\nq1 Q0 d1 2 3.250000 Anserini\n"),
+        ("ranx", "q1 Q0 d2 1 12.5 None\nq1 Q0 d1 2 3.25 None"),
+        ("trec_eval with tabs", "q1\tQ0\td1\t1\t3.25\trun\r\nq1\tQ0\td2\t2\t12.5\trun\r\n"),
+        ("MS MARCO", "q1\td2\t1\nq1\td1\t2\n"),
+    ],
+)
+def test_runs_that_other_tools_write(tmp_path, tool, content):
+    path = tmp_path / "run.txt"
+    path.write_bytes(content.encode())
+    scores = [-1.0, -2.0] if tool == "MS MARCO" else [12.5, 3.25]
+    assert read_run(path).to_numpy().tolist() == [["q1", "d2", scores[0], 1], ["q1", "d1", scores[1], 2]]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -220,7 +220,7 @@ def test_a_run_without_a_judged_query_is_refused():
 
 
 def test_a_bad_run_is_refused():
-    with pytest.raises(ValueError, match="^run, row 2: passage 'a' stands a second time for query 'q'"):
+    with pytest.raises(ValueError, match="^run, row 3: passage 'a' stands a second time for query 'q'"):
         evaluate(run_frame(q="aba"), qrels_frame(q={"a": 1}))
 
 

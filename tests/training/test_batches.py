@@ -189,7 +189,7 @@ NOTHING_TO_TRAIN_ON = (
         (
             qrels_of(("q1", "a", 1)),
             candidates_of(q1="b c b"),
-            "run, row 2: passage 'b' stands a second time for query 'q1'; keep one of the two",
+            "run, row 3: passage 'b' stands a second time for query 'q1'; keep one of the two",
         ),
         (
             qrels_of(("q1", "a", 1)),
