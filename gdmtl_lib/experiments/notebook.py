@@ -8,8 +8,9 @@ import ast
 import difflib
 import json
 import os
+import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,12 +18,12 @@ INJECTED = "# Parameters"  # the first line of the cell that papermill injects
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
-def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> dict[str, object]:
+def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]) -> dict[str, object]:
     """The notebook's parameters with the values they have, checked.
 
     cells: the sources executed so far, IPython's `In`. The first that declares `name: type = value` is the parameters
     cell; one that begins with papermill's own line holds what was given on the command line.
-    values: the notebook's `globals()`.
+    values: the notebook's `globals()`; a text that stands for a number, as YAML 1.1 reads 1e-4, becomes that number there.
 
     Returns name -> value in the order declared. Raises ValueError for a name the notebook does not have, with those
     it has, and for a value of another type than declared (an int does for a float).
@@ -32,12 +33,19 @@ def resolve_parameters(cells: Sequence[str], values: Mapping[str, object]) -> di
         raise ValueError("no parameters cell has been run: run the notebook from its first cell")
     given = [name for cell in cells if cell.startswith(INJECTED) for name in _assigned(cell)]
     for name in given:
-        if name not in declared:
+        if name not in declared and not name.startswith("PAPERMILL_"):  # its own, by --inject-paths
             raise ValueError(unknown_name("parameter", name, declared, "this notebook has"))
     # A collection that a later cell has opened stands for its name: the cell can be run again.
     found = {name: os.fspath(values[name]) if isinstance(values[name], os.PathLike) else values[name] for name in declared}
     for name, annotation in declared.items():
-        check_value(f"parameter {name}", found[name], annotation)
+        if "float" in annotation:
+            values[name] = found[name] = number_of(found[name], annotation)
+        try:
+            check_value(f"parameter {name}", found[name], annotation)
+        except ValueError as error:
+            if "str" in annotation and isinstance(found[name], (int, float)):  # papermill's -p makes a number of it
+                raise ValueError(f"{error}; to papermill, a text that looks like a number is -r {name} {found[name]}") from None
+            raise
     return found
 
 
@@ -51,6 +59,17 @@ def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
         line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value))
         for line in ast.parse("".join(cell["source"])).body
     }
+
+
+def number_of(value: object, annotation: str) -> object:
+    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and Snakemake's `--config`
+    whatever stands in brackets."""
+    if not isinstance(value, str):
+        return value
+    if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
+    return float(value) if "float" in annotation and is_number else value
 
 
 def check_value(what: str, value: object, annotation: str) -> None:

@@ -7,6 +7,7 @@ from gdmtl_lib.experiments.notebook import (
     check_value,
     indexes_folder,
     notebook_parameters,
+    number_of,
     parameters_table,
     project_folder,
     resolve_parameters,
@@ -91,6 +92,38 @@ def test_what_is_checked_is_named():
     check_value("seeds", [0, 1], "list[int]")
     with pytest.raises(ValueError, match=r"^seeds must be list\[int\], found 0 \(int\)$"):
         check_value("seeds", 0, "list[int]")
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "number"),
+    [
+        ("1e-4", "float", 1e-4), ("1.5E-4", "float", 1.5e-4), ("3", "int | None", 3), (".5", "str | float", 0.5),
+        ("uncertainty", "str | float", "uncertainty"), ("3", "str", "3"), ("1e-4", "int", "1e-4"), (2, "int", 2),
+        ("inf", "float", "inf"), ("0x10", "int", "0x10"),
+    ],
+)  # fmt: skip
+def test_numbers_that_yaml_takes_for_texts(value, annotation, number):
+    found = number_of(value, annotation)
+    assert found == number and type(found) is type(number)
+
+
+def test_what_papermill_itself_injects_is_no_parameter_of_ours():
+    """`papermill --inject-paths`."""
+    assert resolve('PAPERMILL_INPUT_PATH = "a"\nPAPERMILL_OUTPUT_PATH = "b"\nlayers = 2', layers=2)["layers"] == 2
+
+
+def test_a_number_that_yaml_takes_for_a_text_becomes_one():
+    """`papermill -y 'rate: 1e-4'`."""
+    values = VALUES | {"rate": "1e-4"}
+    assert resolve_parameters([DECLARED], values)["rate"] == 1e-4 and values["rate"] == 1e-4
+
+
+def test_a_text_that_papermill_takes_for_a_number_is_refused_with_the_way_to_write_it():
+    with pytest.raises(ValueError) as error:
+        resolve("model = 2019", model=2019)
+    assert str(error.value) == (
+        "parameter model must be str, found 2019 (int); to papermill, a text that looks like a number is -r model 2019"
+    )
 
 
 def test_the_sentence_for_an_unknown_name():
