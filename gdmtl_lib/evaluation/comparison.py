@@ -326,7 +326,8 @@ def smallest_detectable_difference(
         raise ValueError(f"alpha, power: expected 0 < alpha < power < 1, found {alpha!r}, {power!r}")
     from statsmodels.stats.power import TTestPower  # slow to import, and only this needs it
 
-    return std * float(TTestPower().solve_power(nobs=queries, alpha=alpha, power=power))
+    # statsmodels gives a number, or for many queries an array of one
+    return std * np.asarray(TTestPower().solve_power(nobs=queries, alpha=alpha, power=power)).item()
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
