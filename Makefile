@@ -1,6 +1,6 @@
 # Works on a fresh machine with Python 3.11 or newer: .venv is made and filled when it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help test figures lab bench stress audit clean
+.PHONY: help test check figures lab bench stress audit clean
 
 CONFIG ?= sample
 CORES ?= all
@@ -18,6 +18,7 @@ help:
 	@echo "make test      run the tests             (make test ARGS=tests/test_masks.py: one file; WORKERS=2)"
 	@echo "make figures   run what is missing of the sweep and draw every figure and table"
 	@echo "               (CONFIG=sample: papermill_runs/configs/sample.yaml; CORES=all)"
+	@echo "make check     say what a config lacks here, how long it takes and what it can show (CONFIG=msmarco)"
 	@echo "make lab       open JupyterLab on this machine"
 	@echo "make bench     measure speed and memory"
 	@echo "make stress    run the long tests at their full counts"
@@ -40,6 +41,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Files side by side, a thread each: faster than one after the other on all cores.
 test: $(INSTALLED)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+check: $(INSTALLED)
+	@$(PY) -m gdmtl_lib.sweep.check papermill_runs/configs/$(CONFIG).yaml $(ARGS)
 
 figures: $(INSTALLED)
 	$(PY) -m snakemake -s papermill_runs/Snakefile --configfile papermill_runs/configs/$(CONFIG).yaml \

@@ -25,8 +25,6 @@ EXTRAS = {
 PIN_LINES = (ROOT / "constraints.txt").read_text().splitlines()
 PINS = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in PIN_LINES}
 
-# The plan needs these and no code does yet. Who first uses one takes it out: the test below fails until then.
-COMING = {"seaborn"}
 
 
 def names(requirements: list[Requirement]) -> set[str]:
@@ -143,7 +141,7 @@ def test_nothing_is_declared_that_is_not_used():
     for file in (ROOT / "Makefile", ROOT / "papermill_runs" / "Snakefile"):
         if file.exists():
             used |= set(re.findall(r"\b(jupyterlab|papermill|snakemake) ", file.read_text()))
-    assert names(RUNTIME) - used == COMING
+    assert names(RUNTIME) - used == set()
 
 
 def test_one_version_is_cited():

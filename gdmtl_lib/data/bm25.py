@@ -268,6 +268,11 @@ def _anserini() -> Path:
     return next((pyserini / "resources" / "jars").glob("anserini-*-fatjar.jar"))
 
 
+def require_java() -> None:
+    """Refuse, as `bm25_candidates` does, a machine on which Java cannot be started."""
+    _java()
+
+
 @cache
 def _java() -> Callable[[str], Any]:
     """Start Java once, with Lucene quiet; gives the function that finds a Java class by its name."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gdmtl_lib.data.collection import rotations_of
 from gdmtl_lib.data.bm25 import check_parameters
-from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, unknown_name
+from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of, unknown_name
 from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name
 
@@ -17,7 +17,7 @@ TRAINING = "03_train"
 SET_BY_SWEEP = {
     "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
     "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
-    "transfer_split", "transfer_relevance_level", "k1", "b", "enriched",
+    "transfer_split", "transfer_relevance_level", "k1", "b", "enriched", "denoised_dir",
 }  # fmt: skip
 
 
@@ -37,6 +37,9 @@ class Config:
     parameters: those of 03_train for each system.
     studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
         name, the parameters of 03_train for each system.
+    transfer: other collections that the trained systems are taken to: `collection`, `split` and its lowest relevant grade,
+        `level`.
+    gpus: how many the sweep may use at once; None: those of this machine.
     folder: where the results go. project: the folder with `notebooks`.
     """
 
@@ -52,6 +55,8 @@ class Config:
     first_stage: dict[str, object]
     parameters: dict[str, dict]
     studies: dict[str, dict]
+    transfer: list[dict]
+    gpus: int | None
     folder: str
     project: str
 
@@ -60,9 +65,11 @@ class Config:
 _CONFIG = {
     "collection": ("str",), "train_split": ("str",), "splits": ("dict",), "folds": ("int", 0), "systems": ("list[str]",),
     "seeds": ("list[int]",), "baseline": ("str",), "depth": ("int",), "first_stage": ("dict", {}), "parameters": ("dict", {}),
-    "overrides": ("dict", {}), "studies": ("dict", {}), "results": ("str | None", None),
+    "overrides": ("dict", {}), "studies": ("dict", {}), "transfer": ("list", []), "gpus": ("int | None", None),
+    "results": ("str | None", None),
 }  # fmt: skip
 _FIRST_STAGE = {"k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
+_TRANSFER = {"collection": ("str",), "split": ("str",), "level": ("int",)}
 _STUDY = {"systems": ("list[str]",), "seeds": ("list[int]",), "variants": ("dict",)}
 
 
@@ -87,8 +94,11 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
             f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
         )
     defaults = {key: default for key, (_, *of) in _CONFIG.items() for default in of}
-    values = _checked(name, defaults | _plain(values), _CONFIG, "a config has")
-    levels = {split: _number(level, "int") for split, level in values["splits"].items()}
+    values = defaults | _plain(values)
+    if isinstance(values["transfer"], dict):  # one of them, without a list around it
+        values["transfer"] = [values["transfer"]]
+    values = _checked(name, values, _CONFIG, "a config has")
+    levels = {split: number_of(level, "int") for split, level in values["splits"].items()}
     if not levels or not values["systems"] or not values["seeds"]:
         raise ValueError(f"config {name}: expected at least one of each of splits, systems and seeds")
     if values["depth"] < 1 or min(values["seeds"]) < 0:
@@ -122,6 +132,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
             for system in some
         }  # fmt: skip
 
+    transfer = [_transfer(f"{name}, transfer", given, values["folds"]) for given in values["transfer"]]
     studies = {study: _study(f"{name}, study {study}", study, given) for study, given in values["studies"].items()}
     for study, given in studies.items():
         given["variants"] = {
@@ -130,8 +141,8 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
         }
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
-        studies=studies, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
-        **{key: values[key] for key in ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage")},
+        studies=studies, transfer=transfer, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
+        **{key: values[key] for key in ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage", "gpus")},
     )  # fmt: skip
 
 
@@ -148,7 +159,7 @@ def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
     for key, value in values.items():
         annotation, *_ = known[key]
         several = annotation == "list[int]" and isinstance(value, list)
-        checked[key] = [_number(each, "int") for each in value] if several else _number(value, annotation)
+        checked[key] = [number_of(each, "int") for each in value] if several else number_of(value, annotation)
         _check(where, key, checked[key], annotation)
     return checked
 
@@ -188,6 +199,19 @@ def _whole(name: str, values: Mapping) -> dict:
         )
     whole, split, _ = rotations
     return {"collection": whole, "train_split": split, "splits": {split: levels["test"]}}
+
+
+def _transfer(where: str, given: object, folds: int) -> dict:
+    """A collection that systems are taken to, checked."""
+    if folds:
+        raise ValueError(f"config {where}: with folds there is no one checkpoint to take anywhere; give it a config without")
+    _check(where, "it", given, "dict")
+    if set(given) != set(_TRANSFER):
+        raise ValueError(f"config {where}: expected {', '.join(_TRANSFER)}, found {', '.join(map(str, given)) or 'nothing'}")
+    given = _checked(where, given, _TRANSFER, "it has")
+    if given["level"] < 1:
+        raise ValueError(f"config {where}: level is the lowest relevant grade, 1 or more, found {given['level']}")
+    return given
 
 
 def _study(where: str, study: object, given: object) -> dict:
@@ -241,7 +265,7 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
                     + unknown_name("parameter", parameter, [p for p in known if p not in SET_BY_SWEEP], "03_train has")
                 )
             annotation, _ = known[parameter]
-            value = _number(value, annotation)
+            value = number_of(value, annotation)
             _check(name, f"{where}: {parameter}", value, annotation)
             given[parameter] = value
     settings = {parameter: default for parameter, (_, default) in known.items()} | given
@@ -250,17 +274,6 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
     except ValueError as error:
         raise ValueError(f"config {name}, {system}: {error}") from None
     return given
-
-
-def _number(value: object, annotation: str) -> object:
-    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and `--config`
-    takes whatever stands in brackets for one."""
-    if not isinstance(value, str):
-        return value
-    if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
-        return int(value)
-    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
-    return float(value) if "float" in annotation and is_number else value
 
 
 def _system(name: str, system: object) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +17,15 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from gdmtl_lib.backbones.checkpoints import revision_of
 from gdmtl_lib.backbones.gpus import own_gpus
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import hold_lock, write_lines
 from gdmtl_lib.evaluation.measures import effectiveness_table, read_values
-from gdmtl_lib.experiments.results import Results, join_folds, measure_first_stage, measure_system
 from gdmtl_lib.experiments.notebook import indexes_folder, notebook_parameters
+from gdmtl_lib.experiments.results import Results, join_folds, measure_first_stage, measure_system
+from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 from .config import TRAINING, Config
@@ -34,43 +36,40 @@ _ATTEMPTS = 3
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
 
-def execute(config: Config, jobs: Sequence[Job], job: Job) -> None:
-    """Run a job of a plan and write its stamp, in place of those of earlier inputs.
+def execute(config: Config, jobs: Sequence[Job], job: Job, refresh: Callable[[], object] = lambda: None) -> None:
+    """Run a job of a plan and write its stamp, in place of those of earlier inputs. refresh: called when it begins and when
+    it has ended, to tell those who watch.
 
     Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
     """
     with hold_lock(job.stamp.with_name(f".{job.name}.lock"), f"{job.name} is being run already"):
         for stale in job.stamp.parent.glob(f"{job.name}.*"):
             stale.unlink()
+        job.failure.unlink(missing_ok=True)
+        refresh()
         files = sorted(KINDS[job.kind](config, **job.given))
         if job.measures and job.measures[0] in config.splits:
             _show_so_far(config, jobs, job)
         made = {os.path.relpath(path, job.folder): state_of(path) for path in files}
         write_lines(job.stamp, [json.dumps(made, indent=1) + "\n"])
+    refresh()
 
 
-def _measure(config: Config) -> list[Path]:
-    collection = load_collection(config.collection)
-    for split, level in config.splits.items():
-        measure_first_stage(config.folder, collection, split, config.depth, level, **first_stage_of(config))
-    return [path for split in config.splits for path in _measured_files(Path(config.folder) / FIRST_STAGE, split)]
+def _measure(config: Config, away: str | None = None, split: str = "", level: int = 1) -> list[Path]:
+    """BM25 on every split of the config, or on one of another collection, where it has its usual k1 and b."""
+    folder, given, levels = Path(config.folder), first_stage_of(config), config.splits
+    if away:
+        folder, given, levels = folder / "transfer" / short_name(away), {}, {split: level}
+    collection = load_collection(away or config.collection)
+    for split, level in levels.items():
+        measure_first_stage(folder, collection, split, config.depth, level, **given)
+    return [path for split in levels for path in _measured_files(folder / FIRST_STAGE, split)]
 
 
 def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
     training = Training(**training)
     folder, split = Path(training.home), training.given["validation_split"]
-    record = folder / "inputs.json"
-    # A training of other inputs that the sweep itself made is replaced. One that somebody else made never is: there
-    # `train` says what differs. What is left of an interrupted training of these inputs goes on.
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["inputs"] != inputs:
-        print(f"{training.title}: its inputs have changed, it is trained anew", flush=True)
-        outdated = folder.with_name(f".{folder.name}.outdated")
-        shutil.rmtree(outdated, ignore_errors=True)
-        folder.rename(outdated)
-        shutil.rmtree(outdated)
-    if not (folder / "settings.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"inputs": inputs}) + "\n", encoding="utf-8")
+    _make_room(folder, inputs, training.title, training.given.get("checkpoint"))
     with own_gpus(training.given):
         try:
             execute_notebook(
@@ -87,22 +86,54 @@ def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
     ]  # fmt: skip
 
 
+def _make_room(folder: Path, inputs: str, title: str, checkpoint: str | None) -> None:
+    """Prepare the folder of a training. One of other inputs that the sweep itself made is replaced. One that somebody else
+    made never is: there `train` says what differs. What is left of an interrupted training of these inputs goes on."""
+    record = folder / "inputs.json"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["inputs"] != inputs:
+        print(f"{title}: its inputs have changed, it is trained anew", flush=True)
+        outdated = folder.with_name(f".{folder.name}.outdated")
+        shutil.rmtree(outdated, ignore_errors=True)
+        folder.rename(outdated)
+        shutil.rmtree(outdated)
+    if not (folder / "settings.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"inputs": inputs, "checkpoint": revision_of(checkpoint)}) + "\n", encoding="utf-8")
+
+
+def _denoise(config: Config, training: Mapping, inputs: str) -> list[Path]:
+    from gdmtl_lib.training.pretraining import denoised_start  # torch, which most jobs do without
+
+    given, seed = training["given"], training["seed"]
+    folder = Path(given["denoised_dir"])
+    _make_room(folder, inputs, f"denoising, seed {seed}", given.get("checkpoint"))
+    with own_gpus(given):
+        denoised_start(
+            load_collection(config.collection), training["system"], given["denoising_steps"], folder,
+            given.get("checkpoint"), given.get("layers"), seed=seed, precision=given.get("precision", "auto"),
+            device=given.get("device", "auto"),
+        )  # fmt: skip
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "timing.csv" and path.name[0] != "."]
+
+
 def _is_of_another_split(path: Path, split: str) -> bool:
     return path.name.startswith(("run.", "per_query.")) and path.name.split(".")[1] != split
 
 
-def _rerank(config: Config, training: Mapping, split: str, level: int) -> list[Path]:
-    folder, given = Path(training["home"]), training["given"]
-    collection = load_collection(given["collection"])
+def _rerank(
+    config: Config, training: Mapping, split: str, level: int, away: str | None = None, output: str | None = None
+) -> list[Path]:
+    given = training["given"]
+    collection = load_collection(away or given["collection"])
     candidates = bm25_candidates(
-        collection, split, depth=config.depth, index_dir=indexes_folder(), **first_stage_of(config)
+        collection, split, depth=config.depth, index_dir=indexes_folder(), **({} if away else first_stage_of(config))
     )
     with own_gpus(given):
         measure_system(
-            folder, collection, candidates, split, level, given.get("device", "auto"), progress=sys.stderr.isatty(),
-            processes=given.get("processes", 1),
+            training["home"], collection, candidates, split, level, given.get("device", "auto"),
+            progress=sys.stderr.isatty(), output_dir=output, processes=given.get("processes", 1),
         )  # fmt: skip
-    return _measured_files(folder, split)
+    return _measured_files(Path(output or training["home"]), split)
 
 
 def _join(config: Config, training: Mapping) -> list[Path]:
@@ -117,25 +148,30 @@ def _measured_files(folder: Path, split: str) -> list[Path]:
     return [folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv", folder / f"run.{split}.json"]
 
 
-def _analyse(config: Config, notebook: str, name: str, parameters: Mapping) -> list[Path]:
+def _analyse(config: Config, notebook: str, name: str, parameters: Mapping, computes: bool) -> list[Path]:
     folder, source = Path(config.folder), Path(config.project) / "notebooks" / f"{notebook}.ipynb"
     declared = notebook_parameters(source)
     drawn_into = Path(parameters["results_dir"])  # a rotation's own, where its models are looked into
-    parameters = parameters | {key: value for key, value in first_stage_of(config).items() if key in declared}
+    if "transfer_collection" not in parameters:  # where BM25 has its usual k1 and b
+        parameters = parameters | {key: value for key, value in first_stage_of(config).items() if key in declared}
     executed = folder / "notebooks" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     started = executed.with_suffix(".started")
     started.touch()  # the file system's own clock, to tell which figures and tables are new
     try:
-        execute_notebook(source, executed, parameters, config.project, name)
+        with own_gpus({} if computes else {"device": "cpu"}):
+            execute_notebook(source, executed, parameters, config.project, name)
         drawn = [path for part in ("figures", "tables") for path in (drawn_into / part).glob("*")]
-        return [executed, *(path for path in drawn if path.stat().st_mtime_ns >= started.stat().st_mtime_ns)]
+        return [executed, executed.with_suffix(".html"), *(path for path in drawn if path.stat().st_mtime_ns >= started.stat().st_mtime_ns)]
     finally:
         started.unlink()
 
 
 # What each kind of job does; it returns the files that were made.
-KINDS = {"tune": tune, "measure": _measure, "train": _train, "rerank": _rerank, "join": _join, "analyse": _analyse}
+KINDS = {
+    "tune": tune, "measure": _measure, "denoise": _denoise, "train": _train, "rerank": _rerank, "join": _join,
+    "analyse": _analyse,
+}  # fmt: skip
 
 
 def _show_so_far(config: Config, jobs: Sequence[Job], now: Job) -> None:
@@ -177,6 +213,7 @@ def execute_notebook(
             papermill.execute_notebook(
                 str(notebook), str(output), dict(parameters), engine_name=_Engine.name, progress_bar=bar, cwd=str(cwd)
             )
+            write_html(output)
             return
         except PapermillExecutionError as error:
             raise RuntimeError(f"{title} failed. {error.ename}: {error.evalue}\n  executed notebook: {output}") from None
@@ -189,6 +226,20 @@ def execute_notebook(
             # Kernels that start at the same time can pick the same port, and die before they answer.
             if "Kernel died before replying" not in str(error) or attempt == _ATTEMPTS:
                 raise RuntimeError(f"{title} failed to start. {error}\n  notebook: {notebook}") from None
+
+
+def write_html(notebook: Path) -> Path:
+    """An executed notebook as a page beside it, to be looked at without Jupyter and without a network. Returns its path."""
+    from nbconvert.exporters import HTMLExporter  # slow to import
+
+    # In the order of preference. Without widgets, which need a kernel: where one stands, the picture beside it is shown.
+    shown = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
+    config = HTMLExporter().default_config
+    config.NbConvertBase.display_data_priority = shown
+    exporter = HTMLExporter(config=config)
+    page = notebook.with_suffix(".html")
+    write_lines(page, [exporter.from_filename(str(notebook))[0] + "\n"])
+    return page
 
 
 class _Client(PapermillNotebookClient):

@@ -18,9 +18,11 @@ from gdmtl_lib.data.collection import Collection, load_collection
 from gdmtl_lib.data.files import file_hash, write_lines
 from gdmtl_lib.data.trec import frame_hash
 from gdmtl_lib.experiments.notebook import notebook_parameters
+from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, SYSTEMS
 
 from .config import TRAINING, Config
+from .costs import Costs, parameters_of
 from .trainings import Training, content_of, first_stage_inputs, look_into, part, rotations, trainings
 
 OVERVIEW = "02_collection_and_candidates"
@@ -45,8 +47,12 @@ ANALYSES = {
 # weight on one half and measure on the other (a rotation tests a fifth of them, in some four sessions).
 OF_ONE_ROTATION = ("once", "generating")
 NOT_OF_FOLDS = ("10_transfer", "12_query_likelihood")
-# Those that look at a study of the config.
+# Those that load models and compute with them: where there are GPUs they ask for one.
+COMPUTING = ("01_attention_masks", "11_architectures", "12_query_likelihood", "13_generated_queries", "14_what_changes_inside")
+MEMORY = 3000  # MB of a job beside the weights: texts, candidates and an index are mapped or read in parts
 PAGE = "page"
+STARTED = ".started"  # beside the stamps: when this call of the sweep began
+# Those that look at a study of the config.
 STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
 
 
@@ -57,6 +63,7 @@ class Job:
     name: unique in the sweep. kind: what does it, a function of `execute`, and `given` what that takes, as JSON has it.
     key: hash of everything it is made from, its needs' keys among it. folder: the sweep's results.
     needs: the names of the jobs before it. gpus: how many it takes; on a machine without any it takes cores instead.
+    seconds, memory: about how long it takes here and how many MB, for those who share out a machine and for the page.
     measures: the split, system and seed whose results it leaves, where tables show them.
     """
 
@@ -67,12 +74,19 @@ class Job:
     given: dict
     needs: list[str]
     gpus: int = 0
+    seconds: float = 0.0
+    memory: int = MEMORY
     measures: list | None = None
 
     @property
     def stamp(self) -> Path:
         """There is this file when the job is done; it lists what the job made."""
         return Path(self.folder) / ".jobs" / f"{self.name}.{self.key[:16]}"
+
+    @property
+    def failure(self) -> Path:
+        """The sentence that it ended with, if it failed."""
+        return Path(self.folder) / ".jobs" / f".{self.name}.failed"
 
     def is_done(self) -> bool:
         """Whether the stamp is there and all that the job made is as it was."""
@@ -87,7 +101,7 @@ def state_of(path: Path) -> str | int:
     """What a stamp remembers of a file; of what anybody may draw anew, only that it is there. Raises FileNotFoundError
     where it is not."""
     content = content_of(path)
-    return "there" if path.suffix in (".ipynb", ".png", ".pdf", ".tex") or path.parent.name == "tables" else content
+    return "there" if path.suffix in (".ipynb", ".html", ".png", ".pdf", ".tex") or path.parent.name == "tables" else content
 
 
 def prepare(config: Config) -> list[Job]:
@@ -109,13 +123,19 @@ def prepare(config: Config) -> list[Job]:
             write_lines(path, [text])
     for job in undone:
         job.stamp.unlink(missing_ok=True)
+    if undone:
+        (folder / ".jobs" / STARTED).touch()
     return jobs
 
 
 def read_plan(folder: Path) -> tuple[Config, list[Job]]:
     """What `prepare` has written into a results folder."""
-    config, jobs = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "plan"))
-    return Config(**config), [Job(**job) for job in jobs]
+    return Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), read_jobs(folder)
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """The plan in a results folder."""
+    return [Job(**job) for job in json.loads((folder / "plan.json").read_text(encoding="utf-8"))]
 
 
 def _require_weights(givens) -> None:
@@ -155,6 +175,8 @@ def plan(config: Config) -> list[Job]:
             of.look_at(notebook, which)
     for study in config.studies:
         of.study(study)
+    for transfer in config.transfer:
+        of.transfer(**transfer)
     return of.jobs
 
 
@@ -168,18 +190,18 @@ class _Plan:
         if config.folds:
             rotations = collection.by_session(config.train_split, config.folds)
             self.data |= {split: _split_hash(rotations, split) for split in rotations.splits}
-        every = [each for study in (None, *config.studies) for each in trainings(config, study)]
-        if any(SYSTEMS[training.system].needs_answers for training in every):
-            collection.answers(config.train_split)  # refuses where there are none
+        if refusal := without_answers(config, collection):
+            raise ValueError(refusal)
         self.first_stage, self.fingerprint, self.weights = first_stage_inputs(config), collection.fingerprint(), cache(_weights)
         self.validation = next(iter(config.splits))
         self.away = [split for split in config.splits if split != self.validation][-1:]
         self.looked_into = look_into(config, 0) if config.folds else {"split": self.validation}
         parameters = notebook_parameters(_notebook(config, TRAINING))
         self.defaults = {name: default for name, (_, default) in parameters.items()}
+        self.costs = Costs(collection, config.train_split, self.defaults)
 
     def _add(self, name: str, kind: str, of: object, given: dict, needs: Sequence[Job] = (), **more) -> Job:
-        """of: what decides the key."""
+        """of: what decides the key. more: the other fields."""
         names = [need.name for need in needs]
         self.jobs.append(Job(name, kind, _hash(of), self.config.folder, given, names, **more))
         return self.jobs[-1]
@@ -192,13 +214,14 @@ class _Plan:
 
     def tune(self) -> None:
         of = [self.fingerprint, self.data[self.config.train_split], self.first_stage, self.config.depth]
-        self._add("tune_bm25", "tune", of, {})
+        self._add("tune_bm25", "tune", of, {}, seconds=self.costs.searching(48 * self.config.first_stage["tune"]))
 
     def measure_first_stage(self) -> None:
         splits = self.config.splits
         of = [__version__, self.fingerprint, [self.data[split] for split in splits], self.first_stage, list(splits.values()),
               self.config.depth]  # fmt: skip
-        self._add("measure_bm25", "measure", of, {}, self._of("tune"))
+        queries = sum(len(self.collection.queries(split)) for split in splits)
+        self._add("measure_bm25", "measure", of, {}, self._of("tune"), seconds=self.costs.searching(queries, index=True))
 
     def train(self, training: Training, measured: bool = False) -> Job:
         settings = self.defaults | training.given
@@ -208,19 +231,72 @@ class _Plan:
                         *_decides_training(settings, validated, weights)])  # fmt: skip
         of = [inputs, settings, validated, _code(self.config, TRAINING)]
         measures = [training.given["validation_split"], training.system, training.seed] if measured else None
+        operations = self.costs.training(training.system, training.given, *self._pairs(settings))
+        needs = [*self._of("tune"), *([self.denoise(training, settings, weights)] if "denoised_dir" in training.given else [])]
         return self._add(
-            f"train_{training.name}", "train", of, {"training": asdict(training), "inputs": inputs}, self._of("tune"),
-            gpus=training.given.get("processes", 1), measures=measures,
+            f"train_{training.name}", "train", of, {"training": asdict(training), "inputs": inputs}, needs,
+            gpus=settings["processes"], seconds=self.costs.computing(operations, settings["processes"]),
+            memory=MEMORY + 20 * parameters_of(training.system, settings["checkpoint"], settings["layers"]) // 2**20,
+            measures=measures,
         )  # fmt: skip
 
-    def rerank(self, training: Training, split: str, level: int) -> Job:
-        """The split of a trained system, or of a rotation, in whose name its number stands already."""
-        [trained] = [job for job in self._of("train") if job.name == f"train_{training.name}"]
-        return self._add(
-            f"rerank_{training.name}" + ("" if self.config.folds else f"_{split}"), "rerank",
-            [trained.key, self.data[split], level], {"training": asdict(training), "split": split, "level": level}, [trained],
-            gpus=trained.gpus, measures=[split, training.system, training.seed],
+    def denoise(self, training: Training, settings: Mapping, weights: str | None) -> Job:
+        """The start that all encoder-decoders of a seed share; planned with the first of them."""
+        steps, seed = settings["denoising_steps"], training.seed
+        inputs = _hash([__version__, self.fingerprint, steps, seed, weights, settings["layers"], settings["precision"]])
+        name = f"denoise_steps{steps}_seed{seed}"
+        found = [job for job in self._of("denoise") if job.name == name]
+        if found and found[0].given["inputs"] != inputs:
+            raise ValueError(
+                f"{training.title}: with {steps} denoising steps another system starts from another checkpoint, number of layers or "
+                "precision, and they share one denoised start: give them the same, or other denoising_steps"
+            )
+        operations = self.costs.denoising(training.system, training.given, steps)
+        return found[0] if found else self._add(
+            name, "denoise", inputs, {"training": asdict(training), "inputs": inputs}, gpus=1,
+            seconds=self.costs.computing(operations),
         )  # fmt: skip
+
+    def _pairs(self, settings: Mapping) -> tuple[int, int]:
+        """How many pairs a training learns from, and how many it re-ranks; of rotations, their share."""
+        learned, validated = len(self.collection.qrels(self.config.train_split)), self.validation
+        reranked = len(self.collection.queries(validated)) * self.config.depth
+        folds = self.config.folds
+        return (learned * (folds - 2) // folds, reranked // folds) if folds else (learned, reranked)
+
+    def rerank(
+        self, training: Training, split: str, level: int, away: str | None = None, needs: Sequence[Job] = ()
+    ) -> Job:
+        """Another split of a trained system, that of a rotation (in whose name its number stands already), or one of another
+        collection."""
+        [trained] = [job for job in self._of("train") if job.name == f"train_{training.name}"]
+        given, collection, tag, data = {}, self.collection, split, self.data.get(split)
+        if away:
+            collection = load_collection(away)
+            tag, data = f"{short_name(away)}.{split}", _split_hash(collection, split)
+            output = Path(self.config.folder) / "transfer" / short_name(away) / training.system / f"seed{training.seed}"
+            given = {"away": away, "output": str(output)}
+        folds = self.config.folds  # of which one is tested
+        queries = len(collection.queries(self.validation if folds else split)) // (folds or 1)
+        operations = self.costs.ranking(training.system, training.given, queries * self.config.depth)
+        return self._add(
+            f"rerank_{training.name}" + ("" if folds else f"_{tag}"), "rerank", [trained.key, data, level],
+            {"training": asdict(training), "split": split, "level": level} | given, [trained, *needs], gpus=trained.gpus,
+            seconds=self.costs.computing(operations, trained.gpus), measures=[tag, training.system, training.seed],
+        )  # fmt: skip
+
+    def transfer(self, collection: str, split: str, level: int) -> None:
+        """Every trained system taken to a split of another collection, where BM25 has its usual k1 and b."""
+        away, tag = load_collection(collection), f"{short_name(collection)}.{split}"
+        of = [__version__, away.fingerprint(), _split_hash(away, split), level, self.config.depth]
+        given = {"away": collection, "split": split, "level": level}
+        seconds = self.costs.searching(len(away.queries(split)), away)
+        bm25 = self._add(f"measure_bm25_{tag}", "measure", of, given, seconds=seconds)
+        for training in trainings(self.config):
+            self.rerank(training, split, level, collection, [bm25])
+        given = {"transfer_collection": collection, "transfer_split": split, "transfer_relevance_level": level}
+        needs = [bm25, *self._measured(self.validation), *self._measured(tag)]
+        self.analyse("10_transfer", tag, needs, more=given)
 
     def train_rotations(self, training: Training) -> None:
         """A system and seed in every rotation, and the turns they were tested on joined."""
@@ -262,8 +338,9 @@ class _Plan:
 
     def analyse(
         self, notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] | None = None,
-        rotation: Mapping = {},
+        more: Mapping = {},
     ) -> None:  # fmt: skip
+        """more: what a notebook is given beside the config's own parameters, or in their place."""
         config, level = self.config, self.config.splits
         systems = systems or [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
         split_or_validation = split if split in level else self.validation
@@ -272,15 +349,34 @@ class _Plan:
             "relevance_levels": list(level.values()), "depth": config.depth, "results_dir": config.folder,
             "baseline": config.baseline, "split": split_or_validation, "relevance_level": level[split_or_validation],
             "systems": systems, "system": _compared_with(config.baseline, systems),
+            # Of 11, as in Table 10; without BART_S and BERT the tests are against the config's baseline.
+            "reference": next((name for name in ("bart_s", "bert") if name in config.systems), config.baseline),
         } | {
             name: value for away in self.away
             for name, value in (("transfer_split", away), ("transfer_relevance_level", level[away]))
-        } | rotation  # fmt: skip
+        } | more  # fmt: skip
         given = {name: known[name] for name in notebook_parameters(_notebook(config, notebook)) if name in known}
         needs = [*self._of("measure"), *needs]
         of = [_code(config, notebook), given, self.data, self.first_stage, [need.key for need in needs]]
         name = notebook if split is None else f"{notebook}_{split}"
-        self._add(name, "analyse", of, {"notebook": notebook, "name": name, "parameters": given}, needs)
+        computes = notebook in COMPUTING
+        self._add(
+            name, "analyse", of, {"notebook": notebook, "name": name, "parameters": given, "computes": computes}, needs,
+            gpus=int(computes), seconds=self.costs.notebook(4 if computes else 1),
+        )  # fmt: skip
+
+
+def without_answers(config: Config, collection: Collection) -> str | None:
+    """The sentence for systems that learn from answers where there are none: which, and how to do without them."""
+    every = {each.system for study in (None, *config.studies) for each in trainings(config, study)}
+    need = [system for system in LABELS if system in every and SYSTEMS[system].needs_answers]
+    try:
+        if need:
+            collection.answers(config.train_split)
+    except (OSError, ValueError) as error:
+        rest = ",".join(system for system in config.systems if system not in need)
+        return f"{', '.join(LABELS[system] for system in need)}: {error}; or leave it out: --config 'systems=[{rest}]'"
+    return None
 
 
 def _compared_with(baseline: str, systems: Sequence[str]) -> str:
@@ -295,7 +391,7 @@ def _decides_training(settings: Mapping, validation: str, weights: str | None) -
         left_out = set()
     else:
         left_out, validation = {"validation_split", "relevance_level"}, ""
-    left_out |= {"output_dir", "resume", "device", "processes", "collection", "gradient_cosines_every"}
+    left_out |= {"output_dir", "resume", "device", "processes", "collection", "gradient_cosines_every", "denoised_dir"}
     kept = {name: value for name, value in settings.items() if name not in left_out}
     return [kept, validation, weights]
 

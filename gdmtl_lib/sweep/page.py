@@ -1,16 +1,24 @@
 """The page of a config: every figure and table in its results folder, and links to the executed notebooks."""
 
+import collections
 import json
 import os
 import re
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
 import pandas as pd
 
-from gdmtl_lib.data.files import write_lines
+from gdmtl_lib.data.files import try_lock, write_lines
+from gdmtl_lib.evaluation.paper import CAST, EFFECTIVENESS, MS_MARCO
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
+
+from .config import Config
+from .costs import in_words
+from .jobs import STARTED, Job, read_jobs
 
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = (
@@ -22,10 +30,20 @@ ORDER = (
 ROWS_SHOWN = 15
 
 
+# What a kind of job is called where they are counted.
+NOUNS = {
+    "tune": "tuning of BM25", "search": "search for training queries", "measure": "measurement of BM25", "denoise": "denoised start",
+    "train": "training", "rerank": "re-ranking", "join": "joining of folds", "analyse": "notebook",
+}  # fmt: skip
+# A multi-task system and its single-task twin: does generating help?
+TWINS = (("bert", "gdmtl"), ("bert", "gdmtl_plus"), ("bart_s", "gdmtl_s"), ("bart_c", "gdmtl_c"))
+
+
 def write_page(folder: str | os.PathLike) -> Path:
-    """Write `index.html` into a config's results folder, of what lies there now. Returns its path."""
+    """Write `index.html` into a config's results folder, of what lies there now, finished or not. Returns its path."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    jobs = read_jobs(folder) if (folder / "plan.json").is_file() else []
     notebooks = [
         *sorted((folder / "notebooks").glob("*.ipynb")), *_homes(folder, config, "*.ipynb"),
         *sorted((folder / "studies").glob("*/*/*/seed*/*.ipynb")),
@@ -33,15 +51,113 @@ def write_page(folder: str | os.PathLike) -> Path:
     template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
     text = template.render(
         config=config,
+        labels=LABELS,
+        progress=progress(folder, jobs) if jobs else None,
+        conclusions=list(_conclusions(folder, config)),
         facts=_facts(config),
-        tables=[_table(folder, path) for path in _drawn(folder, "tables", "csv")],
-        drawn=[_part(folder, path, ".pdf") for path in _drawn(folder, "figures", "png")],
+        tables=[table for path in _drawn(folder, "tables", "csv", config) if (table := _table(folder, path, jobs))],
+        drawn=[_part(folder, path, ".pdf") for path in _drawn(folder, "figures", "png", config)],
         trainings=[_part(folder, path, ".pdf") for path in _homes(folder, config, "*.png")],
-        notebooks=[{"url": _url(folder, path), "name": path.relative_to(folder)} for path in notebooks],
+        notebooks=[
+            {"url": _url(folder, path), "name": path.relative_to(folder).with_suffix(""),
+             "page": _url(folder, page) if (page := path.with_suffix(".html")).exists() else None} for path in notebooks
+        ],
     )
     page = folder / "index.html"
     write_lines(page, [text + "\n"])
     return page
+
+
+def progress(folder: Path, jobs: Sequence[Job]) -> dict:
+    """How far a sweep is: `all` and `done`, how many jobs; `running`, their names; `failed`, names and sentences; `left`, in
+    words, how long the rest takes at the pace of this call (at first: as it was calculated)."""
+    done = {job.name: job.stamp.stat().st_mtime for job in jobs if job.stamp.exists()}
+    undone = [job for job in jobs if job.name not in done]
+    running = [job.name for job in undone if _is_locked(job)]
+    failed = {job.name: job.failure.read_text("utf-8") for job in undone if job.name not in running and job.failure.exists()}
+    started = folder / ".jobs" / STARTED
+    since, now = (started.stat().st_mtime if started.exists() else 0), time.time()
+    worked = sum(job.seconds for job in jobs if done.get(job.name, -1) > since)
+    pace = worked / (now - since) if worked > 60 else 1.0
+    left = in_words(sum(job.seconds for job in undone) / pace) if undone else ""
+    return {"all": len(jobs), "done": len(done), "running": running, "failed": failed, "left": left}
+
+
+def announced(config: Config, jobs: Sequence[Job]) -> str:
+    """What a call is about to do, how long it takes here, and what appears when."""
+    undone = [job for job in jobs if not job.stamp.exists()]
+    head = f"{config.name}: {len(jobs)} jobs, {len(jobs) - len(undone)} of them done"
+    page = f"The page {Path(config.folder) / 'index.html'} says how far it is and shows what there is."
+    if not undone:
+        return f"{head}. {page}"
+    kinds = collections.Counter(job.kind for job in undone)
+    does = ", ".join(f"{count} {NOUNS[kind]}{'s' * (count > 1)}" for kind, count in kinds.items())
+    does += f"; {in_words(sum(job.seconds for job in undone))} on this machine, alone."
+    first = next((place for place, job in enumerate(undone, 1) if job.measures), None)
+    if first:
+        does += f" The first table is there after {in_words(sum(job.seconds for job in undone[:first]))}."
+    return f"{head}. To do: {does} {page}"
+
+
+def _is_locked(job: Job) -> bool:
+    """Whether a process is running it; what a killed one has left of its lock locks nothing."""
+    lock = job.stamp.with_name(f".{job.name}.lock")
+    if not lock.exists():
+        return False
+    with try_lock(lock) as is_free:
+        return not is_free
+
+
+def _conclusions(folder: Path, config: dict) -> Iterator[str]:
+    """One sentence a question of the paper, of the tables that are there."""
+    baseline = LABELS[config["baseline"]]
+    for split in config["splits"]:
+        table = _read(folder, f"effectiveness.{split}")
+        if table is not None and len(table) > 1:
+            means = table.set_index("system")["MRR@10"].astype(str).str.split().str[0].astype(float)
+            yield (
+                f"Which system ranks best? On {split} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
+                + (f"; BM25 alone has {means['BM25']:.3f}." if "BM25" in means else ".")
+            )
+    for split in config["splits"]:
+        pairs = [table for name in ("intervals", "differences") if (table := _read(folder, f"{name}.{split}")) is not None]
+        said = []
+        for alone_, generating in (tuple(map(LABELS.get, pair)) for pair in TWINS):
+            for table in pairs:
+                of = table.get("baseline", pd.Series(baseline, table.index))
+                row = table[(of == alone_) & (table["system"] == generating) & table["measure"].isin(("RR@10", "MRR@10"))]
+                if len(row):
+                    said.append(f"{generating} against {alone_} {_verdict(row.iloc[0])}")
+                    break
+        if said:
+            yield f"Does generating help the ranking? On {split}, in MRR@10: {'; '.join(said)}."
+    for path in sorted((folder / "tables").glob("transfer_differences.*.csv")):
+        table = _read(folder, path.stem)
+        away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
+        if len(away):
+            said = "; ".join(f"{row['system']} {_verdict(row)}" for _, row in away.iterrows())
+            yield f"Does a gain stay a gain elsewhere? On {path.stem.partition('.')[2]}, against {baseline}: {said}."
+    for path in sorted((folder / "tables").glob("training_size.*.csv")):
+        table = _read(folder, path.stem).dropna(subset=["difference", "low"])
+        few = table[table["share"] == table["share"].min()]
+        if len(few):
+            said = "; ".join(f"{row['system']} {_verdict(row)}" for _, row in few.iterrows())
+            yield f"Does it help most where queries are few? With {few['queries'].iloc[0]:,} of them, against {baseline}: {said}."
+
+
+def _verdict(row: pd.Series) -> str:
+    """The difference, its interval, and what may be said of it."""
+    low, high = float(row["low"]), float(row["high"])
+    word = "is better" if low > 0 else "is worse" if high < 0 else "cannot be told apart by so many queries"
+    return f"{float(row['difference']):+.3f} ({low:+.3f} to {high:+.3f}): {word}"
+
+
+def _read(folder: Path, name: str) -> pd.DataFrame | None:
+    """A table of the config; None where it is not there, or is being written."""
+    try:
+        return pd.read_csv(folder / "tables" / f"{name}.csv")
+    except (OSError, ValueError):
+        return None
 
 
 def _facts(config: dict) -> dict[str, object]:
@@ -58,11 +174,39 @@ def _facts(config: dict) -> dict[str, object]:
     return facts
 
 
-def _table(folder: Path, path: Path) -> dict:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    rows = [[_shortened(value) for value in row] for row in table.head(ROWS_SHOWN).itertuples(index=False)]
-    more = f"{len(table) - ROWS_SHOWN:,}" if len(table) > ROWS_SHOWN else ""
-    return _part(folder, path, ".tex") | {"columns": list(table.columns), "rows": rows, "more": more}
+def _table(folder: Path, path: Path, jobs: Sequence[Job]) -> dict | None:
+    """A table as the page shows it; None while it is being written."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError:
+        return None
+    name, _, split = path.stem.partition(".")
+    note, rows_shown = "", ROWS_SHOWN
+    if name == "win_tie_loss" and {"baseline", "system", "win"} <= set(table.columns):
+        cells = table["win"] + " / " + table["tie"] + " / " + table["loss"]
+        labels = [label for label in LABELS.values() if label in {*table["baseline"], *table["system"]}]
+        grid = table.assign(cell=cells).pivot(index="baseline", columns="system", values="cell").fillna("")
+        table = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns").reset_index()
+        note = "Queries on which the system of the column wins, ties and loses against the one of the row."
+    if name == "effectiveness":
+        final = [job for job in jobs if job.name == f"04_rerank_and_evaluate_{split}"]
+        if final and not final[0].stamp.exists():
+            note = "Interim: systems are still missing, and nothing has been tested. "
+        reported = _reported(split)
+        table["MRR@10 in the paper"] = [reported.get(label, "") for label in table["system"]]
+        note += f"The paper's numbers are those of {CAST if 'cast' in split else MS_MARCO}."
+    if table.shape[1] > 1 and "system" in table:
+        rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
+    rows = [[_shortened(value) for value in row] for row in table.head(rows_shown).itertuples(index=False)]
+    more = f"{len(table) - rows_shown:,}" if len(table) > rows_shown else ""
+    return _part(folder, path, ".tex") | {"columns": list(table.columns), "rows": rows, "more": more, "note": note}
+
+
+def _reported(split: str) -> dict[str, str]:
+    """The paper's MRR@10 by the systems' labels, of MS MARCO, or of CAsT for a split that is called so."""
+    tables = (8,) if "cast" in split else (3, 10)
+    rows = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
+    return {LABELS[system]: f"{mean:.3f}" for system, mean in rows[["system", "mean"]].to_numpy()}
 
 
 def _shortened(value: str) -> str:
@@ -84,11 +228,15 @@ def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
     ]
 
 
-def _drawn(folder: Path, part: str, kind: str) -> list[Path]:
-    """The figures or tables of a config, and after them those of the rotations whose models were looked into."""
+def _drawn(folder: Path, part: str, kind: str, config: dict) -> list[Path]:
+    """The figures or tables of a config, the validation split's before the others', and after them those of the rotations
+    whose models were looked into."""
+    splits = list(config["splits"])
 
     def place(path: Path):
-        return next((i for i, start in enumerate(ORDER) if path.name.startswith(start)), len(ORDER)), path.name
+        split = path.stem.partition(".")[2]
+        of_split = splits.index(split) if split in splits else len(splits)
+        return next((i for i, start in enumerate(ORDER) if path.name.startswith(start)), len(ORDER)), of_split, path.name
 
     return [path for at in ("", "folds/*/") for path in sorted(folder.glob(f"{at}{part}/*.{kind}"), key=place)]
 

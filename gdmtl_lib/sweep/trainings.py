@@ -11,7 +11,7 @@ from gdmtl_lib.data.files import file_hash, write_lines
 from gdmtl_lib.data.tuning import tune_bm25
 from gdmtl_lib.experiments.notebook import indexes_folder
 from gdmtl_lib.experiments.results import Results
-from gdmtl_lib.systems import FIRST_STAGE, LABELS
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, SYSTEMS
 
 from .config import Config
 
@@ -52,6 +52,8 @@ def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
                     "validation_split": validation, "relevance_level": config.splits[validation],
                     "depth": config.depth, "seed": seed, "output_dir": home,
                 }  # fmt: skip
+                if SYSTEMS[system].backbone == "encoder_decoder" and (steps := given.get("denoising_steps")):
+                    given["denoised_dir"] = str(Path(config.folder) / "denoised" / f"steps{steps}_seed{seed}")
                 name = "_".join(filter(None, (study, variant, system, f"seed{seed}")))
                 title = f"{LABELS[system]}, seed {seed}" + (f", {study} {variant}" if study else "")
                 yield Training(name, title, system, seed, home, given)

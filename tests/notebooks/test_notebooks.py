@@ -203,7 +203,7 @@ def test_the_sweep_shows_the_table_early_and_ends_with_the_page(smoke):
     assert "sample, dev, so far:" in text and "BERT, seed 0: " in text
     assert text.index("sample, dev, so far:") < text.index("GDMTL_C, seed 0: ")
     assert f"Results: {folder}\nAll figures and tables: {folder}/index.html" in text
-    links = {unquote(link) for link in re.findall(r'(?:href|srcset)="([^" ]+)(?: 2x)?"', (folder / "index.html").read_text())}
+    links = {unquote(link) for link in re.findall(r'(?:href|srcset)="([^"# ]+)(?: 2x)?"', (folder / "index.html").read_text())}
     assert all((folder / link).is_file() for link in links)
     wanted = {path for kind in ("png", "pdf", "csv", "tex") for part in ("figures", "tables") for path in folder.glob(f"{part}/*.{kind}")}
     wanted |= set(executed_notebooks(folder))

@@ -255,9 +255,13 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
             (tmp_path / f"src-{split}.txt").write_text(f"ice is water in {split} .\n")
             (tmp_path / f"tgt-{split}.txt").write_text(f"what is ice in {split} ?\n")
         change["collection"] = f"sentences:{tmp_path}"
+    if config == "nanobeir":  # in small: one collection of files
+        change["transfer"] = [{"collection": str(folder), "split": "dev-small", "level": 1}]
     listed = snakemake(config, tmp_path / "results", "-n", **change)
     jobs = {"02_collection_and_candidates", "train_bert_seed0", "04_rerank_and_evaluate"}
     if config == "cast2019":
         jobs = jobs - {"train_bert_seed0"} | {"train_bert_seed0_fold4", "rerank_gdmtl_seed0_fold0", "join_gdmtl_seed0"}
+    if config == "nanobeir":
+        jobs |= {"rerank_gdmtl_seed2_msmarco.dev-small", "10_transfer_msmarco.dev-small"}
     assert all(job in listed for job in jobs), listed
     assert not list((tmp_path / "results").glob("*/*/seed*"))  # nothing was run

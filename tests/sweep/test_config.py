@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gdmtl_lib.sweep.config import Config, _number
+from gdmtl_lib.sweep.config import Config
 
 PROJECT = Path(__file__).parents[2]
 
@@ -29,6 +29,9 @@ def test_results_go_to_papermill_runs_unless_told_otherwise(values, read):
 STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}
 
 
+AWAY = {"collection": "elsewhere", "split": "cast", "level": "2"}
+
+
 def study(**change):
     return {"studies": {"size": STUDY | change}}
 
@@ -44,7 +47,8 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
     ("change", "message"),
     [
         ({"colection": "x"}, "config test: unknown key 'colection' (did you mean 'collection'?): a config has collection, "
-         "train_split, splits, folds, systems, seeds, baseline, depth, first_stage, parameters, overrides, studies, results"),
+         "train_split, splits, folds, systems, seeds, baseline, depth, first_stage, parameters, overrides, studies, "
+         "transfer, gpus, results"),
         ({"seeds": None}, "config test: seeds must be list[int], found None (NoneType)"),
         ({"seeds": 3}, "config test: seeds must be list[int], found 3 (int)"),
         ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
@@ -84,6 +88,11 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
          "'train_fractoin' (did you mean 'train_fraction'?): 03_train has "),
         (study(variants={"half": {"train_fraction": 1.5}}), "config test, gdmtl: train_fraction must be more than 0 and at most 1"),
         (study(system=["bert"]), "config test, study size: expected systems, seeds, variants, found systems, seeds, variants, system"),
+        # other collections
+        ({"transfer": [{"collection": "sample", "split": "cast"}]}, "config test, transfer: expected collection, split, level, found "
+         "collection, split"),
+        ({"transfer": ["cast"]}, "config test, transfer: it must be a mapping, found 'cast'"),
+        ({"transfer": AWAY | {"level": 0}}, "config test, transfer: level is the lowest relevant grade, 1 or more, found 0"),
         # the first stage
         (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has k1, b, enriched, tune"),
         (first_stage(k1="many"), "config test, first_stage: k1 must be float, found 'many' (str)"),
@@ -110,17 +119,8 @@ def test_what_is_missing_is_named(values, read):
         read()
 
 
-@pytest.mark.parametrize(
-    ("value", "annotation", "number"),
-    [
-        ("1e-4", "float", 1e-4), ("1.5E-4", "float", 1.5e-4), ("3", "int | None", 3), (".5", "str | float", 0.5),
-        ("uncertainty", "str | float", "uncertainty"), ("3", "str", "3"), ("1e-4", "int", "1e-4"), (2, "int", 2),
-        ("inf", "float", "inf"), ("0x10", "int", "0x10"),
-    ],
-)  # fmt: skip
-def test_numbers_that_yaml_takes_for_texts(value, annotation, number):
-    found = _number(value, annotation)
-    assert found == number and type(found) is type(number)
+def test_one_transfer_needs_no_list_around_it(read):
+    assert read(transfer=AWAY).transfer == read(transfer=[AWAY]).transfer == [AWAY | {"level": 2}]
 
 
 def test_numbers_that_snakemake_takes_for_texts(read):

@@ -42,6 +42,14 @@ def test_parameters_folder_and_progress(tmp_path, monkeypatch, capfd):
     assert "WARNING" not in shown
 
 
+def test_the_page_of_a_notebook_shows_a_picture_where_a_widget_stands(tmp_path):
+    """And not the widget, which is blank without a kernel and a network."""
+    both = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/html": "<b>the picture</b>", "text/plain": "a widget"}
+    execute(tmp_path, f"from IPython.display import display\ndisplay({both!r}, raw=True)")
+    text = (tmp_path / "executed" / "out.html").read_text()
+    assert "<b>the picture</b>" in text and text.count("a widget") == 1  # in the cell that made it
+
+
 def test_a_failure_names_the_executed_notebook_and_the_last_error(tmp_path):
     with pytest.raises(RuntimeError) as error:
         execute(tmp_path, "print('before')", "raise ValueError('expected 1, found 2')", "print('after')")
@@ -66,6 +74,7 @@ def test_a_kernel_that_does_not_start_is_started_again(tmp_path, monkeypatch):
         attempts.append(1)
         if len(attempts) <= collisions:
             raise RuntimeError("Kernel died before replying to kernel_info")
+        notebook(tmp_path / "out.ipynb")
 
     monkeypatch.setattr(papermill, "execute_notebook", collide)
     collisions = 2

@@ -180,6 +180,43 @@ def test_transfer_goes_from_the_first_split_to_the_last_one(planned):
     assert "10_transfer" not in planned(splits={"dev": 1})
 
 
+def test_trained_systems_are_taken_to_other_collections(planned, copied, tmp_path):
+    """Measured where notebook 10 looks for them, with BM25's usual k1 and b."""
+    away = {"collection": str(copied / "sample"), "split": "cast", "level": 2}
+    jobs = planned(transfer=away, seeds=[0], collection="sample", first_stage={"k1": 2.0})
+    measured = ["measure_bm25_sample.cast", "rerank_bert_seed0_sample.cast", "rerank_gdmtl_plus_seed0_sample.cast"]
+    assert list(jobs)[-4:] == [*measured, "10_transfer_sample.cast"]
+    assert jobs["rerank_bert_seed0_sample.cast"].needs == ["train_bert_seed0", "measure_bm25_sample.cast"]
+    given = jobs["rerank_bert_seed0_sample.cast"].given
+    assert given["output"] == str(tmp_path / "test" / "transfer" / "sample" / "bert" / "seed0") and given["away"] == away["collection"]
+    last = jobs["10_transfer_sample.cast"]
+    assert set(last.needs) == {"measure_bm25", *measured, "train_bert_seed0", "train_gdmtl_plus_seed0"}
+    given = last.given["parameters"]
+    assert (given["transfer_collection"], given["transfer_split"], given["transfer_relevance_level"]) == (away["collection"], "cast", 2)
+    assert (given["split"], given["relevance_level"]) == ("dev", 1)
+    assert jobs["10_transfer"].given["parameters"].get("transfer_collection") is None
+
+
+def test_what_computes_with_a_model_asks_for_a_gpu_and_everything_for_time_and_memory(planned):
+    jobs = planned(parameters={"processes": 2}, overrides={})
+    wanting = {name: job.gpus for name, job in jobs.items() if job.gpus}
+    assert {name for name, gpus in wanting.items() if gpus == 2} == {name for name in jobs if name.startswith(("train_", "rerank_"))}
+    assert {name for name, gpus in wanting.items() if gpus == 1} == GENERATING | {"01_attention_masks", "11_architectures_dev"}
+    assert all(job.seconds > 1 and job.memory >= 3000 for job in jobs.values())
+    mono = planned(overrides={"bert": {"checkpoint": "bert-large-uncased"}})
+    assert mono["train_bert_seed0"].seconds > 20 * jobs["train_bert_seed0"].seconds / 2
+    assert mono["train_bert_seed0"].memory > jobs["train_bert_seed0"].memory + 5000
+
+
+@pytest.mark.parametrize(
+    ("systems", "baseline", "reference"),
+    [(["mono"], "bm25", "bm25"), (["bert", "bart_s"], "bert", "bart_s"), (["mono", "bert"], "mono", "bert"), (["mono", "gdmtl"], "mono", "mono")],
+)  # fmt: skip
+def test_notebook_11_tests_against_a_system_that_is_there(planned, systems, baseline, reference):
+    jobs = planned(systems=systems, baseline=baseline)
+    assert jobs["11_architectures_dev"].given["parameters"]["reference"] == reference
+
+
 def test_a_notebook_about_one_pair_gets_gdmtl_or_the_last_system():
     assert _compared_with("bert", ["bm25", "bert", "gdmtl", "gdmtl_plus"]) == "gdmtl"
     assert _compared_with("gdmtl", ["bm25", "bert", "gdmtl"]) == "bert"
@@ -249,7 +286,7 @@ def test_changed_weights_in_a_local_folder_train_again(copied, values, planned, 
 
 def test_a_collection_that_lacks_something_is_refused_before_anything_runs(copied, planned):
     (copied / "sample" / "answers.train.tsv").unlink()
-    with pytest.raises(ValueError, match="has no answers for the split 'train'"):
+    with pytest.raises(ValueError, match=r"^GDMTL\+: .*has no answers for the split 'train'.*; or leave it out: --config 'systems=\[bert\]'"):
         planned(copied)
     with pytest.raises(ValueError, match="has no split 'test': its splits are cast, dev, train"):
         planned(copied, splits={"test": 1})
@@ -276,7 +313,7 @@ def test_weights_that_cannot_be_had_stop_the_sweep_at_once(read):
     assert time.monotonic() - started < 10
     first, second = str(error.value).splitlines()
     assert first.startswith("checkpoint bert-base-uncased was not found") and "fetch it with `hf download bert-base" in first
-    assert "`hf download facebook/bart-base`" in second
+    assert "`hf download facebook/bart-base --revision aadd2ab0ae0c8268c7c9693540e9904811f36177`" in second
     assert not (Path(config.folder) / ".jobs").exists()
 
 

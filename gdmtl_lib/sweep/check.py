@@ -1,0 +1,136 @@
+"""`python -m gdmtl_lib.sweep.check <config>.yaml`: what a sweep lacks here, in one list with the command for each, and what it
+will take of this machine. Nothing is downloaded, trained or written."""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import yaml
+
+from gdmtl_lib.backbones.checkpoints import require_checkpoint
+from gdmtl_lib.backbones.gpus import visible_gpus
+from gdmtl_lib.data.bm25 import require_java
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.evaluation.comparison import smallest_detectable_difference
+from gdmtl_lib.systems import LABELS
+
+from .config import Config, read_config
+from .costs import in_words, parameters_of, speed
+from .jobs import Job, plan, without_answers
+from .trainings import first_stage_inputs, trainings
+
+# Standard deviation of a difference in RR@10 between two neural systems of one seed, over queries: the paper's interval in
+# Section 6.4 has it, and on SQuAD's sentences it is 0.16 to 0.19, the means over more seeds spreading as their root says.
+SPREAD = 0.24
+
+
+def missing(config: Config) -> Iterator[str]:
+    """A sentence for each thing that is not here, with what to do."""
+    try:
+        collection = load_collection(config.collection)
+    except (OSError, ValueError) as error:
+        yield f"data: {error}"
+    else:
+        for split in (config.train_split, *config.splits):
+            try:
+                collection.queries(split), collection.qrels(split)
+            except (OSError, ValueError) as error:
+                yield f"data: {error}"
+        if refusal := without_answers(config, collection):
+            yield f"answers for {refusal}"
+    for transfer in config.transfer:
+        try:
+            load_collection(transfer["collection"]).qrels(transfer["split"])
+        except (OSError, ValueError) as error:
+            yield f"data for the transfer: {error}; or leave it out: --config 'transfer=[]'"
+    try:
+        first_stage_inputs(config)
+    except (OSError, ValueError) as error:
+        yield f"first stage: {error}"
+    every = [each for study in (None, *config.studies) for each in trainings(config, study)]
+    systems: dict[str | None, set[str]] = {}
+    for training in every:
+        systems.setdefault(training.given.get("checkpoint"), set()).add(training.system)
+    for checkpoint, those in systems.items():
+        try:
+            require_checkpoint(checkpoint)
+        except (OSError, ValueError) as error:
+            yield f"weights of {', '.join(LABELS[system] for system in LABELS if system in those)}: {error}"
+    try:
+        require_java()
+    except ValueError as error:
+        yield f"Java: {error}"
+    processes, gpus = max(training.given.get("processes", 1) for training in every), len(visible_gpus())
+    if gpus and processes > gpus:
+        yield f"GPUs: the config asks for {processes} processes a training, and {gpus} are here; --config gives fewer"
+
+
+def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
+    """What is left to do, and what it takes of this machine: hours, disk, memory, and what the queries can show."""
+    undone = [job for job in jobs if not job.is_done()]
+    counts = Counter(job.kind for job in undone)
+    seconds = Counter()
+    for job in undone:
+        seconds[job.kind] += job.seconds
+    rows = [f"{counts[kind]} x {kind} ({in_words(seconds[kind])})" for kind in counts]
+    gpus = len(visible_gpus())
+    at_once = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, {speed() / 1e9:,.0f} GFLOP/s in a training, no GPU"
+    yield f"to do: {', '.join(rows) or 'nothing'}; {in_words(sum(seconds.values()) / max(1, gpus))} on {at_once}"
+    weights = sum(
+        4 * parameters_of(each["system"], each["given"].get("checkpoint"), each["given"].get("layers"))
+        for job in undone if job.kind == "train" for each in [job.given["training"]]
+    )  # fmt: skip
+    collection = load_collection(config.collection)
+    pairs = sum(len(collection.queries(split)) for split in config.splits) * config.depth
+    ranked = 12 * pairs * (1 + sum(job.kind in ("train", "rerank") for job in undone))
+    # A training holds its weights, two moments and the kept epoch; an index is about half of the texts it is made of.
+    needed = 2 * weights + ranked + 150 * collection.passage_count()
+    largest = max((job.memory for job in undone), default=0)
+    free = shutil.disk_usage(next(place for place in (Path(config.folder), *Path(config.folder).parents) if place.exists())).free
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    for what, wanted, there in (("disk", needed / 2**30, free / 2**30), ("memory of the largest job", largest / 2**10, memory / 2**10)):
+        enough = "" if wanted < there else ": NOT ENOUGH"
+        yield f"{what}: about {wanted:,.1f} GB, {there:,.1f} GB are here{enough}"
+    for split in config.splits:
+        queries = len(collection.qrels(split)["query_id"].unique())
+        if queries > 1:
+            seen = smallest_detectable_difference(SPREAD / len(config.seeds) ** 0.5, queries)
+            yield (
+                f"{split}: {queries:,} queries and {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)} show a true difference in "
+                f"MRR@10 of {seen:.3f} four times in five"
+            )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gdmtl_lib.sweep.check", description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--config", dest="values", nargs="*", default=[], metavar="KEY=VALUE", help="values that differ")
+    chosen = parser.parse_args(arguments)
+    values = yaml.safe_load(chosen.config.read_text(encoding="utf-8"))
+    values |= {key: yaml.safe_load(value) for key, _, value in (given.partition("=") for given in chosen.values)}
+    project = chosen.config.resolve().parents[2]
+    try:
+        config = read_config(values, chosen.config.stem, project)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with chdir(project):
+        logging.getLogger("ir_datasets").setLevel(logging.CRITICAL)  # what it cannot fetch is in the list
+        lacking = list(dict.fromkeys(missing(config)))
+        print(f"{config.name}: " + (f"{len(lacking)} missing" if lacking else "nothing is missing"))
+        print(*(f"  - {sentence}" for sentence in lacking), sep="\n", end="\n" if lacking else "")
+        try:
+            print(*(f"  {sentence}" for sentence in takes(config, plan(config))), sep="\n")
+        except (OSError, ValueError):
+            print("  How long it takes is calculated once the data are here.")
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

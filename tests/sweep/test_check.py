@@ -1,0 +1,72 @@
+"""`make check`: what a config lacks, all of it in one list, and what it takes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gdmtl_lib.sweep import check
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Writes a config into a copy of the project and checks it; returns the status and what was printed."""
+
+    def run(**change) -> tuple[int, str]:
+        project = tmp_path / "project"
+        configs = project / "papermill_runs" / "configs"
+        if not configs.exists():
+            configs.mkdir(parents=True)
+            shutil.copytree(PROJECT / "notebooks", project / "notebooks", ignore=shutil.ignore_patterns(".*"))
+        values = yaml.safe_load((PROJECT / "papermill_runs" / "configs" / "smoke.yaml").read_text()) | change
+        (configs / "mine.yaml").write_text(yaml.safe_dump(values))
+        status = check.main([str(configs / "mine.yaml")])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def test_where_nothing_is_missing_it_says_how_long_it_takes_and_what_it_can_show(run):
+    status, text = run()
+    assert status == 0 and text.startswith("mine: nothing is missing\n  to do: 1 x measure (under a minute), ")
+    assert "8 x rerank" in text and "11 x train" in text and "disk: about " in text and "memory of the largest job: about " in text
+    assert "dev: 170 queries and 1 seed show a true difference in MRR@10 of 0.052 four times in five" in text
+
+
+def test_everything_that_is_missing_is_named_at_once_with_what_to_do(run, tmp_path):
+    sample = tmp_path / "sample"
+    shutil.copytree(PROJECT / "gdmtl_lib" / "data" / "sample", sample)
+    (sample / "answers.train.tsv").unlink()
+    (sample / "qrels.cast.tsv").unlink()
+    overrides = {"mono": {"checkpoint": "bert-large-uncased"}, "bert": {"checkpoint": "bert-base-uncased"}}
+    away = {"collection": str(tmp_path / "nowhere"), "split": "dev", "level": 1}
+    status, text = run(collection=str(sample), overrides=overrides, transfer=away, studies={}, systems=["bert", "mono", "gdmtl_plus"],
+                       first_stage={"enriched": str(tmp_path / "deepct.jsonl")})  # fmt: skip
+    head, *lines = text.splitlines()
+    assert status == 1 and head == "mine: 6 missing"
+    for line, (start, remedy) in zip(lines, [
+        ("data: ", "has no qrels for the split 'cast'"),
+        ("answers for GDMTL+: ", "or leave it out: --config 'systems=[bert,mono]'"),
+        ("data for the transfer: ", "or leave it out: --config 'transfer=[]'"),
+        ("first stage: no enriched passages at ", "deepct.jsonl"),
+        ("weights of BERT: ", "fetch it with `hf download bert-base-uncased --revision 86b5e0934494bd15c9632b12f734a8a67f723594`"),
+        ("weights of mono: ", "fetch it with `hf download bert-large-uncased --revision "),
+    ]):  # fmt: skip
+        assert line.startswith(f"  - {start}") and remedy in line
+
+
+def test_a_wrong_config_is_refused_as_the_sweep_refuses_it(run):
+    status, text = run(systems=["bret"])
+    assert status == 2 and text.startswith("config mine: unknown system 'bret' (did you mean 'bert'?)")
+
+
+def test_values_can_be_changed_as_for_the_sweep(run, tmp_path, capsys):
+    run()
+    file = tmp_path / "project" / "papermill_runs" / "configs" / "mine.yaml"
+    assert check.main([str(file), "--config", "systems=[bert]", "splits={dev: 1}", f"studies={json.dumps({})}"]) == 0
+    assert "1 x train" in capsys.readouterr().out
