@@ -25,7 +25,7 @@ from .collection import Collection
 from .files import cache_folder, file_hash, replace_file, try_lock, write_lines
 from .trec import canonical_order, frame_hash, read_run
 
-OWN = "collection"  # says that the candidates are the collection's own
+OWN_CANDIDATES = "collection"  # says that the candidates are the collection's own
 
 
 def first_stage_candidates(
@@ -57,8 +57,8 @@ def first_stage_candidates(
     if run is None:
         return bm25_candidates(collection, split, depth, k1, b, index_dir, enriched)
     check_parameters(depth, k1, b)
-    whose = f"the candidates of {collection.name!r}" if run == OWN else run.replace("{split}", split)
-    found = collection.candidates(split) if run == OWN else read_run(whose)
+    whose = f"the candidates of {collection.name!r}" if run == OWN_CANDIDATES else run.replace("{split}", split)
+    found = collection.candidates(split) if run == OWN_CANDIDATES else read_run(whose)
     query_ids = collection.queries(split)["query_id"]
     found = found[(found["rank"] <= depth) & found["query_id"].isin(query_ids)].reset_index(drop=True)
     if missing := len(query_ids) - found["query_id"].nunique():

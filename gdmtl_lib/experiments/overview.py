@@ -109,6 +109,15 @@ def example_queries(
     )
 
 
+def some_queries(collection: Collection, split: str, most: int | None) -> tuple[Collection, str]:
+    """The collection with so many of a split's queries, by a hash of their ids, and how the split is then called; all
+    of them where there are no more."""
+    queries = len(collection.queries(split))
+    if most is None or queries <= most:
+        return collection, split
+    return collection.sampled({split: most}), f"{split} ({most:,} of {queries:,} queries)"
+
+
 def recall_by_depth(run: pd.DataFrame, qrels: pd.DataFrame, depth: int, relevance_level: int = 1) -> np.ndarray:
     """Share of a query's relevant passages among its first k candidates, mean over the queries that have any: float
     [depth], k from 1. It is what no re-ranker of k candidates can exceed."""

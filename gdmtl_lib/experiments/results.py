@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from gdmtl_lib.data.bm25 import bm25_candidates
+from gdmtl_lib.data.candidates import first_stage_candidates
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import join_parts
 from gdmtl_lib.data.files import file_hash, write_lines
@@ -293,11 +293,13 @@ def measure_first_stage(
     results_dir: str | os.PathLike, collection: Collection, split: str, depth: int, relevance_level: int = 1,
     **first_stage,
 ) -> pd.DataFrame:  # fmt: skip
-    """BM25's candidates for a split, to be re-ranked; they and their values are kept in `<results_dir>/bm25/`.
+    """The first stage's candidates for a split, to be re-ranked; they and their values are kept in
+    `<results_dir>/bm25/`.
 
-    Args, returns and raises: as `bm25_candidates`, whose k1, b and enriched are `first_stage`, and `evaluate`.
+    Args, returns and raises: as `first_stage_candidates`, whose run, k1, b and enriched are `first_stage`, and
+    `evaluate`.
     """
-    candidates = bm25_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
+    candidates = first_stage_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
     values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
     _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
     path, _ = _paths(Path(results_dir) / FIRST_STAGE, split)

@@ -17,7 +17,7 @@ TRAINING = "03_train"
 SET_BY_SWEEP = {
     "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
     "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
-    "transfer_split", "transfer_relevance_level", "k1", "b", "enriched", "denoised_dir",
+    "transfer_split", "transfer_relevance_level", "run", "k1", "b", "enriched", "denoised_dir",
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class Config:
         session with a model that has not seen it.
     systems, seeds: what to train, in this order. baseline: what significance is tested against.
     depth: candidates a query. first_stage: BM25's `k1` and `b`, or to `tune` them on so many training queries, and
-        `enriched` passages to search; what is not there is `bm25_candidates`' own.
+        `enriched` passages to search; or a `run` that is there, in place of BM25 (see `first_stage_candidates`).
     parameters: those of 03_train for each system.
     studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
         name, the parameters of 03_train for each system.
@@ -68,7 +68,7 @@ _CONFIG = {
     "overrides": ("dict", {}), "studies": ("dict", {}), "transfer": ("list", []), "gpus": ("int | None", None),
     "results": ("str | None", None),
 }  # fmt: skip
-_FIRST_STAGE = {"k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
+_FIRST_STAGE = {"run": ("str",), "k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
 _TRANSFER = {"collection": ("str",), "split": ("str",), "level": ("int",)}
 _STUDY = {"systems": ("list[str]",), "seeds": ("list[int]",), "variants": ("dict",)}
 
@@ -172,6 +172,8 @@ def _first_stage(where: str, given: dict) -> dict:
             f"config {where}: expected k1 and b, or to tune them on 1 training query or more, found "
             + ", ".join(f"{key}: {value}" for key, value in checked.items())
         )
+    if "run" in checked and len(checked) > 1:
+        raise ValueError(f"config {where}: expected a run or BM25's parameters, found {', '.join(checked)}")
     try:
         check_parameters(1, checked.get("k1", 0), checked.get("b", 0))
     except ValueError as error:

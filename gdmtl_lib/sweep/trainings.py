@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdmtl_lib.data.candidates import OWN_CANDIDATES
 from gdmtl_lib.data.collection import load_collection, rotations_name
 from gdmtl_lib.data.deepct import enriched_files
 from gdmtl_lib.data.files import file_hash, write_lines
@@ -95,6 +96,9 @@ def first_stage_inputs(config: Config) -> list:
     the enriched passages are not there."""
     enriched = config.first_stage.get("enriched")
     contents = [content_of(file) for file in enriched_files(enriched)] if enriched else []
+    if (run := config.first_stage.get("run", OWN_CANDIDATES)) != OWN_CANDIDATES:
+        paths = (Path(run.replace("{split}", split)) for split in (config.train_split, *config.splits))
+        contents += [content_of(path) for path in paths if path.is_file()]
     return [{name: value for name, value in config.first_stage.items() if name != "enriched"}, contents]
 
 
@@ -105,7 +109,7 @@ def content_of(path: Path) -> str | int:
 
 
 def first_stage_of(config: Config) -> dict:
-    """`k1`, `b` and `enriched`, those of them that the config decides, as `bm25_candidates` and the notebooks take them.
+    """`run`, `k1`, `b` and `enriched`, those of them that the config decides, as the notebooks take them.
 
     Raises FileNotFoundError where k1 and b are to be tuned and have not been yet.
     """

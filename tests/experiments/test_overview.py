@@ -82,3 +82,10 @@ def test_recall_by_depth_is_a_mean_over_queries_with_a_relevant_passage():
     np.testing.assert_allclose(overview.recall_by_depth(run, qrels, 3, relevance_level=2), [0, 0, 1])
     with pytest.raises(ValueError, match="expected a judgment of relevance 3 or more, found 2 at most"):
         overview.recall_by_depth(run, qrels, 3, relevance_level=3)
+
+
+def test_a_curve_of_many_queries_is_drawn_of_a_sample_and_says_so():
+    sample = load_collection("sample")
+    assert overview.some_queries(sample, "dev", None) == overview.some_queries(sample, "dev", 170) == (sample, "dev")
+    few, label = overview.some_queries(sample, "dev", 25)
+    assert label == "dev (25 of 170 queries)" and len(few.queries("dev")) == len(few.qrels("dev")) == 25

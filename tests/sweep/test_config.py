@@ -94,7 +94,8 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         ({"transfer": ["cast"]}, "config test, transfer: it must be a mapping, found 'cast'"),
         ({"transfer": AWAY | {"level": 0}}, "config test, transfer: level is the lowest relevant grade, 1 or more, found 0"),
         # the first stage
-        (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has k1, b, enriched, tune"),
+        (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has run, k1, b, enriched, tune"),
+        (first_stage(run="collection", k1=1), "config test, first_stage: expected a run or BM25's parameters, found run, k1"),
         (first_stage(k1="many"), "config test, first_stage: k1 must be float, found 'many' (str)"),
         (first_stage(b=1.5), "config test, first_stage: expected b to be a number from 0 to 1, found 1.5"),
         (first_stage(tune=0), TUNE + "tune: 0"),
