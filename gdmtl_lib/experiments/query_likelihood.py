@@ -1,12 +1,18 @@
 """What ranking with the likelihood brings and what it costs, beside the ranking head: the numbers of notebook 12."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 
+from gdmtl_lib.backbones.devices import pick_device, pick_precision
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.files import file_hash, write_lines
+from gdmtl_lib.data.provenance import differences, made_from
 from gdmtl_lib.data.splits import nested_sample
+from gdmtl_lib.data.trec import read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.inference.likelihood import cascade_run, choose_weight, interpolate, query_likelihood
@@ -30,6 +36,27 @@ def halves(query_ids: Sequence[str]) -> tuple[list[str], list[str]]:
 def of_queries(frame: pd.DataFrame, query_ids: Sequence[str]) -> pd.DataFrame:
     """The rows of a run or of judgments that are of these queries."""
     return frame[frame["query_id"].isin(set(query_ids))].reset_index(drop=True)
+
+
+def likelihood_run(
+    home: Path, model, collection: Collection, candidates: pd.DataFrame, split: str, precision: str = "auto"
+) -> tuple[pd.DataFrame, bool]:
+    """The candidates by log P(query | passage), kept in the training's folder as `likelihood.<split>.trec.gz` and used
+    again while its record says that model, candidates and texts are the same. Returns the run, and whether it was there.
+    """
+    path, note = home / f"likelihood.{split}.trec.gz", home / f"likelihood.{split}.json"
+    precision = pick_precision(precision, pick_device())
+    record = made_from(home / "checkpoint", collection, candidates, precision)
+    try:
+        kept = json.loads(note.read_text(encoding="utf-8"))
+        if kept["sha256"] == file_hash(path) and not differences(kept["made_from"], record):
+            return read_run(path), True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: computed anew
+    run = query_likelihood(model, collection, candidates, precision=precision)
+    write_ordered(run, path, tag=f"{model.system.name}-likelihood")
+    write_lines(note, [json.dumps({"made_from": record, "sha256": file_hash(path)}, indent=2) + "\n"])
+    return run, False
 
 
 def ways_to_rank(
@@ -93,32 +120,41 @@ def costs(model, collection: Collection, candidates: pd.DataFrame, depths: Seque
     return table.assign(**{name: table[name] / queries / 1e9 for name in ("gflop", "stored")})
 
 
-def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Effectiveness and cost side by side, and what the interval of each difference to the ranking head says.
 
-    table: what `effectiveness_of` returns. costs: what `costs` returns.
-    Returns a row a way: `way, mean, difference, low, high, verdict, gflop, stored`.
+    table: what `effectiveness_of` returns. costs: what `costs` returns. tolerance: a loss that one would not mind.
+    Returns a row a way: `way, mean, difference, low, high, verdict, gflop, stored`. Verdicts are `better`, `as good`
+    (the interval excludes a loss of the tolerance), `worse` and, where the queries are too few, `cannot tell`.
     """
     table = table.rename(columns={"system": "way"}).merge(costs, on="way", validate="1:1")
     table["verdict"] = [
-        "-" if way == RANKING else "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+        "-" if way == RANKING else "better" if low > 0 else "as good" if low > -tolerance else "worse" if high < 0
+        else "cannot tell"
         for way, low, high in zip(table["way"], table["low"], table["high"])
-    ]
+    ]  # fmt: skip
     return table[["way", "mean", "difference", "low", "high", "verdict", "gflop", "stored"]]
 
 
-def advice(table: pd.DataFrame) -> list[str]:
-    """When each way is the right choice, in sentences made of the numbers alone. table: from `with_verdicts`."""
+def advice(table: pd.DataFrame, tolerance: float, queries: int) -> list[str]:
+    """When each way is the right choice, in sentences made of the numbers alone: a way is only advised where its interval
+    excludes a loss that one would mind. table: from `with_verdicts`. queries: how many were measured."""
     ways = table.set_index("way")
     best, head = ways["mean"].idxmax(), ways.loc[RANKING]
     sentences = [f"Highest mean: {best}, {ways['mean'][best]:.3f}, at {ways['gflop'][best]:.1f} GFLOP a query."]
     for column, when in (("gflop", "nothing stored"), ("stored", "the passages' states stored")):
-        equal = ways[(ways["verdict"] != "worse") & (ways[column] <= head[column])]
-        cheapest = equal[column].idxmin()
-        sentences.append(
-            f"With {when}, the cheapest way that is not shown to be worse than the ranking head: {cheapest}, "
-            f"{ways['mean'][cheapest]:.3f} against {head['mean']:.3f}, at {equal[column][cheapest] / head['gflop']:.0%} "
-            "of its cost."
-        )
+        cheaper = ways[ways[column] < head[column]]
+        sure = cheaper[cheaper["verdict"].isin(("better", "as good"))]
+        unsure = list(cheaper.index[cheaper["verdict"] == "cannot tell"])
+        if len(sure):
+            way = sure[column].idxmin()
+            sentences.append(
+                f"With {when}, the cheapest way that loses less than {tolerance:g}: {way}, {sure['mean'][way]:.3f} against "
+                f"{head['mean']:.3f} (difference from {sure['low'][way]:+.3f} to {sure['high'][way]:+.3f}, 95%), "
+                f"at {sure[column][way] / head['gflop']:.0%} of the ranking head's cost."
+            )
+        else:
+            found = f"{queries} queries cannot tell for {'; '.join(unsure)}" if unsure else "all are shown to lose more"
+            sentences.append(f"With {when}, no cheaper way is sure to lose less than {tolerance:g}: {found}.")
     worse = list(ways.index[ways["verdict"] == "worse"])
     return [*sentences, f"Shown to be worse than the ranking head: {'; '.join(worse) or 'none'}."]

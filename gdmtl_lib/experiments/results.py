@@ -42,6 +42,11 @@ class Results:
     config_or_folder: a config's name (by default that is its collection's), whose results lie in
         `papermill_runs/<config>`, or the folder itself.
 
+    Attributes:
+        folder: where they lie.
+        output: where figures and tables go: the folder, where it was given; of a config that was asked for by its name,
+            as notebooks run by hand do, `by_hand/` in it, so that what the sweep has drawn stays.
+
     Raises FileNotFoundError where neither is there.
     """
 
@@ -54,6 +59,7 @@ class Results:
                 "train with notebook 03 or run `make figures` first"
             )
         self.folder = found[0]
+        self.output = self.folder / "by_hand" if self.folder == places[0] else self.folder
 
     def __repr__(self) -> str:
         return f"<results in {self.folder}>"
@@ -61,7 +67,7 @@ class Results:
     @property
     def figures(self) -> Path:
         """Where notebooks put the figures of these results."""
-        return self.folder / "figures"
+        return self.output / "figures"
 
     def name(self, system: str) -> str:
         """A system's name here, however it was written. Raises ValueError for an unknown one."""
@@ -187,7 +193,7 @@ class Results:
     def save_table(self, table: pd.DataFrame, name: str) -> None:
         """Write a table as CSV and LaTeX into `tables/`; the LaTeX takes booktabs, multirow and amssymb. Its index
         is written where it says something: one with a name does, plain row numbers do not."""
-        folder = self.folder / "tables"
+        folder = self.output / "tables"
         folder.mkdir(parents=True, exist_ok=True)
         index = any(name is not None for name in table.index.names)
         table.to_csv(folder / f"{name}.csv", index=index)

@@ -58,6 +58,7 @@ class Runs(Results):
         if not runs:
             raise ValueError('runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, found none')
         self.folder, self.lacks = Path(folder or results_folder(SPLIT)), []
+        self.output = self.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         split = self._split(qrels, queries, categories)
         self.collection = Collection(SPLIT, self._texts(passages), {SPLIT: split})

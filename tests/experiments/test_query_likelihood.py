@@ -61,21 +61,58 @@ def test_costs_add_up(toy_bert_folder, name):
     assert encoding["joint"] == pytest.approx(encoding["likelihood"]) and encoding["ranking head"] == 0
 
 
-def test_verdicts_and_advice_follow_from_the_numbers():
-    """The likelihood is worse; a cascade is not shown to be, for 60% of the cost, with stored states for 20%."""
-    names = [study.BM25, study.LIKELIHOOD, study.RANKING, study.JOINT, "cascade, best 2"]
-    effect = pd.DataFrame({
-        "measure": "RR@10", "system": names, "mean": [0.5, 0.6, 0.8, 0.9, 0.75],
-        "difference": [-0.3, -0.2, 0.0, 0.1, -0.05], "low": [-0.4, -0.3, None, 0.01, -0.2], "high": [-0.2, -0.1, None, 0.2, 0.1],
-    }).astype({"low": float, "high": float})  # fmt: skip
-    costs = pd.DataFrame({"way": names, "gflop": [0, 5.0, 10, 15, 6], "stored": [0, 1.0, 10, 11, 2]})
-    table = study.with_verdicts(effect, costs)
-    assert list(table["verdict"]) == ["worse", "worse", "-", "better", "no difference shown"]
-    assert study.advice(table) == [
+NAMES = [study.BM25, study.LIKELIHOOD, study.RANKING, study.JOINT, "cascade, best 2", "cascade, best 5"]
+EFFECT = pd.DataFrame({
+    "measure": "RR@10", "system": NAMES, "mean": [0.5, 0.6, 0.8, 0.9, 0.75, 0.795],
+    "difference": [-0.3, -0.2, 0.0, 0.1, -0.05, -0.005], "low": [-0.4, -0.3, None, 0.01, -0.2, -0.015],
+    "high": [-0.2, -0.1, None, 0.2, 0.1, -0.001],
+}).astype({"low": float, "high": float})  # fmt: skip
+COSTS = pd.DataFrame({"way": NAMES, "gflop": [0, 5.0, 10, 15, 6, 8], "stored": [0, 1.0, 10, 11, 2, 4]})
+
+
+def test_verdicts_and_advice_follow_from_the_intervals():
+    """A cascade over two may lose .2: nobody can tell, and it is not advised; one over five loses less than .02, for 80%
+    of the cost, with stored states for 40%."""
+    table = study.with_verdicts(EFFECT, COSTS, 0.02)
+    assert list(table["verdict"]) == ["worse", "worse", "-", "better", "cannot tell", "as good"]
+    assert study.advice(table, 0.02, 85) == [
         "Highest mean: joint, 0.900, at 15.0 GFLOP a query.",
-        "With nothing stored, the cheapest way that is not shown to be worse than the ranking head: cascade, best 2, "
-        "0.750 against 0.800, at 60% of its cost.",
-        "With the passages' states stored, the cheapest way that is not shown to be worse than the ranking head: "
-        "cascade, best 2, 0.750 against 0.800, at 20% of its cost.",
+        "With nothing stored, the cheapest way that loses less than 0.02: cascade, best 5, 0.795 against 0.800 (difference "
+        "from -0.015 to -0.001, 95%), at 80% of the ranking head's cost.",
+        "With the passages' states stored, the cheapest way that loses less than 0.02: cascade, best 5, 0.795 against 0.800 "
+        "(difference from -0.015 to -0.001, 95%), at 40% of the ranking head's cost.",
         "Shown to be worse than the ranking head: BM25; likelihood.",
     ]
+
+
+def test_where_queries_are_too_few_no_way_is_advised():
+    few = study.with_verdicts(EFFECT, COSTS, 0.01)
+    assert list(few["verdict"])[-2:] == ["cannot tell", "worse"]
+    assert study.advice(few, 0.01, 85)[1:3] == [
+        f"With {when}, no cheaper way is sure to lose less than 0.01: 85 queries cannot tell for cascade, best 2."
+        for when in ("nothing stored", "the passages' states stored")
+    ]
+    shown = study.with_verdicts(EFFECT[:3], COSTS[:3], 0.01)
+    assert "no cheaper way is sure to lose less than 0.01: all are shown to lose more." in study.advice(shown, 0.01, 85)[1]
+
+
+def test_a_likelihood_is_kept_and_used_again(toy_bert_folder, tmp_path, monkeypatch):
+    passages = {"a": "blue glacier ice", "b": "the king of the north", "c": "river water"}
+    queries = pd.DataFrame({"query_id": ["q0", "q1"], "text": ["why is ice blue", "who was king"]})
+    collection = Collection("toy", passages, {"dev": Split(queries)})
+    candidates = RUNS[study.BM25].query("query_id in ['q0', 'q1']")
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    model.save_pretrained(tmp_path / "checkpoint")
+    calls, compute = [], study.query_likelihood
+    monkeypatch.setattr(study, "query_likelihood", lambda *given, **named: calls.append(1) or compute(*given, **named))
+
+    def run(candidates=candidates):
+        return study.likelihood_run(tmp_path, model, collection, candidates, "dev", "fp32")
+
+    (first, was_there), (again, is_there) = run(), run()
+    assert (was_there, is_there, len(calls)) == (False, True, 1)
+    pd.testing.assert_frame_equal(first, again)
+    path = tmp_path / "likelihood.dev.trec.gz"
+    path.write_bytes(path.read_bytes()[:-5])
+    pd.testing.assert_frame_equal(run()[0], first)
+    assert run(candidates[1:])[1] is False and len(calls) == 3

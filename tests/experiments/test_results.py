@@ -51,7 +51,16 @@ def test_a_config_is_found_by_its_name(folder, monkeypatch):
     (project / "papermill_runs" / "sample").mkdir(parents=True)
     monkeypatch.chdir(project / "notebooks")
     assert Results("sample").folder == project / "papermill_runs" / "sample"
-    assert Results(str(folder)).folder == folder
+    assert Results(str(folder)).folder == Results(str(folder)).output == folder
+
+
+def test_what_is_asked_for_by_name_draws_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "papermill_runs" / "sample").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    results = Results("sample")
+    assert results.figures == results.folder / "by_hand" / "figures"
+    results.save_table(pd.DataFrame({"n": [1]}), "a")
+    assert (results.folder / "by_hand" / "tables" / "a.csv").is_file() and not (results.folder / "tables").exists()
 
 
 def test_no_results_at_all(tmp_path, monkeypatch):
