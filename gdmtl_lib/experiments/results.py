@@ -18,8 +18,8 @@ import pandas as pd
 
 from gdmtl_lib.data.candidates import first_stage_candidates
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.splits import join_parts
-from gdmtl_lib.data.files import file_hash, write_lines
+from gdmtl_lib.data.splits import cross_validated_epochs, join_parts, kfold
+from gdmtl_lib.data.files import file_hash, read_table, write_lines
 from gdmtl_lib.data.provenance import differences, made_from
 from gdmtl_lib.data.trec import canonical_order, read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
@@ -373,6 +373,28 @@ def join_folds(
     run = canonical_order(join_parts(read_run(run) for run, _ in paths))
     values = join_parts(read_values(values) for _, values in paths)
     _keep(Path(output_dir), split, run, values, system, {"parts": [file_hash(run) for run, _ in paths]})
+    return values
+
+
+def join_epochs(
+    folder: str | os.PathLike, collection: Collection, split: str, system: str, relevance_level: int = 1, folds: int = 5
+) -> pd.DataFrame:
+    """The validation split as Section 5.2 measures it: the queries of each fold by the epoch that is best on the other
+    folds, joined. They are kept in the training's folder in place of those of the one epoch whose weights are kept.
+
+    folder: of a training with `keep_epoch_runs`. folds: how many; one a query where there are fewer.
+    system: the name in the run's last column. Returns the per-query values.
+    """
+    folder = Path(folder)
+    by_query = read_table(folder / "validation_queries.csv", text=["query_id"])
+    queries = by_query["query_id"].unique()
+    chosen = cross_validated_epochs(by_query, kfold(queries, min(folds, len(queries))))
+    paths = {epoch: folder / "epoch_runs" / f"epoch{epoch}.trec.gz" for epoch in sorted(chosen["epoch"].unique())}
+    runs = {epoch: read_run(path) for epoch, path in paths.items()}
+    parts = (runs[epoch][runs[epoch]["query_id"].isin(of["query_id"])] for epoch, of in chosen.groupby("epoch"))
+    run = canonical_order(join_parts(parts))
+    values = evaluate(run, collection.qrels(split), relevance_level=relevance_level)
+    _keep(folder, split, run, values, system, {"epochs": {path.name: file_hash(path) for path in paths.values()}, "folds": folds})
     return values
 
 

@@ -18,6 +18,7 @@ SET_BY_SWEEP = {
     "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
     "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
     "transfer_split", "transfer_relevance_level", "run", "k1", "b", "enriched", "denoised_dir",
+    "keep_epoch_runs",
 }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Config:
     parameters: those of 03_train for each system.
     studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
         name, the parameters of 03_train for each system.
+    selection_folds: 0, or in how many folds of the validation queries the epoch is chosen on the others (Section 5.2).
     transfer: other collections that the trained systems are taken to: `collection`, `split` and its lowest relevant grade,
         `level`.
     gpus: how many the sweep may use at once; None: those of this machine.
@@ -55,6 +57,7 @@ class Config:
     first_stage: dict[str, object]
     parameters: dict[str, dict]
     studies: dict[str, dict]
+    selection_folds: int
     transfer: list[dict]
     gpus: int | None
     folder: str
@@ -65,9 +68,10 @@ class Config:
 _CONFIG = {
     "collection": ("str",), "train_split": ("str",), "splits": ("dict",), "folds": ("int", 0), "systems": ("list[str]",),
     "seeds": ("list[int]",), "baseline": ("str",), "depth": ("int",), "first_stage": ("dict", {}), "parameters": ("dict", {}),
-    "overrides": ("dict", {}), "studies": ("dict", {}), "transfer": ("list", []), "gpus": ("int | None", None),
-    "results": ("str | None", None),
+    "overrides": ("dict", {}), "studies": ("dict", {}), "selection_folds": ("int", 0), "transfer": ("list", []),
+    "gpus": ("int | None", None), "results": ("str | None", None),
 }  # fmt: skip
+_AS_GIVEN = ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage", "selection_folds", "gpus")
 _FIRST_STAGE = {"run": ("str",), "k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
 _TRANSFER = {"collection": ("str",), "split": ("str",), "level": ("int",)}
 _STUDY = {"systems": ("list[str]",), "seeds": ("list[int]",), "variants": ("dict",)}
@@ -106,6 +110,11 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
             f"config {name}: expected a depth of 1 or more and seeds of 0 or more, "
             f"found depth {values['depth']} and seeds {values['seeds']}"
         )
+    if values["selection_folds"] and (values["selection_folds"] < 2 or values["folds"]):
+        raise ValueError(
+            f"config {name}: selection_folds are 2 or more of the validation queries, and not of a config with folds, where every "
+            f"rotation has queries of its own to validate on; found {values['selection_folds']}"
+        )
     for split, level in levels.items():
         if not isinstance(split, str) or not isinstance(level, int) or isinstance(level, bool) or level < 1:
             raise ValueError(
@@ -142,7 +151,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
         studies=studies, transfer=transfer, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
-        **{key: values[key] for key in ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage", "gpus")},
+        **{key: values[key] for key in _AS_GIVEN},
     )  # fmt: skip
 
 

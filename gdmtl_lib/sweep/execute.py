@@ -19,12 +19,12 @@ from papermill.exceptions import PapermillExecutionError
 
 from gdmtl_lib.backbones.checkpoints import revision_of
 from gdmtl_lib.backbones.gpus import own_gpus
-from gdmtl_lib.data.bm25 import bm25_candidates
+from gdmtl_lib.data.candidates import first_stage_candidates, training_candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import hold_lock, write_lines
 from gdmtl_lib.evaluation.measures import effectiveness_table, read_values
 from gdmtl_lib.experiments.notebook import indexes_folder, notebook_parameters
-from gdmtl_lib.experiments.results import Results, join_folds, measure_first_stage, measure_system
+from gdmtl_lib.experiments.results import Results, join_epochs, join_folds, measure_first_stage, measure_system
 from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
@@ -66,6 +66,12 @@ def _measure(config: Config, away: str | None = None, split: str = "", level: in
     return [path for split in levels for path in _measured_files(folder / FIRST_STAGE, split)]
 
 
+def _search(config: Config, split: str, depth: int) -> list[Path]:
+    given = {"depth": depth, "index_dir": indexes_folder()} | first_stage_of(config)
+    found = training_candidates(load_collection(config.collection), split, **given)
+    return sorted(Path(found.folder).glob("*.json"))  # of the large ones it holds the hashes
+
+
 def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
     training = Training(**training)
     folder, split = Path(training.home), training.given["validation_split"]
@@ -80,6 +86,9 @@ def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
             if "holds another training" in str(error):
                 error.add_note(f"  the sweep keeps what it did not make: move {folder} away, and start it again")
             raise
+    if config.selection_folds:
+        level = training.given["relevance_level"]
+        join_epochs(folder, load_collection(config.collection), split, training.system, level, config.selection_folds)
     return [
         path for path in folder.rglob("*")
         if path.is_file() and path.name != "timing.csv" and path.name[0] != "." and not _is_of_another_split(path, split)
@@ -125,7 +134,7 @@ def _rerank(
 ) -> list[Path]:
     given = training["given"]
     collection = load_collection(away or given["collection"])
-    candidates = bm25_candidates(
+    candidates = first_stage_candidates(
         collection, split, depth=config.depth, index_dir=indexes_folder(), **({} if away else first_stage_of(config))
     )
     with own_gpus(given):
@@ -169,7 +178,7 @@ def _analyse(config: Config, notebook: str, name: str, parameters: Mapping, comp
 
 # What each kind of job does; it returns the files that were made.
 KINDS = {
-    "tune": tune, "measure": _measure, "denoise": _denoise, "train": _train, "rerank": _rerank, "join": _join,
+    "tune": tune, "measure": _measure, "search": _search, "denoise": _denoise, "train": _train, "rerank": _rerank, "join": _join,
     "analyse": _analyse,
 }  # fmt: skip
 

@@ -223,16 +223,32 @@ class _Plan:
         queries = sum(len(self.collection.queries(split)) for split in splits)
         self._add("measure_bm25", "measure", of, {}, self._of("tune"), seconds=self.costs.searching(queries, index=True))
 
+    def search(self, split: str, depth: int) -> Job | None:
+        """BM25 over the training queries, before anything holds a GPU for them, and once for all trainings. None for the parts
+        of a rotation, some hundred queries, and for runs that are there."""
+        if self.config.folds or "run" in self.config.first_stage:
+            return None
+        name = f"search_{split}_top{depth}"
+        if found := [job for job in self._of("search") if job.name == name]:
+            return found[0]
+        of, queries = [self.fingerprint, self.data[split], self.first_stage, depth], len(self.collection.queries(split))
+        # Of an index that another job is building it only waits for the end.
+        seconds = self.costs.searching(queries * (1 + depth // 200), index=True)
+        return self._add(name, "search", of, {"split": split, "depth": depth}, self._of("tune"), seconds=seconds)
+
     def train(self, training: Training, measured: bool = False) -> Job:
         settings = self.defaults | training.given
         learned, validated = (self.data[settings[split]] for split in ("train_split", "validation_split"))
         weights = self.weights(settings["checkpoint"])
         inputs = _hash([__version__, self.fingerprint, learned, self.first_stage,
                         *_decides_training(settings, validated, weights)])  # fmt: skip
-        of = [inputs, settings, validated, _code(self.config, TRAINING)]
+        of = [inputs, settings, validated, _code(self.config, TRAINING), *filter(None, [self.config.selection_folds])]
         measures = [training.given["validation_split"], training.system, training.seed] if measured else None
         operations = self.costs.training(training.system, training.given, *self._pairs(settings))
-        needs = [*self._of("tune"), *([self.denoise(training, settings, weights)] if "denoised_dir" in training.given else [])]
+        searched = self.search(settings["train_split"], settings["train_depth"] or settings["depth"])
+        needs = [searched] if searched else self._of("tune")
+        if "denoised_dir" in training.given:
+            needs = [*needs, self.denoise(training, settings, weights)]
         return self._add(
             f"train_{training.name}", "train", of, {"training": asdict(training), "inputs": inputs}, needs,
             gpus=settings["processes"], seconds=self.costs.computing(operations, settings["processes"]),
@@ -391,7 +407,8 @@ def _decides_training(settings: Mapping, validation: str, weights: str | None) -
         left_out = set()
     else:
         left_out, validation = {"validation_split", "relevance_level"}, ""
-    left_out |= {"output_dir", "resume", "device", "processes", "collection", "gradient_cosines_every", "denoised_dir"}
+    left_out |= {"output_dir", "resume", "device", "processes", "collection", "gradient_cosines_every", "denoised_dir",
+                 "keep_epoch_runs"}  # fmt: skip
     kept = {name: value for name, value in settings.items() if name not in left_out}
     return [kept, validation, weights]
 

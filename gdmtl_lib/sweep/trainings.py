@@ -55,6 +55,8 @@ def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
                 }  # fmt: skip
                 if SYSTEMS[system].backbone == "encoder_decoder" and (steps := given.get("denoising_steps")):
                     given["denoised_dir"] = str(Path(config.folder) / "denoised" / f"steps{steps}_seed{seed}")
+                if config.selection_folds:
+                    given |= {"keep_epoch_runs": True, "validate_every_epoch": True}
                 name = "_".join(filter(None, (study, variant, system, f"seed{seed}")))
                 title = f"{LABELS[system]}, seed {seed}" + (f", {study} {variant}" if study else "")
                 yield Training(name, title, system, seed, home, given)

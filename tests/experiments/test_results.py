@@ -1,4 +1,5 @@
 import json
+import random
 import re
 import shutil
 
@@ -11,9 +12,12 @@ from tests.conftest import spread
 from gdmtl_lib import pretrained
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import file_hash
-from gdmtl_lib.data.trec import read_run, write_run
+from gdmtl_lib.data.splits import kfold
+from gdmtl_lib.data.trec import canonical_order, read_run, write_run
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
-from gdmtl_lib.experiments.results import Models, Results, labelled, measure_first_stage, measure_system, seed_spread
+from gdmtl_lib.experiments.results import (
+    Models, Results, join_epochs, labelled, measure_first_stage, measure_system, seed_spread,
+)  # fmt: skip
 from gdmtl_lib.pretrained import build_model
 
 SYSTEMS = {"bm25": (None,), "bert": (0, 2, 10), "gdmtl": (2, 10), "gdmtl_plus": (1,)}
@@ -337,3 +341,37 @@ def test_models_finds_what_was_trained(tmp_path, monkeypatch, toy_bert_folder):
         Models(tmp_path, tmp_path / "bart")
     with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
         Models(tmp_path, tmp_path / "nothing")
+
+
+def test_the_joined_epochs_are_what_a_slow_loop_chooses(tmp_path):
+    """Section 5.2: every fold of the queries by the epoch that is best on all others (the earlier of equals), on random runs."""
+    collection, draw = load_collection("sample"), random.Random(0)
+    qrels = collection.qrels("dev")
+    queries, doc_ids = sorted(qrels["query_id"].unique()), list(collection.doc_ids())[:50]
+    relevant = qrels[qrels["relevance"] > 0].groupby("query_id")["doc_id"].first()
+    runs, rows, values, folds = [], [], {}, kfold(queries, 5)
+    for epoch in range(3):
+        good = [query for fold in folds[2 * epoch : 2 * epoch + 2] for query in fold]  # so that folds choose differently
+        candidates = [
+            (query, doc, draw.random() + (query in good and doc == relevant[query]))
+            for query in queries for doc in sorted({*draw.sample(doc_ids, 9), relevant[query]})
+        ]  # fmt: skip
+        runs.append(canonical_order(pd.DataFrame(candidates, columns=["query_id", "doc_id", "score"])))
+        write_run(runs[-1], tmp_path / "epoch_runs" / f"epoch{epoch}.trec.gz")
+        for value in evaluate(runs[-1], qrels, ["RR@10"]).itertuples():
+            values[epoch, value.query_id] = value.value
+            rows.append((epoch, value.query_id, value.value))
+    pd.DataFrame(rows, columns=["epoch", "query_id", "value"]).to_csv(tmp_path / "validation_queries.csv", index=False)
+    found = join_epochs(tmp_path, collection, "dev", "bert")
+    expected = {}
+    for fold in folds:
+        others = [query for query in queries if query not in fold]
+        means = [sum(values[epoch, query] for query in others) / len(others) for epoch in range(3)]
+        expected |= {query: means.index(max(means)) for query in fold}
+    run = read_run(tmp_path / "run.dev.trec.gz").set_index("query_id")
+    for query, epoch in expected.items():
+        of_epoch = runs[epoch][runs[epoch]["query_id"] == query]
+        assert run.loc[[query], "doc_id"].tolist() == of_epoch["doc_id"].tolist()
+    reached = found[found["measure"] == "RR@10"].set_index("query_id")["value"]
+    assert all(reached[query] == pytest.approx(values[epoch, query]) for query, epoch in expected.items())
+    assert len(set(expected.values())) > 1 and set(reached.index) == set(queries)

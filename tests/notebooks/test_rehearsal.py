@@ -168,7 +168,7 @@ def test_rehearsal_of_msmarco_through_the_snakefile(folder, toy, tmp_path, monke
     assert len(by_query) == 2 * DEV and set(by_query["epoch"]) == {0, 1}
     made = {path.name.partition(".")[0] for path in (results / ".jobs").glob("[!.]*")}
     assert made == {
-        "tune_bm25", "measure_bm25", *wanted,
+        "tune_bm25", "measure_bm25", "search_train_top10", *wanted,
         *(f"train_{system}_seed0" for system in ("bert", "gdmtl")),
         *(f"rerank_{system}_seed0_cast-2019" for system in ("bert", "gdmtl")),
     }  # fmt: skip

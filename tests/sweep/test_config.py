@@ -48,7 +48,7 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
     [
         ({"colection": "x"}, "config test: unknown key 'colection' (did you mean 'collection'?): a config has collection, "
          "train_split, splits, folds, systems, seeds, baseline, depth, first_stage, parameters, overrides, studies, "
-         "transfer, gpus, results"),
+         "selection_folds, transfer, gpus, results"),
         ({"seeds": None}, "config test: seeds must be list[int], found None (NoneType)"),
         ({"seeds": 3}, "config test: seeds must be list[int], found 3 (int)"),
         ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
@@ -88,6 +88,8 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
          "'train_fractoin' (did you mean 'train_fraction'?): 03_train has "),
         (study(variants={"half": {"train_fraction": 1.5}}), "config test, gdmtl: train_fraction must be more than 0 and at most 1"),
         (study(system=["bert"]), "config test, study size: expected systems, seeds, variants, found systems, seeds, variants, system"),
+        ({"selection_folds": 1}, "config test: selection_folds are 2 or more of the validation queries, and not of a config with "
+         "folds, where every rotation has queries of its own to validate on; found 1"),
         # other collections
         ({"transfer": [{"collection": "sample", "split": "cast"}]}, "config test, transfer: expected collection, split, level, found "
          "collection, split"),

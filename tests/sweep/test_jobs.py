@@ -31,7 +31,7 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(o
     assert config.systems == SYSTEMS
     assert config.splits == {"dev": 1, "cast": 2}
     names = [job.name for job in plan(config)]
-    assert names[2:18] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
+    assert names[3:19] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
     assert len(names) == len(set(names))
 
 
@@ -51,9 +51,9 @@ def test_msmarco_has_the_papers_settings_and_lists_its_jobs_for_its_own_files(of
     for given in config.parameters.values():
         assert PAPERS.items() <= given.items()
     names = [job.name for job in plan(config)]
-    assert names[:2] == ["measure_bm25", "02_collection_and_candidates"]
-    assert names[2:10] == [f"train_{system}_seed0" for system in config.systems]
-    assert names[10] == "04_rerank_and_evaluate_dev-small" and "11_architectures_dev-small" in names
+    assert names[:3] == ["measure_bm25", "02_collection_and_candidates", "search_train_top100"]
+    assert names[3:11] == [f"train_{system}_seed0" for system in config.systems]
+    assert names[11] == "04_rerank_and_evaluate_dev-small" and "11_architectures_dev-small" in names
     (msmarco / "answers.train.tsv").unlink()
     with pytest.raises(ValueError, match="has no answers for the split 'train'"):
         plan(config)
@@ -93,7 +93,7 @@ def test_msmarco_and_cast_say_at_once_what_is_missing_and_how_to_fetch_it(of_pro
 def test_every_job_stands_after_what_it_needs_and_first_systems_come_first(read):
     jobs = plan(read())
     assert [job.name for job in jobs] == [
-        "measure_bm25", "02_collection_and_candidates",
+        "measure_bm25", "02_collection_and_candidates", "search_train_top5",
         "train_bert_seed0", "rerank_bert_seed0_cast", "train_gdmtl_plus_seed0", "rerank_gdmtl_plus_seed0_cast",
         "train_bert_seed1", "rerank_bert_seed1_cast", "train_gdmtl_plus_seed1", "rerank_gdmtl_plus_seed1_cast",
         "04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast", "05_score_distributions_dev",
@@ -195,6 +195,24 @@ def test_trained_systems_are_taken_to_other_collections(planned, copied, tmp_pat
     assert (given["transfer_collection"], given["transfer_split"], given["transfer_relevance_level"]) == (away["collection"], "cast", 2)
     assert (given["split"], given["relevance_level"]) == ("dev", 1)
     assert jobs["10_transfer"].given["parameters"].get("transfer_collection") is None
+
+
+def test_training_queries_are_searched_once_for_all_that_learn_from_them(planned):
+    """Without a GPU; to another depth, once more."""
+    jobs = planned(overrides={"bert": {"train_depth": 3}}, studies={"size": STUDY})
+    assert [name for name in jobs if name.startswith("search")] == ["search_train_top3", "search_train_top5"]
+    assert jobs["train_bert_seed0"].needs == ["search_train_top3"] and not jobs["search_train_top3"].gpus
+    for name in ("train_gdmtl_plus_seed0", "train_gdmtl_plus_seed1", "train_size_half_gdmtl_seed3"):
+        assert jobs[name].needs == ["search_train_top5"]
+    jobs = planned(first_stage={"run": "collection"})
+    assert not [name for name in jobs if name.startswith("search")] and jobs["train_bert_seed0"].needs == []
+
+
+def test_the_epoch_is_chosen_in_folds_where_the_config_says_so(read, changed):
+    given = next(trainings(read(selection_folds=5))).given
+    assert given["keep_epoch_runs"] and given["validate_every_epoch"]
+    before, after = ({name for name in changed(selection_folds=folds) if name.startswith("train")} for folds in (0, 5))
+    assert not before and len(after) == 4
 
 
 def test_what_computes_with_a_model_asks_for_a_gpu_and_everything_for_time_and_memory(planned):

@@ -60,7 +60,7 @@ def test_tuned_settings_are_found_first_and_used_by_all_that_search(read, monkey
     config = read(first_stage={"tune": 20})
     jobs = {job.name: job for job in prepare(config)}
     assert next(iter(jobs)) == "tune_bm25"
-    for name in ("measure_bm25", "train_bert_seed0"):
+    for name in ("measure_bm25", "search_train_top5"):
         assert jobs[name].needs == ["tune_bm25"]
     execute(config, list(jobs.values()), jobs["tune_bm25"])
     assert jobs["tune_bm25"].is_done()
