@@ -20,6 +20,7 @@ _HOME = {
     "train": "training.loop",
     "rerank": "inference.rerank",
     "rerank_texts": "inference.rerank",
+    "rank": "inference.rerank",
     "generate": "inference.generation",
     "PAPER_MEASURES": "evaluation.measures",
     "evaluate": "evaluation.measures",

@@ -75,7 +75,7 @@ def attributions(found: Mapping[str, Attribution], title: str = "Which tokens do
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
         axis.set_title(LABELS[system], color=SYSTEM_COLOURS[system], fontsize=10)
-        gained = f"score {each.score:+.3f}, masked {each.baseline:+.3f}"
+        gained = f"score {each.score:+.3f}, {each.reference} {each.baseline:+.3f}"
         gained += f"; the tokens miss the difference by {each.error:+.3f}"
         below = dict(xycoords="axes fraction", textcoords="offset points", va="top")
         axis.annotate(gained, (0, 0), (0, -4), fontsize=8, **below)

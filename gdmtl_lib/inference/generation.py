@@ -25,8 +25,8 @@ BY_DEFAULT = {("passage",): "query_generation", ("passage", "query"): "answer_ge
 @torch.inference_mode()
 def generate(
     model,
-    passages: Iterable[str],
-    queries: Iterable[str] | None = None,
+    passages: Iterable[str] | str,
+    queries: Iterable[str] | str | None = None,
     max_tokens: int = 32,
     *,
     task: str | None = None,
@@ -41,7 +41,7 @@ def generate(
 ) -> list[str] | list[list[str]]:
     """Write the query each passage would answer or, given the queries too, the answer.
 
-    model: of a system that generates. passages: texts. queries: one a passage, for tasks that read them, as that of
+    model: of a system that generates. passages: texts, or one text. queries: one a passage, for tasks that read them, as that of
     answers (Table 1: GDMTL+ only).
     max_tokens: the longest text to write, at most what the system learned to. task: a generative task of the system; by
     default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a
@@ -57,8 +57,11 @@ def generate(
     for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}")
-    passages = list(passages)
-    queries = [""] * len(passages) if queries is None else list(queries)
+    passages = [passages] if isinstance(passages, str) else list(passages)
+    queries = [queries] if isinstance(queries, str) else [""] * len(passages) if queries is None else list(queries)
+    for text in (*passages, *queries):
+        if not isinstance(text, str):
+            raise ValueError(f"expected texts as passages and queries, found {text!r}")
     if len(queries) != len(passages):
         raise ValueError(f"expected one query a passage: found {len(passages)} passages and {len(queries)} queries")
     model.eval()

@@ -11,10 +11,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import pick_device, pick_precision
+from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import hold_lock
 from gdmtl_lib.data.provenance import made_from
-from gdmtl_lib.data.trec import with_scores, validate_run, write_ordered
+from gdmtl_lib.data.trec import read_run, validate_run, with_scores, write_ordered
 from gdmtl_lib.packing import BATCH_TOKENS
+from gdmtl_lib.pretrained import load_model
 
 from .likelihood import interpolate, query_likelihood
 from .processes import score_in_processes
@@ -28,7 +30,7 @@ SCORES = ("rank", "likelihood", "interpolated")
 def rerank(
     model,
     collection,
-    candidates: pd.DataFrame,
+    candidates: pd.DataFrame | str | os.PathLike,
     output: str | os.PathLike | None = None,
     batch_tokens: int | None = None,
     precision: str = "fp32",
@@ -43,8 +45,8 @@ def rerank(
 
     Passages that the first stage missed stay missed: nothing is added to the candidates.
 
-    model: from `build_model`, `load_model` or trained. collection: looks up texts by id.
-    candidates: query_id, doc_id (and whatever else).
+    model: from `build_model`, `load_model` or trained; or the folder of a checkpoint. collection: looks up texts by id;
+        or what `load_collection` takes. candidates: query_id, doc_id (and whatever else); or a TREC run's path.
     output: also write the run there as a TREC file, and resume a call that was interrupted from the file beside it
         (`<output>.partial`), if model and candidates are the same. Of several processes it is a folder
         (`<output>.processes`), and their number has to be the same too.
@@ -62,6 +64,10 @@ def rerank(
     writing this output, and, with the end of what it printed, where one of several processes fails.
     """
     _check_score(score, weight, states, processes)
+    model, collection, candidates = (
+        opened(given) if isinstance(given, str | os.PathLike) else given
+        for given, opened in ((model, load_model), (collection, load_collection), (candidates, read_run))
+    )
     candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
     validate_run(candidates)
     output = None if output is None else Path(output)
@@ -82,9 +88,29 @@ def rerank(
     return run
 
 
-def rerank_texts(model, query: str, passages: Iterable[str]) -> np.ndarray:
-    """Scores of some passages for a query, float32, in the order given; the higher, the more relevant."""
+def rerank_texts(model, query: str, passages: Iterable[str] | str) -> np.ndarray:
+    """Scores of some passages (or of one) for a query, float32, in the order given; the higher, the more relevant.
+
+    Raises ValueError for a query or a passage that is no text.
+    """
+    passages = [passages] if isinstance(passages, str) else list(passages)
+    for what, texts in (("query", [query]), ("passage", passages)):
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"expected a text as {what}, found {text!r}: give one query and its passages")
     return score_pairs(model.eval(), [(query, passage) for passage in passages])
+
+
+def rank(model, query: str, passages: Iterable[str] | str) -> pd.DataFrame:
+    """Some passages ordered for a query, the best first: `rank` (from 1), `score`, `text`, and in the index the place
+    (from 0) among those given. Equal scores keep that order. Args and raises: as `rerank_texts`.
+
+        gdmtl.rank(gdmtl.load_model(folder), "how do lava caves form", ["Ice is blue.", "A lava stream leaves a cave."])
+    """
+    passages = [passages] if isinstance(passages, str) else list(passages)
+    table = pd.DataFrame({"score": rerank_texts(model, query, passages), "text": pd.Series(passages, dtype=str)})
+    table = table.sort_values("score", ascending=False, kind="stable")
+    return table.assign(rank=range(1, len(table) + 1))[["rank", "score", "text"]]
 
 
 def _check_score(score: str, weight: float | None, states, processes: int) -> None:

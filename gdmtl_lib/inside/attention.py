@@ -288,6 +288,36 @@ def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.
     return pd.DataFrame(losses), pd.DataFrame(rows).set_index("approach")
 
 
+@torch.no_grad()
+def likeliest_tokens(model, sequence: TokenSequence, count: int = 5) -> pd.DataFrame:
+    """What a model predicts at every target position of a generative sequence, whatever its mask; dropout is off.
+
+    Returns a row for each position and each of its `count` likeliest next tokens: `step` (from 0), `target` (the token
+    that is to be predicted), `rank` (from 1), `token`, `probability`, and `target_probability`. Raises ValueError for a
+    sequence without targets.
+    """
+    if not sequence.targets:
+        raise ValueError(f"expected a sequence that predicts tokens, found one of {sequence.task!r}, which predicts none")
+    training = model.training
+    try:
+        batch = pad([sequence], model.tokenizer.pad_token_id).to(next(model.parameters()).device)
+        ((_, logits),) = model.eval()(batch).logits.items()
+    finally:
+        model.train(training)
+    probabilities = logits.float().softmax(-1).cpu()
+    best = probabilities.topk(count)
+    name = model.tokenizer.convert_ids_to_tokens
+    steps, targets = np.arange(len(sequence.targets)), _words(name(sequence.targets))
+    return pd.DataFrame({
+        "step": steps.repeat(count),
+        "target": np.array(targets, dtype=object).repeat(count),
+        "rank": np.tile(np.arange(1, count + 1), len(targets)),
+        "token": _words(name(best.indices.flatten().tolist())),
+        "probability": best.values.flatten().numpy(),
+        "target_probability": probabilities[steps, sequence.targets].numpy().repeat(count),
+    })  # fmt: skip
+
+
 def prefix_effect(model, sequence: TokenSequence) -> float:
     """How far the prediction of the last target token moves when the target tokens before it are written in another
     order: the total variation distance, 0 to 1, of the two distributions over the vocabulary.

@@ -1,9 +1,11 @@
 """Which tokens does a ranking score rest on? Integrated gradients (Sundararajan, Taly and Yan, 2017), by Captum.
 
 The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
-word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. The baseline
-is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by [MASK]: as long, and saying
-nothing. Another baseline divides another difference, so the numbers say something beside this one only.
+word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. A baseline is
+the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. What a model
+thinks of such a pair nobody has taught it: one may score above a relevant pair, and then the values would say what makes
+the pair worse than nothing. So of several `REFERENCES` the one with the lowest score is taken, and the result says which,
+and what its colours mean. Another baseline divides another difference: the numbers say something beside this one only.
 
 s sequence, d hidden.
 """
@@ -19,16 +21,31 @@ from .attention import build_sequence
 from gdmtl_lib.data.trec import of_judged_queries
 
 
+REFERENCES = ("all [MASK]", "all [PAD]", "all unknown", "random words")
+
+
 @dataclass(frozen=True)
 class Attribution:
     """tokens: [s]. values: float [s], what each adds to the score; they add up to `score - baseline` but for `error`,
-    which shrinks with the steps. segments: int [s], 0 for passage and prefix, 1 for the query."""
+    which shrinks with the steps. segments: int [s], 0 for passage and prefix, 1 for the query. reference: of
+    `REFERENCES`, what the pair is compared with, and baseline its score."""
 
     tokens: list[str]
     values: np.ndarray
     segments: np.ndarray
     score: float
     baseline: float
+    reference: str = REFERENCES[0]
+
+    @property
+    def meaning(self) -> str:
+        """What a positive value says, in a sentence."""
+        if self.score > self.baseline:
+            return f"Blue tokens lift the score above that of {self.reference}, {self.baseline:+.3f}, to {self.score:+.3f}."
+        return (
+            f"The pair scores {self.score:+.3f}, below {self.reference} ({self.baseline:+.3f}), the lowest of the "
+            f"references: red tokens are why, and blue ones only soften it."
+        )
 
     @property
     def error(self) -> float:
@@ -39,8 +56,8 @@ class Attribution:
 class EmbeddedPair:
     """A pair for an encoder system's ranking pass, its word embeddings open to be changed.
 
-    embeddings, baseline: float [1, s, d]. Calling it with embeddings float [n, s, d] gives the scores, float [n].
-    Raises ValueError for an encoder-decoder.
+    embeddings: float [1, s, d]. baselines: the same of each of the `REFERENCES`. Calling it with embeddings
+    float [n, s, d] gives the scores, float [n]. Raises ValueError for an encoder-decoder.
     """
 
     def __init__(self, model, passage: str, query: str):
@@ -53,8 +70,11 @@ class EmbeddedPair:
         kept = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)
         kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
         words = model.get_input_embeddings().weight.detach()
+        ordinary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)), device=device)
+        drawn = torch.randint(len(ordinary), ids.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        nothing = (tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, ordinary[drawn])
         self.embeddings = words[ids]
-        self.baseline = words[torch.where(kept, ids, tokenizer.mask_token_id)]
+        self.baselines = {name: words[torch.where(kept, ids, of)] for name, of in zip(REFERENCES, nothing)}
         self._segments = torch.tensor([self.sequence.segment_ids], device=device)
 
     def __call__(self, embeddings: Tensor) -> Tensor:
@@ -67,30 +87,35 @@ class EmbeddedPair:
 
 
 def integrated_gradients(
-    model, passage: str, query: str, steps: int = 32, batch_size: int = 16
+    model, passage: str, query: str, steps: int = 32, batch_size: int = 16, reference: str | None = None
 ) -> Attribution:
     """The ranking score of a pair divided among its tokens; dropout is off.
 
     model: an encoder system. steps: points on the way from the baseline, spaced by Gauss and Legendre's rule.
-    Raises ValueError for an encoder-decoder and fewer than two steps.
+    reference: one of `REFERENCES`; by default the one that this model scores lowest.
+    Raises ValueError for an encoder-decoder, fewer than two steps and an unknown reference.
     """
     if steps < 2:
         raise ValueError(f"steps must be at least 2, found {steps}")
+    if reference not in (None, *REFERENCES):
+        raise ValueError(f"unknown reference {reference!r}: expected one of {', '.join(REFERENCES)}")
     from captum.attr import IntegratedGradients  # slow to import
 
     pair, training = EmbeddedPair(model, passage, query), model.training
     model.eval()
     try:
-        values = IntegratedGradients(pair).attribute(
-            pair.embeddings, pair.baseline, n_steps=steps, internal_batch_size=batch_size
-        )
         with torch.no_grad():
-            score, baseline = (float(pair(each)) for each in (pair.embeddings, pair.baseline))
+            score, *found = pair(torch.cat([pair.embeddings, *pair.baselines.values()])).tolist()
+        scores = dict(zip(REFERENCES, found))
+        reference = reference or min(scores, key=scores.get)
+        values = IntegratedGradients(pair).attribute(
+            pair.embeddings, pair.baselines[reference], n_steps=steps, internal_batch_size=batch_size
+        )
     finally:
         model.train(training)
     return Attribution(
         model.tokenizer.convert_ids_to_tokens(pair.sequence.input_ids), values[0].sum(-1).detach().cpu().numpy(),
-        np.array(pair.sequence.segment_ids), score, baseline,
+        np.array(pair.sequence.segment_ids), score, scores[reference], reference,
     )  # fmt: skip
 
 

@@ -838,7 +838,7 @@ def test_tokens_wear_their_attribution(found):
     assert colour["[CLS]"] == pytest.approx(scale(0.5))
     assert tokens["cier"].get_position()[1] == tokens["gla"].get_position()[1] == 0  # one word, one line
     assert tokens["why"].get_position() == (0, 1)  # the query begins a line
-    assert "score +1.000, masked +1.500; the tokens miss the difference by +0.050" in first.texts[8].get_text()
+    assert "score +1.000, all [MASK] +1.500; the tokens miss the difference by +0.050" in first.texts[8].get_text()
 
 
 def test_long_passages_are_wrapped_within_the_panel():

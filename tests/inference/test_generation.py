@@ -225,6 +225,14 @@ def test_dropout_rests_and_the_order_is_kept(toys):
     assert gdmtl.generate(model, []) == []
 
 
+def test_a_text_by_itself_is_one_passage(toys):
+    """Not its letters."""
+    model = toys["gdmtl_plus"]
+    assert gdmtl.generate(model, PASSAGES[0], max_tokens=5) == gdmtl.generate(model, PASSAGES[:1], max_tokens=5)
+    [texts] = gdmtl.generate(model, PASSAGES[0], QUERIES[0], max_tokens=5, method="sample", n=2)
+    assert len(texts) == 2
+
+
 def test_beside_the_query_that_was_asked(toys):
     frame = compare_with_queries(toys["gdmtl"], PASSAGES, QUERIES)
     expected = {"passage": PASSAGES, "query": QUERIES, "generated": gdmtl.generate(toys["gdmtl"], PASSAGES)}

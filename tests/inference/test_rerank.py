@@ -130,6 +130,30 @@ def test_texts_are_scored_like_a_collections(toys):
     assert gdmtl.rerank_texts(toys["gdmtl"], "ice", iter(["ice", "ice"])).std() < 1e-6
 
 
+def test_a_text_by_itself_is_one_passage_and_a_ranking_is_a_sorted_table(toys):
+    model, passages = toys["gdmtl"], ["ice", "old king of the north", "blue ice", "ice"]
+    scores = gdmtl.rerank_texts(model, "ice", passages)
+    assert np.abs(gdmtl.rerank_texts(model, "ice", passages[1]) - scores[1:2]).max() < 1e-5
+    table = gdmtl.rank(model, "ice", iter(passages))
+    assert table.columns.tolist() == ["rank", "score", "text"] and table["rank"].tolist() == [1, 2, 3, 4]
+    assert table["score"].is_monotonic_decreasing and table["text"].tolist() == [passages[at] for at in table.index]
+    np.testing.assert_allclose(table["score"].sort_index(), scores, atol=1e-6)
+    assert gdmtl.rank(model, "ice", "blue ice")["text"].tolist() == ["blue ice"] and gdmtl.rank(model, "ice", []).empty
+
+
+def test_paths_are_opened(toys, tmp_path, monkeypatch):
+    """A checkpoint, a collection and a run, all by their places."""
+    collection = collection_of()
+    (tmp_path / "passages.tsv").write_text("".join(f"{key}\t{text}\n" for key, text in collection.passages()))
+    queries = collection.queries("dev").itertuples(index=False)
+    (tmp_path / "queries.dev.tsv").write_text("".join(f"{key}\t{text}\n" for key, text in queries))
+    candidates = candidates_of(collection)
+    gdmtl.runs.write_run(candidates, tmp_path / "bm25.run")
+    toys["gdmtl"].save_pretrained(tmp_path / "checkpoint")
+    run = rerank(tmp_path / "checkpoint", str(tmp_path), tmp_path / "bm25.run")
+    pd.testing.assert_frame_equal(run, rerank(toys["gdmtl"], collection, canonical_order(candidates)))
+
+
 # --- tokenized once -----------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from gdmtl_lib.inside.attention import (
     compare_expansion,
     expand,
     layouts,
+    likeliest_tokens,
     mean_block_shares,
     prefix_effect,
     token_losses,
@@ -231,6 +232,36 @@ def test_token_losses_are_minus_log_p(toys):
         probabilities = model(pack([sequence])).logits["query_generation"].softmax(-1)
     expected = [-math.log(row[target]) for row, target in zip(probabilities, sequence.targets)]
     assert token_losses(model, [sequence]).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gdmtl", "gdmtl_s"])
+@pytest.mark.parametrize("mask", [None, "bidirectional"])
+def test_the_likeliest_tokens_are_those_of_the_slow_way(toys, name, mask):
+    """A position after the other, each sorted by hand."""
+    model = toys[name]
+    mask = mask if name == "gdmtl" else None
+    sequence = build_sequence(model, "query_generation", PASSAGE, QUERY, mask=mask)
+    table = likeliest_tokens(model.train(), sequence, 3)
+    assert model.training and list(table["step"]) == [step for step in range(len(sequence.targets)) for _ in range(3)]
+    with torch.no_grad():
+        probabilities = model.eval()(pack([sequence])).logits["query_generation"].softmax(-1)
+    for step, (row, target) in enumerate(zip(probabilities, sequence.targets)):
+        found, order = table[table["step"] == step], row.argsort(descending=True)[:3].tolist()
+        assert found["token"].tolist() == model.tokenizer.convert_ids_to_tokens(order)
+        assert found["probability"].tolist() == pytest.approx(row[order].tolist(), abs=1e-5)
+        assert found["target"].unique().tolist() == model.tokenizer.convert_ids_to_tokens([target])
+        assert found["target_probability"].unique().tolist() == pytest.approx([float(row[target])], abs=1e-5)
+
+
+def test_a_bidirectional_mask_lets_the_next_token_leak(toys):
+    """What follows changes the prediction of a token only where it may be seen."""
+    for mask, leaks in (("mixed", False), ("bidirectional", True)):
+        first = [
+            likeliest_tokens(toys["gdmtl"], build_sequence(toys["gdmtl"], "query_generation", PASSAGE, query, mask=mask))
+            .query("step == 0")["probability"].to_numpy()
+            for query in ("ice water", "ice king")
+        ]  # fmt: skip
+        assert np.allclose(*first, atol=1e-6) != leaks
 
 
 def test_a_masked_target_is_blind_to_what_is_written(toys):
