@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
-import numpy as np
 import pandas as pd
 
 from .files import read_table
+from .rounding import first_best
+from .trec import canonical_order
 
 _PARTS = ("queries", "qrels", "answers", "candidates")
 
@@ -194,7 +195,7 @@ def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]])
     rows = []
     for number, fold in enumerate(folds):
         others = by_epoch.drop(columns=list(fold)).mean(axis=1)
-        epoch = others.index[int(np.argmax(others.to_numpy()))]
+        epoch = others.index[first_best(others)]
         rows += [(number, query_id, epoch, by_epoch.at[epoch, query_id]) for query_id in fold]
     return pd.DataFrame(rows, columns=["fold", "query_id", "epoch", "value"])
 
@@ -221,8 +222,8 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
     values = read_table(table, text=["query_id"])
     queries = values["query_id"].unique()
     chosen = cross_validated_epochs(values, kfold(queries, min(folds, len(queries)), seed))
-    means = values.groupby("epoch")["value"].mean().round(12)  # equal ones have to be found equal
-    kept = int(means.idxmax())
+    means = values.groupby("epoch")["value"].mean()
+    kept = int(means.index[first_best(means)])
     after_kept = values[values["epoch"] == kept].set_index("query_id")["value"]
     chosen["kept"] = after_kept.loc[chosen["query_id"]].to_numpy()
     rows = {
@@ -231,6 +232,16 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
     }
     columns = ["queries", "epoch", "cross-validated", "kept"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("fold")
+
+
+def cross_validated_run(chosen: pd.DataFrame, run_of: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
+    """The run that cross-validation measures: each query's list from the epoch that was chosen for its fold.
+
+    chosen: what `cross_validated_epochs` returns. run_of: the run of an epoch; it may lack queries that found nothing.
+    Returns `query_id, doc_id, score, rank` in canonical order; scores are of different models, comparable within a query.
+    """
+    epochs = chosen.groupby("epoch")["query_id"]
+    return canonical_order(join_parts(run.loc[run["query_id"].isin(ids)] for epoch, ids in epochs for run in [run_of(epoch)]))
 
 
 def join_parts(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -324,8 +324,10 @@ def _refuse_tag(tag: str) -> None:
 
 def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
     for column in ("query_id", "doc_id"):
-        for ids in _parts(frame[column].unique()):
-            for found in ids.tolist():
+        for ids in (part.tolist() for part in _parts(frame[column].unique())):
+            if _are_ids(ids):
+                continue
+            for found in ids:
                 if not isinstance(found, str) or not found or _NOT_IN_AN_ID.search(found):
                     text = f"expected {column} to be a string without white space or NUL, found {found!r}"
                     return _row_of(frame[column], found), text
@@ -339,6 +341,15 @@ def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
         query, doc = frame["query_id"].iloc[row], frame["doc_id"].iloc[row]
         return row, f"passage {doc!r} stands a second time for query {query!r}; keep one of the two"
     return None
+
+
+def _are_ids(values: list) -> bool:
+    """Whether all are strings without white space and NUL: for millions at once much faster than one by one."""
+    try:
+        text = "\n".join(values)
+    except TypeError:
+        return False
+    return "\x00" not in text and text.split() == values
 
 
 def _bad_score(scores: pd.Series) -> _Problem:

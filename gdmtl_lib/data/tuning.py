@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -77,7 +78,8 @@ def tune_bm25(
             _keep(path, made_from, known)
     rows = [(k1, b, known[k1, b], len(texts)) for k1, b in grid]
     found = pd.DataFrame(rows, columns=["k1", "b", "recall", "queries"])
-    return found.sort_values(["recall", "k1", "b"], ascending=[False, True, True], ignore_index=True)
+    equal = found["recall"].round(12)  # recalls that are equal but for rounding tie
+    return found.iloc[np.lexsort((found["b"], found["k1"], -equal))].reset_index(drop=True)
 
 
 def _known(path: Path, made_from: str) -> dict[tuple[float, float], float]:

@@ -7,7 +7,7 @@ better and worse at p < 0.01, △ ▽ at p < 0.05.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -15,11 +15,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gdmtl_lib.data.trec import canonical_order, of_judged_queries, validate_qrels, validate_run
+from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
+from gdmtl_lib.systems import SYSTEMS
+from .rankings import MISSED, area_under_roc, rank_shifts, shared_information_needs  # noqa: F401, they belong together
 
-NOT_RETRIEVED = "not retrieved"
-# A change of exactly the tolerance (rank 9 to 10 is exactly 10% of RR) is a tie, whatever floats make of it.
-_TIE_SLACK = 1e-9
+TIE = 0.1  # a change of at most this share of the baseline's value is a tie (Tables 4 and 7)
+# The per-query differences in RR@10 of two systems trained once each spread by so much in Section 6.4: an interval of
+# .0133 over 6,980 queries.
+PAPER_SPREAD = 0.283
 
 
 def compare(
@@ -153,7 +156,7 @@ class WinTieLoss(NamedTuple):
 
 
 def win_tie_loss(
-    values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, tolerance: float = 0.1
+    values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, tolerance: float = TIE
 ) -> WinTieLoss:
     """Count the queries on which b is better than a, about the same, and worse (Tables 4 and 7).
 
@@ -171,18 +174,19 @@ def win_tie_loss(
     if not tolerance >= 0:
         raise ValueError(f"tolerance: expected a share of at least 0, found {tolerance!r}")
     values = _aligned({"a": values_a, "b": values_b}, measure)
-    change = values["b"] - values["a"]
+    change = difference(values["b"], values["a"])
     tie = is_tie(change, values["a"], tolerance)
     return WinTieLoss(int((~tie & (change > 0)).sum()), int(tie.sum()), int((~tie & (change < 0)).sum()))
 
 
-def is_tie(change: pd.Series, baseline: pd.Series, tolerance: float) -> pd.Series:
-    """Which changes are at most `tolerance` times the baseline's value, up to rounding."""
-    return change.abs() <= (tolerance + _TIE_SLACK) * baseline
+def is_tie(change: Sequence[float], baseline: Sequence[float], tolerance: float) -> np.ndarray:
+    """Which changes are at most `tolerance` times the baseline's value: bool. A change of exactly that (rank 9 to 10 is
+    exactly 10% of RR) is one, whatever floats make of it."""
+    return np.abs(change) <= (tolerance + TOLERANCE) * np.asarray(baseline)
 
 
 def win_tie_loss_table(
-    values_by_system: dict[str, pd.DataFrame], measure: str, tolerance: float = 0.1
+    values_by_system: dict[str, pd.DataFrame], measure: str, tolerance: float = TIE
 ) -> pd.DataFrame:
     """Compare every system with every earlier one (Tables 4 and 7): `baseline, system, win, tie, loss`.
 
@@ -210,96 +214,10 @@ def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -
         ValueError: an unknown measure, or systems measured on different queries.
     """
     values = _aligned({"baseline": values_a, "system": values_b}, measure).reset_index()
-    values["difference"] = values["system"] - values["baseline"]
-    return values.sort_values(["difference", "query_id"], ascending=[False, True], ignore_index=True)
-
-
-def rank_shifts(
-    run_a: pd.DataFrame, run_b: pd.DataFrame, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
-) -> pd.DataFrame:
-    """How many more relevant passages b puts at each rank than a (Figure 5).
-
-    Every relevant passage of the judgments is counted once for each run: at its rank, or as not retrieved
-    when it stands below `depth` or not in the run. So the changes sum to zero.
-
-    Args:
-        run_a: the baseline's run, `query_id, doc_id, score`.
-        run_b: the other system's.
-        qrels: `query_id, doc_id, relevance`.
-        depth: the last rank with a bar of its own.
-        relevance_level: the lowest grade that counts as relevant.
-
-    Returns:
-        `rank` str ("1" to depth, then "not retrieved"), `baseline`, `system` and `change` int64.
-
-    Raises:
-        ValueError: as `validate_run` and `validate_qrels`, a depth below 1, no relevant passage in the
-            judgments, or a run without any judged query.
-    """
-    if depth < 1:
-        raise ValueError(f"depth: expected at least 1, found {depth!r}")
-    relevant = _relevant(qrels, relevance_level)
-    labels = [*map(str, range(1, depth + 1)), NOT_RETRIEVED]
-    table = pd.DataFrame({"rank": labels})
-    for name, run in (("baseline", run_a), ("system", run_b)):
-        run = of_judged_queries(canonical_order(run), qrels)
-        ranks = relevant.merge(run, "left", ["query_id", "doc_id"])["rank"]
-        bars = ranks.where(ranks <= depth, depth + 1).astype(int)
-        table[name] = np.bincount(bars - 1, minlength=depth + 1)
-    return table.assign(change=table["system"] - table["baseline"])
-
-
-def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1) -> float:
-    """How well scores alone tell relevant passages from the others, all queries together (for Figure 8).
-
-    The probability that a relevant passage scores above another one, a tie counting half: 1 means that the
-    two histograms do not overlap, 0.5 that scores say nothing. Passages without a judgment count as not
-    relevant; queries without judgments are left out.
-
-    Args:
-        run: `query_id, doc_id, score`.
-        qrels: `query_id, doc_id, relevance`.
-        relevance_level: the lowest grade that counts as relevant.
-
-    Raises:
-        ValueError: as `validate_run` and `validate_qrels`, or judged queries' lists have none of one kind.
-    """
-    validate_run(run)
-    relevant = _relevant(qrels, relevance_level).assign(relevant=True)
-    run = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
-    is_relevant = run["relevant"].notna().to_numpy()
-    if is_relevant.all() or not is_relevant.any():
-        raise ValueError(
-            "run: expected relevant and other passages of judged queries, "
-            f"found {is_relevant.sum()} relevant and {(~is_relevant).sum()} others"
-        )
-    from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
-
-    return float(roc_auc_score(is_relevant, run["score"].to_numpy(dtype=np.float32)))
-
-
-def shared_information_needs(
-    train_qrels: pd.DataFrame, test_qrels: pd.DataFrame, levels: tuple[int, int] = (1, 1)
-) -> pd.DataFrame:
-    """Find test and training queries with a relevant passage in common (Table 9).
-
-    Args:
-        train_qrels: `query_id, doc_id, relevance` of the training queries.
-        test_qrels: those of the test queries, with doc_ids of the same collection.
-        levels: the lowest grade that counts as relevant in training and in test judgments.
-
-    Returns:
-        `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query shares
-        nothing with itself.
-
-    Raises:
-        ValueError: as `validate_qrels`, or judgments without a relevant passage.
-    """
-    train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
-    test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})
-    shared = test.merge(train, "inner", "doc_id")
-    others = shared["test_query_id"] != shared["train_query_id"]
-    return shared.loc[others, ["test_query_id", "train_query_id", "doc_id"]].reset_index(drop=True)
+    values["difference"] = difference(values["system"], values["baseline"])
+    place = values["difference"].round(12)  # differences that are equal but for rounding stand by query_id
+    order = np.lexsort((values["query_id"].rank(method="first"), -place))
+    return values.iloc[order].reset_index(drop=True)
 
 
 def smallest_detectable_difference(
@@ -328,6 +246,56 @@ def smallest_detectable_difference(
 
     # statsmodels gives a number, or for many queries an array of one
     return std * np.asarray(TTestPower().solve_power(nobs=queries, alpha=alpha, power=power)).item()
+
+
+def detectable_difference(queries: int, seeds: int = 1, std: float = PAPER_SPREAD, shared: float = 0.5) -> float:
+    """What difference in MRR@10 so many queries and seeds can show, four times in five: for before a sweep starts.
+
+    The spread of per-query differences between means over seeds is std sqrt(shared + (1 - shared) / seeds).
+
+    Args:
+        queries, seeds: how many of each.
+        std: of the per-query differences between two systems of one seed; the paper's unless given. Systems that rank
+            much the same have less, `query_deltas(...)["difference"].std()` says how much.
+        shared: which part of its square does not depend on the seed.
+
+    Raises ValueError as `smallest_detectable_difference`, and for no seeds.
+    """
+    if seeds < 1 or not 0 <= shared <= 1:
+        raise ValueError(f"seeds, shared: expected at least 1, and a share from 0 to 1, found {seeds!r}, {shared!r}")
+    return smallest_detectable_difference(std * (shared + (1 - shared) / seeds) ** 0.5, queries)
+
+
+def twins(values_by_seed: Mapping[str, Mapping[int, pd.DataFrame]], measure: str = "RR@10", alpha: float = 0.05) -> pd.DataFrame:
+    """What generating brings the ranking: every multi-task system against its single-task twin, seed against the same
+    seed.
+
+    values_by_seed: `query_id, measure, value` by system name and seed; systems without a twin are left out.
+
+    Returns a row for each pair: `system`, `twin`, `seeds` (how many they share), `mean`, `difference` (of the means
+    over seeds), `low` and `high` (its interval over queries), `p`, `p_corrected` and `mark` (Holm over the pairs), and
+    `by_seed`, the list of the seeds' differences. Raises ValueError as `compare`.
+    """
+    rows = []
+    for system, twin in ((system, twin_of(system)) for system in values_by_seed):
+        seeds = sorted(set(values_by_seed[system]) & set(values_by_seed.get(twin, ())))
+        if not seeds:
+            continue
+        each = [_aligned({twin: values_by_seed[twin][k], system: values_by_seed[system][k]}, measure) for k in seeds]
+        tested = _difference(sum(part.loc[each[0].index] for part in each) / len(seeds), system, twin, alpha)
+        by_seed = [float(difference(part[system], part[twin]).mean()) for part in each]
+        rows.append({"system": system, "twin": twin, "seeds": len(seeds), **tested, "by_seed": by_seed})
+    columns = ["system", "twin", "seeds", "mean", "difference", "low", "high", "p", "by_seed"]
+    return with_marks(pd.DataFrame(rows, columns=columns), None, alpha, min(alpha, 0.01))
+
+
+def twin_of(system: str) -> str | None:
+    """The system that differs from a multi-task one in learning to rank alone; None where there is none."""
+    if system not in SYSTEMS or not SYSTEMS[system].generative_tasks:
+        return None
+    like = lambda other: (other.backbone, other.rank_layout, other.rank_loss)  # noqa: E731
+    alone = (name for name, other in SYSTEMS.items() if other.tasks == ("rank",) and like(other) == like(SYSTEMS[system]))
+    return next(alone, None)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -364,20 +332,27 @@ def with_marks(
     return table.assign(p_corrected=corrected, mark=marks)
 
 
+def mean_interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float, float, float, float]:
+    """The mean of some numbers, its interval that covers 1 - alpha, and p of a t-test against 0: float64 each.
+
+    One number has neither interval nor p: NaN. Numbers that are equal but for rounding leave no doubt: p is 1 where they
+    are 0, and 0 otherwise.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, np.nan, np.nan, np.nan
+    if equal(values, values[0]).all():
+        return mean, mean, mean, float(equal(mean, 0))
+    test = stats.ttest_1samp(values, 0)
+    return mean, *map(float, test.confidence_interval(1 - alpha)), float(test.pvalue)
+
+
 def _difference(values: pd.DataFrame, system: str, baseline: str, alpha: float) -> dict[str, float]:
-    """Mean, difference, interval and p of one paired t-test."""
-    differences = (values[system] - values[baseline]).to_numpy()
-    result = {"mean": values[system].mean(), "difference": differences.mean()}
-    n = len(differences)
-    if system == baseline or n < 2:
-        return result | {"low": np.nan, "high": np.nan, "p": np.nan}
-    error = differences.std(ddof=1) / np.sqrt(n)
-    margin = stats.t.ppf(1 - alpha / 2, n - 1) * error
-    if error > 0:
-        p = 2 * stats.t.sf(abs(differences.mean()) / error, n - 1)
-    else:  # the same difference everywhere: none at all, or one that leaves no doubt
-        p = float(differences[0] == 0)
-    return result | {"low": result["difference"] - margin, "high": result["difference"] + margin, "p": p}
+    """Mean, difference, interval and p of one paired t-test. What rounding made is no difference."""
+    tested = mean_interval(difference(values[system], values[baseline]), alpha)
+    tested = tested if system != baseline else (0.0, np.nan, np.nan, np.nan)
+    return {"mean": values[system].mean(), **dict(zip(("difference", "low", "high", "p"), tested))}
 
 
 def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.DataFrame:
@@ -407,19 +382,6 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
                 f"found that {' and '.join(differing)}; evaluate both with the same qrels"
             )
     return pd.DataFrame(columns).loc[columns[first].index]
-
-
-def _relevant(qrels: pd.DataFrame, relevance_level: int) -> pd.DataFrame:
-    if relevance_level < 1:
-        raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
-    validate_qrels(qrels)
-    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
-    if relevant.empty:
-        raise ValueError(
-            f"qrels: expected a judgment of relevance {relevance_level} or more, "
-            f"found {qrels['relevance'].max()} at most; lower relevance_level"
-        )
-    return relevant
 
 
 def _check_system(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:

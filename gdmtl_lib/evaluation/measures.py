@@ -1,20 +1,21 @@
 """How good a run is: the paper's six measures for every judged query, with the residual of RBP.
 
-ir-measures computes the measures. What stands here is what it leaves to the caller: one order for ties, every
-judged query in the result, and residuals (Tables 3, 6, 8 and 10).
+One order for ties, every judged query in the result, and residuals (Tables 3, 6, 8 and 10). The paper's measures are
+computed here for all queries at once, equal to trec_eval's and cwl_eval's; ir-measures computes all others.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import ir_measures
 import numpy as np
 import pandas as pd
 
 from gdmtl_lib.data.files import read_table, write_lines
-from gdmtl_lib.data.trec import canonical_order, of_judged_queries, validate_qrels
+from gdmtl_lib.data.trec import canonical_order, of_judged_queries, read_qrels, read_run, validate_qrels
 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
 PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)")
@@ -22,15 +23,14 @@ PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=
 PAPER_NAMES = dict(
     zip(PAPER_MEASURES, ("MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"), strict=True)
 )
-# cwl_eval, which computes RBP, looks at this many ranks; beyond them 0.97^1000 = 6e-14 of the weight is left.
-_CWL_RANKS, _CWL_LARGEST_P = 1000, 0.97
+WORKING = "RR, nDCG, AP, P@k, R@k, Success@k, RBP, Rprec, Bpref, ERR@k, Judged@k, NumRet, NumRel, with (rel=2) where it applies"
 # ir-measures copies a run several times over: in parts of so many queries the copies stay small.
 _QUERIES_AT_A_TIME = 500
 
 
 def evaluate(
-    run: pd.DataFrame,
-    qrels: pd.DataFrame,
+    run: pd.DataFrame | str | os.PathLike,
+    qrels: pd.DataFrame | str | os.PathLike,
     measures: Sequence[str] = PAPER_MEASURES,
     relevance_level: int = 1,
 ) -> pd.DataFrame:
@@ -40,43 +40,131 @@ def evaluate(
     are left out. Ties are broken as `canonical_order` does, the same way for every measure.
 
     Args:
-        run: `query_id` str, `doc_id` str, `score` number; `rank` is not looked at, the scores make it.
-        qrels: `query_id` str, `doc_id` str, `relevance` integer; a negative grade counts as 0.
+        run: `query_id` str, `doc_id` str, `score` number; `rank` is not looked at, the scores make it. Or the path of
+            a TREC run file.
+        qrels: `query_id` str, `doc_id` str, `relevance` integer; a negative grade counts as 0. Or a path, too.
         measures: in ir-measures' notation, for example `"RR@10"`; the name stands in the result as given.
         relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not
             (RR, RBP), unless the measure names its own `rel`. nDCG uses the grades as gains.
 
     Returns:
         `query_id` str, `measure` str, `value` float64, `residual` float64: for each query of `qrels`, in its
-        order, one row a measure. The residual is RBP's, NaN for the others.
+        order, one row a measure. The residual is RBP's, NaN for the others: what RBP would gain if all unjudged
+        passages, in the list and after its end, were relevant.
 
     Raises:
-        ValueError: as `validate_run` and `validate_qrels`, an unknown measure, or a run without any judged
-            query.
+        ValueError: as `validate_run` and `validate_qrels`, an unknown measure or one that has no value for some query,
+            or a run without any judged query.
     """
+    qrels = read_qrels(qrels) if isinstance(qrels, (str, os.PathLike)) else qrels
     validate_qrels(qrels)
     parsed = _parse(measures, relevance_level)
-    run = of_judged_queries(canonical_order(run), qrels)
-    # cwl_eval makes negative grades 0 itself; pytrec_eval can crash on them.
-    judgments = _by_query(qrels, qrels["relevance"].clip(lower=0))
-    # With ranks for scores, whole numbers that float32 holds, no tool has a tie left to break.
-    rankings = _by_query(run, -run["rank"].astype(float))
-    query_ids = list(judgments)
-    values = {}
-    for start in range(0, len(query_ids), _QUERIES_AT_A_TIME):
-        part = query_ids[start : start + _QUERIES_AT_A_TIME]
-        for found in ir_measures.iter_calc(
-            list(parsed.values()),
-            {query: judgments[query] for query in part},
-            {query: rankings[query] for query in part if query in rankings},
-        ):
-            values[found.query_id, found.measure] = found.value
-    rows = [
-        (query, name, values[query, measure], _residual(measure, rankings.get(query, {}), judgments[query]))
-        for query in query_ids
-        for name, measure in parsed.items()
-    ]
-    return pd.DataFrame(rows, columns=["query_id", "measure", "value", "residual"])
+    run = read_run(run) if isinstance(run, (str, os.PathLike)) else canonical_order(run)
+    run = of_judged_queries(run, qrels)
+    qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].clip(lower=0))
+    lists = _Lists(run, qrels)
+    others = [measure for measure in parsed.values() if _own(measure) is None]
+    by_others = _by_ir_measures(others, run, qrels, lists.query_ids) if others else {}
+    value, residual = np.empty((len(lists.query_ids), len(parsed))), np.full((len(lists.query_ids), len(parsed)), np.nan)
+    for column, measure in enumerate(parsed.values()):
+        own = _own(measure)
+        value[:, column] = by_others[measure] if own is None else own(lists, measure)
+        if measure.NAME == "RBP":
+            residual[:, column] = 1 - _rbp(lists, measure["p"], 0)
+    return pd.DataFrame(
+        {
+            "query_id": np.repeat(lists.query_ids, len(parsed)), "measure": np.tile(list(parsed), len(lists.query_ids)),
+            "value": value.ravel(), "residual": residual.ravel(),
+        }
+    )  # fmt: skip
+
+
+class _Lists:
+    """What all queries' lists hold that was judged: `query` (its number among `query_ids`), `rank` and `grade`, best
+    first; and of the judgments `judged_query` and `judged_grade`."""
+
+    def __init__(self, run: pd.DataFrame, qrels: pd.DataFrame):
+        self.query_ids = qrels["query_id"].unique()
+        self.run = run
+        near = run[run["doc_id"].isin(qrels["doc_id"])]  # or millions of pairs of strings were to be joined
+        found = near[["query_id", "doc_id", "rank"]].merge(qrels, on=["query_id", "doc_id"])
+        self.query = self.numbers(found["query_id"])
+        self.rank, self.grade = found["rank"].to_numpy(), found["grade"].to_numpy()
+        self.judged_query, self.judged_grade = self.numbers(qrels["query_id"]), qrels["grade"].to_numpy()
+
+    def numbers(self, query_ids: pd.Series) -> np.ndarray:
+        return pd.Index(self.query_ids).get_indexer(query_ids)
+
+    def total(self, query: np.ndarray, chosen: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """For each query the sum of the weights of chosen rows, or how many there are: float64 [queries]."""
+        weights = None if weights is None else weights[chosen]
+        return np.bincount(query[chosen], weights, len(self.query_ids)).astype(float)
+
+
+def _own(measure: ir_measures.Measure) -> Callable[[_Lists, ir_measures.Measure], np.ndarray] | None:
+    """How a measure is computed for all queries at once; None for what ir-measures computes."""
+    known = {"RR": {"rel", "cutoff"}, "nDCG": {"cutoff"}, "RBP": {"p", "rel"}, "NumRel": {"rel"}, "NumRet": {"rel"}}
+    return _OWN[measure.NAME] if measure.NAME in known and set(measure.params) <= known[measure.NAME] else None
+
+
+def _reciprocal_rank(lists: _Lists, measure: ir_measures.Measure) -> np.ndarray:
+    counted = (lists.grade >= measure["rel"]) & (lists.rank <= measure.params.get("cutoff", np.inf))
+    first = np.full(len(lists.query_ids), np.inf)
+    np.minimum.at(first, lists.query[counted], lists.rank[counted])
+    return 1 / first
+
+
+def _ndcg(lists: _Lists, measure: ir_measures.Measure) -> np.ndarray:
+    cutoff = measure.params.get("cutoff", np.inf)
+    best_first = np.lexsort((-lists.judged_grade, lists.judged_query))
+    query, grade = lists.judged_query[best_first], lists.judged_grade[best_first]
+    place = pd.Series(query).groupby(query).cumcount().to_numpy() + 1
+    ideal = lists.total(query, place <= cutoff, grade / np.log2(place + 1))
+    gained = lists.total(lists.query, lists.rank <= cutoff, lists.grade / np.log2(lists.rank + 1))
+    return np.divide(gained, ideal, out=np.zeros_like(ideal), where=ideal > 0)
+
+
+def _rbp(lists: _Lists, p: float, level: int) -> np.ndarray:
+    """(1 - p) sum of p^(i - 1) over the ranks i of passages of this grade or more."""
+    return (1 - p) * lists.total(lists.query, lists.grade >= level, p ** (lists.rank - 1.0))
+
+
+_OWN = {
+    "RR": _reciprocal_rank,
+    "nDCG": _ndcg,
+    "RBP": lambda lists, measure: _rbp(lists, measure["p"], measure["rel"]),
+    "NumRel": lambda lists, measure: lists.total(lists.judged_query, lists.judged_grade >= measure["rel"]),
+    "NumRet": lambda lists, measure: lists.total(lists.query, lists.grade >= measure["rel"])
+    if "rel" in measure.params
+    else np.bincount(lists.numbers(lists.run["query_id"]), minlength=len(lists.query_ids)),
+}
+
+
+def _by_ir_measures(
+    measures: Sequence[ir_measures.Measure], run: pd.DataFrame, qrels: pd.DataFrame, query_ids: np.ndarray
+) -> dict[ir_measures.Measure, list[float]]:
+    """Each measure's values in the order of the queries."""
+    # Queries by number: gdeval, which computes ERR, knows no other names. And with ranks for scores, whole numbers
+    # that float32 holds, no tool has a tie left to break.
+    numbers = {query_id: str(number) for number, query_id in enumerate(query_ids, 1)}
+    judgments, rankings = _by_query(qrels, qrels["grade"], numbers), _by_query(run, -run["rank"].astype(float), numbers)
+    names, values = list(judgments), {}
+    for start in range(0, len(names), _QUERIES_AT_A_TIME):
+        part = names[start : start + _QUERIES_AT_A_TIME]
+        lists = {query: rankings[query] for query in part if query in rankings}
+        try:
+            for found in ir_measures.iter_calc(list(measures), {query: judgments[query] for query in part}, lists):
+                values[found.measure, found.query_id] = found.value
+        except Exception as error:  # whatever the tool behind a measure raises
+            what = ", ".join(map(str, measures))
+            raise ValueError(f"measures: {what} cannot be computed here ({error!r}); these work: {WORKING}") from error
+    for measure in measures:
+        if missing := [query_id for query_id, number in numbers.items() if (measure, number) not in values]:
+            raise ValueError(
+                f"measures: {measure} has no value for {len(missing)} of {len(numbers)} queries ({missing[0]}, say): it "
+                f"is not defined where nothing relevant is retrieved; these work: {WORKING}"
+            )
+    return {measure: [values[measure, number] for number in numbers.values()] for measure in measures}
 
 
 def summarize(values: pd.DataFrame) -> pd.DataFrame:
@@ -132,43 +220,43 @@ def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measur
         raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
     if isinstance(measures, str) or not measures:
         raise ValueError(f"measures: expected a list of names such as {PAPER_MEASURES}, found {measures!r}")
+    if meant := {name: known for name in measures if (known := _meant(name))}:
+        found = ", ".join(map(repr, meant))
+        raise ValueError(f"measures: expected ir-measures' notation, found {found}; did you mean {', '.join(meant.values())}?")
     parsed = {}
     for name in measures:
         try:
             measure = ir_measures.parse_measure(name)
-            if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
+            if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params and measure.NAME != "NumRet":
                 measure = measure(rel=relevance_level)
-            supported = ir_measures.DefaultPipeline.supports(measure)
+            supported = _own(measure) is not None or ir_measures.DefaultPipeline.supports(measure)
         except (NameError, ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"measures: expected ir-measures' notation, found {name!r} ({error})") from None
         if not supported:
-            raise ValueError(f"measures: ir-measures cannot compute {name!r}; take one like {PAPER_MEASURES}")
+            raise ValueError(f"measures: ir-measures cannot compute {name!r}; these work: {WORKING}")
         if measure in parsed.values():
             raise ValueError(f"measures: expected each measure once, found {name!r} a second time")
-        if measure.NAME == "RBP" and measure["p"] > _CWL_LARGEST_P:
-            raise ValueError(
-                f"measures: expected p of at most {_CWL_LARGEST_P} in RBP, found {name!r}, which reaches "
-                f"beyond the {_CWL_RANKS} ranks that cwl_eval looks at"
-            )
+        if measure.NAME == "RBP" and not 0 < measure["p"] < 1:
+            raise ValueError(f"measures: expected 0 < p < 1 in RBP, found {name!r}")
         parsed[name] = measure
     return parsed
 
 
-def _by_query(frame: pd.DataFrame, values: pd.Series) -> dict[str, dict[str, float]]:
+def _meant(name: str) -> str | None:
+    """What other tools' name of a measure is in ir-measures' notation, `nDCG@10` for `ndcg_cut_10`; None for a name that
+    is known, or that no tool has."""
+    known = ir_measures.measures.registry
+    match = re.fullmatch(r"([a-z_]*?[a-z])(?:_cut)?(?:([_.@-]?)(\d+))?", str(name), re.IGNORECASE)
+    if match is None or match[1] in known and match[2] in (None, "@"):
+        return None
+    by_name = {other.lower(): measure.NAME for other, measure in known.items()} | {"recip_rank": "RR", "hit": "Success"}
+    meant = by_name.get(match[1].lower())
+    return meant and meant + (f"@{match[3]}" if match[3] else "")
+
+
+def _by_query(frame: pd.DataFrame, values: pd.Series, numbers: Mapping[str, str]) -> dict[str, dict[str, float]]:
     by_query: dict[str, dict[str, float]] = {}
     rows = zip(frame["query_id"].tolist(), frame["doc_id"].tolist(), values.tolist(), strict=True)
     for query, doc, value in rows:
-        by_query.setdefault(query, {})[doc] = value
+        by_query.setdefault(numbers[query], {})[doc] = value
     return by_query
-
-
-def _residual(measure: ir_measures.Measure, ranking: Iterable[str], judged: dict[str, int]) -> float:
-    """What RBP would gain if all unjudged passages, in the list and after its end, were relevant.
-
-    The sum of (1 - p) p^(i - 1) over the unjudged ranks i of n, plus p^n. `ranking`: best passage first.
-    """
-    if measure.NAME != "RBP":
-        return float("nan")
-    p = measure["p"]
-    unjudged = np.array([doc not in judged for doc in ranking], dtype=bool)
-    return float((1 - p) * np.sum(p ** np.flatnonzero(unjudged)) + p ** len(unjudged))

@@ -10,6 +10,7 @@ from math import nan
 
 import pandas as pd
 
+from .comparison import twin_of
 from .measures import PAPER_MEASURES
 
 MS_MARCO = "MS MARCO dev"
@@ -142,3 +143,10 @@ def effectiveness(qrels: pd.DataFrame, is_transfer: bool = False) -> pd.DataFram
     tables = (8,) if is_transfer else (3, 6, 10)
     chosen = (EFFECTIVENESS["collection"] == paper_collection(qrels)) & EFFECTIVENESS["table"].isin(tables)
     return EFFECTIVENESS[chosen].drop_duplicates(["system", "measure"]).reset_index(drop=True)
+
+
+def twin_gains(measure: str = "RR@10") -> dict[str, float]:
+    """What each multi-task system of Tables 3 and 10 gains over its single-task twin, on MS MARCO."""
+    rows = EFFECTIVENESS[EFFECTIVENESS["table"].isin((3, 10)) & (EFFECTIVENESS["measure"] == measure)]
+    means = rows.drop_duplicates("system").set_index("system")["mean"]
+    return {name: round(means[name] - means[twin], 3) for name in means.index if (twin := twin_of(name)) is not None}

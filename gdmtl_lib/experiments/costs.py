@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
-from scipy import stats
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.evaluation.comparison import mean_interval
 from gdmtl_lib.data.files import read_table
 from gdmtl_lib.inference.rerank import rerank
 from gdmtl_lib.packing import pad
@@ -192,7 +192,5 @@ def with_effectiveness(costs: pd.DataFrame, values_by_system: Mapping[str, pd.Da
     rows = []
     for system in costs["system"]:
         values = values_by_system[system].query("measure == @measure")["value"]
-        mean, n = values.mean(), len(values)
-        margin = stats.t.ppf(0.975, n - 1) * values.sem() if n > 1 else np.nan
-        rows.append((mean, mean - margin, mean + margin))
+        rows.append(mean_interval(values)[:3])
     return costs.assign(**dict(zip(("mean", "low", "high"), np.array(rows).reshape(-1, 3).T)))

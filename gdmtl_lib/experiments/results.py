@@ -18,7 +18,7 @@ import pandas as pd
 
 from gdmtl_lib.data.candidates import first_stage_candidates
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.splits import cross_validated_epochs, join_parts, kfold
+from gdmtl_lib.data.splits import cross_validated_epochs, cross_validated_run, join_parts, kfold
 from gdmtl_lib.data.files import file_hash, read_table, write_lines
 from gdmtl_lib.data.provenance import differences, made_from
 from gdmtl_lib.data.trec import canonical_order, read_run, write_ordered
@@ -390,9 +390,7 @@ def join_epochs(
     queries = by_query["query_id"].unique()
     chosen = cross_validated_epochs(by_query, kfold(queries, min(folds, len(queries))))
     paths = {epoch: folder / "epoch_runs" / f"epoch{epoch}.trec.gz" for epoch in sorted(chosen["epoch"].unique())}
-    runs = {epoch: read_run(path) for epoch, path in paths.items()}
-    parts = (runs[epoch][runs[epoch]["query_id"].isin(of["query_id"])] for epoch, of in chosen.groupby("epoch"))
-    run = canonical_order(join_parts(parts))
+    run = cross_validated_run(chosen, lambda epoch: read_run(paths[epoch]))
     values = evaluate(run, collection.qrels(split), relevance_level=relevance_level)
     _keep(folder, split, run, values, system, {"epochs": {path.name: file_hash(path) for path in paths.values()}, "folds": folds})
     return values

@@ -212,5 +212,6 @@ def _grid(axis: Axes, attention: Layout, title: str, room: tuple[int, int]) -> N
     for label, text in zip(labels, [*attention.column_segments, *attention.row_segments]):
         if text != FRAME:
             label.set(color=_NAMES.get(text, _QUERY), weight="bold")
+    axis.grid(visible=False)
     axis.set(xlim=(0, room[1]), ylim=(room[0], 0))
     axis.set_title(title, fontsize=10, weight="bold" if attention.interacts.any() else "normal")

@@ -117,7 +117,7 @@ def block_shares(
 
     shares: task -> what `attention.mean_block_shares` gives. before: the same for the model as it was
     before training. A dot is a head, a line the mean of a layer's heads; dashed: spread evenly over all
-    tokens allowed.
+    tokens allowed. Where the mask leaves no choice (a source attends to itself alone) the panel says so, in grey.
     """
     figure, axes = new_figure(
         len(shares), 4, figsize=(11, 2.5 * len(shares) + 0.9), sharex=True, sharey=True, squeeze=False
@@ -125,6 +125,14 @@ def block_shares(
     for line, (task, frame) in zip(axes, shares.items()):
         blocks = frame.groupby(["rows", "columns"], sort=False)
         for axis, ((rows, columns), block) in zip(line, blocks):
+            axis.set_title(f"{rows} \u2192 {columns}", fontsize=10)
+            axis.set(ylim=(-0.03, 1.03), xticks=block["layer"].unique())
+            if block["uniform"].isin((0, 1)).all():  # the mask leaves no choice: nothing here is learned
+                axis.set_facecolor("#f2f2f2")
+                axis.plot(block["layer"], block["share"], color="#999999", linewidth=1)
+                where = dict(transform=axis.transAxes, ha="center", va="center", color="#666666", fontsize=9)
+                axis.text(0.5, 0.5, f"fixed by the mask: {block['uniform'].iloc[0]:.0%}", **where)
+                continue
             if before is not None:
                 earlier = before[task].set_index(["rows", "columns"]).loc[(rows, columns)]
                 means = earlier.groupby("layer")["share"].mean()
@@ -134,8 +142,6 @@ def block_shares(
             means = block.groupby("layer")["share"].mean()
             axis.plot(means.index, means, color=colour, linewidth=2)
             axis.axhline(block["uniform"].mean(), color=INK, linewidth=0.9, linestyle="--")
-            axis.set_title(f"{rows} \u2192 {columns}", fontsize=10)
-            axis.set(ylim=(-0.03, 1.03), xticks=means.index)
         line[0].set_ylabel(TASK_LABELS[task] + "\nshare of attention")
         line[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for axis in axes[-1]:
@@ -162,11 +168,10 @@ def query_attention(
     """
     panels = [*DESTINATIONS, "entropy"]
     figure, axes = new_figure(1, len(panels), figsize=(2.3 * len(panels), 2.9), sharex=True, sharey=True)
-    shift = np.linspace(-0.12, 0.12, len(tables)) if len(tables) > 1 else [0.0]
     for axis, panel in zip(axes, panels):
-        for (system, table), aside in zip(tables.items(), shift):
+        for system, table in tables.items():
             colour = SYSTEM_COLOURS[system]
-            axis.scatter(table["layer"] + aside, table[panel], s=8, color=colour, alpha=0.35, linewidth=0)
+            axis.scatter(table["layer"], table[panel], s=8, color=colour, alpha=0.35, linewidth=0)
             means = table.groupby("layer")[panel].mean()
             axis.plot(means.index, means, color=colour, linewidth=1.8, label=LABELS[system])
         axis.set(title=panel if panel == "entropy" else f"to {panel}", xlabel="layer", xticks=means.index)

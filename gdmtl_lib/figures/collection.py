@@ -51,7 +51,8 @@ def category_shares(
         axis.scatter(*zip(*known), label="MS MARCO (paper, Table 5)", **style)
     axis.set(xlabel="% of the queries", ylabel="")
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower right")
+    axis.get_legend().remove()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return suptitle(figure, title)
 
 

@@ -30,7 +30,7 @@ def cost_and_effectiveness(
     axis.plot(cascades["gflop"], cascades["mean"], color=CASCADE, linewidth=0.8, alpha=0.6)
     for way, row in ways.drop(index="BM25").iterrows():
         colour = COLOURS.get(way, CASCADE)
-        label = way if way in COLOURS else "cascade (best k)" if way == cascades.index[0] else None
+        label = way if way not in cascades.index else "cascade (best k)" if way == cascades.index[0] else None
         if row["stored"] < row["gflop"]:
             axis.plot([row["stored"], row["gflop"]], [row["mean"]] * 2, color=colour, linewidth=0.8, linestyle=":")
             axis.plot(row["stored"], row["mean"], "o", color=colour, markerfacecolor="white", markersize=6)

@@ -116,7 +116,9 @@ class MaskPicture(Picture):
             yield from self.stack.all_edges(alpha=0.6)
             yield from self.stack.dots()
             return
-        first = row + 1 + int(np.argmax(np.append(unwritten(self.layout, row)[row + 1 :], True)))
+        # What is generated after the row is the end of the sequence: nothing but rows with cross or causal attention.
+        generated = np.isin(self.layout.kinds, (CROSS, CAUSAL)).any(1)
+        first = max(row + 1, int(np.argmax(np.append(generated, True))))
         down, across = places(self.layout.row_segments)[first], places(self.layout.column_segments)[-1]
         veil = Rectangle((0, down), across, self.grid.get_ylim()[0] - down, color="white", alpha=0.75, linewidth=0)
         yield self.grid.add_patch(veil)
@@ -211,23 +213,14 @@ def sentence(layout: Layout, step: int) -> str:
     return f"{looks} and predicts \u201c{layout.predicts[step]}\u201d"
 
 
-def unwritten(layout: Layout, row: int) -> np.ndarray:
-    """The rows that are generated after the row in question: bool [r]."""
-    generated = np.isin(layout.kinds, (CROSS, CAUSAL)).any(1)
-    return generated & (np.arange(len(layout.rows)) > row)
-
-
-def named_tokens(edges: np.ndarray, important: int | None = None, smallest: float = 6) -> list[tuple[int, float]]:
-    """Which tokens there is room to name, and how large, the important one first, then from the end, where the target
-    is: edges are in points. Returns (token, font size) pairs."""
+def named_tokens(edges: np.ndarray) -> list[tuple[int, float]]:
+    """Which tokens there is room to name, and how large, from the end, where the target is: edges are in points. Returns
+    (token, font size) pairs."""
     middles, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
-    order = list(range(len(middles) - 1, -1, -1))
-    if important is not None:
-        order.insert(0, important)
     named: list[tuple[int, float]] = []
-    for place in order:
-        size = float(np.clip(widths[place] - 1, smallest, 8.5))
-        if all(abs(middles[place] - middles[other]) >= (size + there) / 2 + 0.8 for other, there in named):
+    for place in reversed(range(len(middles))):
+        size = float(np.clip(widths[place] - 1, 6, 8.5))
+        if not named or middles[named[-1][0]] - middles[place] >= (size + named[-1][1]) / 2 + 0.8:
             named.append((place, size))
     return named
 

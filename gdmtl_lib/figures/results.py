@@ -12,11 +12,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gdmtl_lib.data.trec import of_judged_queries
-from gdmtl_lib.evaluation.comparison import NOT_RETRIEVED, area_under_roc, is_tie
+from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
-    GAIN, LOSS, SAME, SYSTEM_COLOURS, beside, columns_of, intervals, name_rows, new_figure, panels, signed,
-    stacked_bars, styled, suptitle, written,
+    GAIN, LOSS, SAME, SYSTEM_COLOURS, beside, columns_of, cut_off, follow, intervals, label_points, name_rows, new_figure,
+    panels, signed, stacked_bars, styled, suptitle, together, written,
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def query_deltas(
     measure: str,
     title: str = "Which queries gain, and how much do others lose?",
     marked: int | None = None,
-    tolerance: float = 0.0,
+    tolerance: float = TIE,
 ) -> Figure:
     """Figure 6: the difference a system makes on each query, the largest gain first, a panel for each system; grey is
     what counts as a tie.
@@ -126,7 +126,7 @@ def query_deltas(
             axis.plot(marked + 1, difference[marked], "v", color="black", markersize=6)
     axes[0].set(ylim=(-1.02, 1.02))
     for axis in axes[:: columns_of(len(deltas))]:
-        axis.set_ylabel(f"{measure} minus {LABELS[baseline]}'s")
+        axis.set_ylabel(f"{written(measure)} minus {LABELS[baseline]}'s")
     return suptitle(figure, title)
 
 
@@ -142,30 +142,39 @@ def rank_shifts(
         shifts: what `comparison.rank_shifts` returns, by system name; those of several seeds under one another, told
             apart by a column `seed`.
         baseline: the system they are compared with.
-        depth: the last rank with a bar of its own; what stands below it counts as not retrieved. All ranks when None.
+        depth: the last rank with a bar of its own; all that there are when None. What stands below it has one bar, what
+            the first stage missed another.
     """
-    ranks = max(table["rank"].nunique() for table in shifts.values()) - 1
+    ranks = max(table["rank"].nunique() for table in shifts.values()) - 2
     depth = ranks if depth is None else min(depth, ranks)
-    labels = [*map(str, range(1, depth + 1)), NOT_RETRIEVED]
-    y = np.append(np.arange(depth), depth + 0.6)  # the last bar stands apart: it is no rank
-    figure, axes = panels(len(shifts), height=max(2.6, 1.4 + 0.19 * depth), sharex=True, sharey=True)
-    reach, several = 1, False
-    for axis, (system, table) in zip(axes, shifts.items()):
-        label = table["rank"].where(table["rank"].isin(labels), NOT_RETRIEVED)
+    labels = [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]
+    y = np.append(np.arange(depth), (depth + 0.6, depth + 2.1))  # the last bars stand apart: they are no ranks
+    figure, axes = panels(len(shifts), height=max(2.8, 1.6 + 0.19 * depth), sharex=True, sharey=True)
+    drawn = {}
+    for system, table in shifts.items():
+        label = table["rank"].where(table["rank"].isin(labels), labels[-2])
         seed = table["seed"] if "seed" in table else np.zeros(len(table))
-        by_seed = table["change"].groupby([label, seed], dropna=False).sum().unstack().loc[labels]
+        drawn[system] = table["change"].groupby([label, seed], dropna=False).sum().unstack().loc[labels]
+    several = max(by_seed.shape[1] for by_seed in drawn.values()) > 1
+    reach = together([by_seed.abs().to_numpy().max() for by_seed in drawn.values()]) or 1
+    for axis, (system, by_seed) in zip(axes, drawn.items()):
         change = by_seed.mean(axis=1).to_numpy()
-        axis.barh(y, change, color=np.where(change > 0, GAIN, LOSS), height=0.75)[-1].set_alpha(0.5)
+        for bar in axis.barh(y, change, color=np.where(change > 0, GAIN, LOSS), height=0.75)[-2:]:
+            bar.set_alpha(0.5)
         if by_seed.shape[1] > 1:
-            several = True
             axis.scatter(by_seed, np.repeat(y[:, None], by_seed.shape[1], 1), s=7, color="black", zorder=3, lw=0)
-        reach = max(reach, by_seed.abs().to_numpy().max())
+        for place, value in zip(y, change):
+            if abs(value) > 1.08 * reach:  # a bar that is cut says how long it is
+                cut_off(axis, place, value, -1.08 * reach, 1.08 * reach, f"{value:+.0f}", "white")
+        missed = shifts[system].loc[shifts[system]["rank"] == MISSED]
+        if "baseline" in missed and not missed["change"].any():  # both re-rank the same candidates
+            axis.text(0.03 * reach, y[-1], f"{missed['baseline'].mean():,.0f} in both", va="center", fontsize=8)
         axis.axvline(0, color="black", linewidth=0.6)
         axis.set(title=LABELS[system], xlabel=f"relevant passages, against {LABELS[baseline]}")
         axis.grid(visible=False, axis="y")
-    named = [n for n in range(depth + 1) if depth <= 20 or n in (0, depth) or (n + 1) % 5 == 0]
-    axes[0].set_yticks(y[named], [labels[n] for n in named])
-    axes[0].set(xlim=(-1.08 * reach, 1.08 * reach), ylim=(depth + 1.2, -0.6))
+    named = [n for n in range(depth + 2) if depth <= 20 or n in (0, depth, depth + 1) or (n + 1) % 5 == 0]
+    axes[0].set_yticks(y[named], [labels[n].replace("missed by", "missed by\n") for n in named])
+    axes[0].set(xlim=(-1.08 * reach, 1.08 * reach), ylim=(depth + 2.8, -0.6))
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[:: columns_of(len(shifts))]:
         axis.set_ylabel("rank")
@@ -192,12 +201,19 @@ def categories(
     height = 1.5 + len(names) * max(0.5, 0.17 * len(systems))
     figure, (left, right) = new_figure(1, 2, figsize=(8.5, height), sharey=True)
     reach = min(0.33, 0.11 * (len(systems) - 1))
+    placed = []
     for system, offset in zip(systems, np.linspace(-reach, reach, len(systems))):
         rows = table[table["system"] == system]
         y, colour = rows["category"].map(names.index) + offset, SYSTEM_COLOURS[system]
         left.scatter(rows["mean"], y, s=26, color=colour, label=LABELS[system], zorder=3)
         if system != baseline:
             intervals(right, rows["difference"], y, rows["low"], rows["high"], colour, rows["mark"], size=20)
+        placed.append(rows.assign(y=y, colour=colour))
+    placed = pd.concat(placed)
+    follow(left, placed["mean"], placed["colour"].tolist(), rows=placed["y"])
+    others = placed[placed["system"] != baseline]
+    if len(others):
+        follow(right, others["difference"], others["colour"].tolist(), others["low"], others["high"], [0], others["y"])
     right.axvline(0, color=SYSTEM_COLOURS[baseline], linewidth=1.2)
     sizes = table.drop_duplicates("category").set_index("category")
     name_rows(left, [f"{name}\n{sizes['queries'][name]:,} queries, {sizes['share'][name]:.0%}" for name in names])
@@ -239,7 +255,8 @@ def effectiveness(
         if seeds["seed"].nunique() > 1:
             axis.scatter(seeds["mean"], seeds["system"].map(systems.index), color="black", s=6, zorder=4, linewidth=0)
         beside(axis, [f"{mean:.3f} {mark}" for mean, mark in zip(rows["mean"], rows["mark"])], fontsize=8.5)
-        axis.margins(x=0.08)
+        ends = pd.concat([seeds, rows.reset_index()]).groupby("system")["mean"].agg(["min", "max"]).loc[systems]
+        follow(axis, rows["mean"], colours, ends["min"], ends["max"])
         axis.set_title(written(measure))
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         name_rows(axis, [LABELS[system] for system in systems])
@@ -265,7 +282,7 @@ def differences(
         intervals(axis, rows["difference"], range(len(systems)), rows["low"], rows["high"], colours, rows["mark"])
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=written(measure), xlabel=f"difference to {LABELS[baseline]}, 95% interval")
-        axis.margins(x=0.08)
+        follow(axis, rows["difference"], colours, rows["low"], rows["high"], include=[0])
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         name_rows(axis, [LABELS[system] for system in systems])
     return suptitle(figure, title)
@@ -290,6 +307,7 @@ def pair_intervals(
         axis.hlines(rows.index + 0.28, rows["low (paper)"], rows["high (paper)"], color="#999999", linewidth=2)
         axis.legend(handles=[Line2D([], [], color="#999999", linewidth=2, label="the paper's")], loc="lower right")
     axis.axvline(0, color="black", linewidth=0.8)
+    follow(axis, rows["difference"], colours, rows["low"], rows["high"], include=[0])
     name_rows(axis, [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in rows.itertuples()])
     axis.set_xlabel(f"difference in mean {written(measure)}, 95% interval")
     return suptitle(figure, title)
@@ -299,57 +317,38 @@ def pair_intervals(
 def cost(
     table: pd.DataFrame, measure: str, first_stage: float | None = None, title: str = "What does effectiveness cost?"
 ) -> Figure:
-    """RQ2's other half: each system's mean against the arithmetic of ranking a pair, and against the time of its
-    training where that is known. The area of a dot is the number of parameters that rank; dots of nearly the same cost
-    stand side by side, so that none hides another.
+    """RQ2's other half: each system's mean against the arithmetic of ranking a pair, and of its training where that is
+    known. Times are not drawn: they depend on what else the machine did. The area of a dot is the number of parameters
+    that rank; every dot stands where its numbers are, and a line leads to its name.
 
     Args:
-        table: `system, mean, low, high` (the mean's 95% interval), `gflops, ranking_parameters, training_seconds`.
+        table: `system, mean, low, high` (the mean's 95% interval), `gflops, ranking_parameters` and, if it is known,
+            `training_tflops`.
         measure: the one `mean` is of.
         first_stage: BM25's mean, which costs neither: a dashed line.
     """
-    panels = [("gflops", "ranking a pair, GFLOPs")]
-    if table["training_seconds"].notna().any():
-        panels.append(("training_seconds", "training, seconds"))
-    figure, axes = new_figure(1, len(panels), figsize=(5.0 * len(panels), 4.2), sharey=True, squeeze=False)
+    shown = {"gflops": "ranking a pair, GFLOPs", "training_tflops": "training, TFLOPs"}
+    shown = {column: label for column, label in shown.items() if column in table and table[column].notna().any()}
+    figure, axes = new_figure(1, len(shown), figsize=(6.4 if len(shown) == 1 else 10.5, 4.2), sharey=True, squeeze=False)
     area = (130 * table["ranking_parameters"] / table["ranking_parameters"].max()).astype(float)
-    colours = [SYSTEM_COLOURS[system] for system in table["system"]]
-    for axis, (column, label) in zip(axes.flat, panels):
-        x = _side_by_side(table[column])
-        axis.vlines(x, table["low"], table["high"], color=colours, linewidth=1.2, alpha=0.7)
-        axis.scatter(x, table["mean"], s=area, color=colours, zorder=3, edgecolor="white", linewidth=0.8)
-        if first_stage is not None:
-            axis.axhline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle="--", linewidth=1)
-        span = _span(table[column])
-        axis.set(xlim=(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.12 * span), xlabel=label)
-    values = [*table["low"], *table["high"], *([] if first_stage is None else [first_stage])]
+    colours, names = [SYSTEM_COLOURS[system] for system in table["system"]], [LABELS[system] for system in table["system"]]
+    mean = table["mean"].to_numpy(dtype=float)
+    near = np.abs(mean - np.median(mean)) <= together(np.abs(mean - np.median(mean)))
+    values = [*table["low"][near], *table["high"][near], *([] if first_stage is None else [first_stage])]
     margin = 0.08 * (np.nanmax(values) - np.nanmin(values) or 0.1)
     axes[0, 0].set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)
+    low, high = axes[0, 0].get_ylim()
+    for axis, (column, label) in zip(axes.flat, shown.items()):
+        x = table[column].to_numpy(dtype=float)
+        axis.vlines(x, table["low"], table["high"], color=colours, linewidth=1.2, alpha=0.7)
+        axis.scatter(x, mean, s=area, color=colours, zorder=3, edgecolor="white", linewidth=0.8)
+        if first_stage is not None:
+            axis.axhline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle="--", linewidth=1)
+            at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8.5)
+            axis.annotate("BM25", (0.01, first_stage), (0, 3), color=SYSTEM_COLOURS[FIRST_STAGE], **at)
+        span = float(np.nanmax(x) - np.nanmin(x)) or float(np.nanmax(x)) or 1.0
+        axis.set(xlim=(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.3 * span), xlabel=label)
+        said = [name if known else f"{name} ({value:.3f})" for name, value, known in zip(names, mean, near)]
+        label_points(axis, x, np.clip(mean, low, high), said, colours)
     axes[0, 0].set_ylabel(f"mean {written(measure)}")
-    dots = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in colours]
-    names = [LABELS[system] for system in table["system"]]
-    figure.legend(dots, names, loc="outside lower center", ncols=min(len(names), 9), handletextpad=0.1)
-    if first_stage is not None:
-        axes[0, 0].annotate("BM25", (0.01, first_stage), (0, 3), xycoords=("axes fraction", "data"),
-                            textcoords="offset points", fontsize=8.5, color=SYSTEM_COLOURS[FIRST_STAGE])  # fmt: skip
     return suptitle(figure, title)
-
-
-def _span(costs: pd.Series) -> float:
-    return float(costs.max() - costs.min() or costs.max() or 1)
-
-
-def _side_by_side(costs: pd.Series) -> np.ndarray:
-    """Where the dots stand: each at its cost, those within a thirtieth of the span of one another spread around it."""
-    x, step = costs.to_numpy(dtype=float), 0.035 * _span(costs)
-    places = x.copy()
-    order = [i for i in np.argsort(x, kind="stable") if not np.isnan(x[i])]
-    groups = [[i] for i in order[:1]]
-    for i in order[1:]:
-        if x[i] - x[groups[-1][0]] < step:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    for group in groups:
-        places[group] += step * (np.arange(len(group)) - (len(group) - 1) / 2)
-    return places

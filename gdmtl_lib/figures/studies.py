@@ -14,7 +14,8 @@ from gdmtl_lib.evaluation.comparison import compare, query_deltas, win_tie_loss
 from gdmtl_lib.evaluation.tables import by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS
 from .style import (
-    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, name_rows, new_figure, signed, styled, suptitle, written
+    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, follow, intervals, name_rows, new_figure, signed, styled, suptitle,
+    together, written,
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def training_size(
     """
     shares, systems = sorted(table["share"].unique()), list(table["system"].unique())
     others = [system for system in systems if system != baseline]
-    offsets = 0.018 * max(shares) * (np.arange(len(others)) - (len(others) - 1) / 2)
+    offsets = min(0.14, 0.6 / max(1, len(others))) * (np.arange(len(others)) - (len(others) - 1) / 2)
     count = 1 + bool(others)
     figure, axes = new_figure(1, count, figsize=(4.7 * count, 3.6), squeeze=False)
     left, *right = axes[0]
@@ -90,15 +91,16 @@ def training_size(
         axis.axhline(0, color=SYSTEM_COLOURS[baseline], linewidth=1.2)
         for system, offset in zip(others, offsets):
             rows, colour = table[table["system"] == system], SYSTEM_COLOURS[system]
-            x = rows["share"] + offset
+            x = rows["share"].map(shares.index) + offset  # side by side: the shares are names here
             axis.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.5)
             axis.scatter(x, rows["difference"], s=28, color=colour, zorder=3)
             for at, high, mark in zip(x, rows["high"], rows["mark"]):
                 axis.annotate(mark, (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
         axis.set(ylabel=f"difference in {written(measure)}", title=f"how much better than {LABELS[baseline]}, 95% interval")
-    for axis in axes[0]:
-        axis.set_xticks(shares, [f"{100 * share:g}%\n{queries[share]:,}" for share in shares], fontsize=9)
-        axis.set(xlim=(0, max(shares) * 1.06), xlabel="share of the training queries, and how many")
+    left.set_xlim(0, max(shares) * 1.06)
+    for axis, at in zip(axes[0], (shares, range(len(shares)))):
+        axis.set_xticks(at, [f"{100 * share:g}%\n{queries[share]:,}" for share in shares], fontsize=9)
+        axis.set_xlabel("share of the training queries, and how many")
         axis.grid(visible=False, axis="x")
         axis.margins(y=0.12)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(systems) + 1, 5))
@@ -178,13 +180,20 @@ def gains(
     figure, axes = new_figure(1, len(measures), figsize=(4.3 * len(measures), 4.5), squeeze=False)
     for axis, measure in zip(axes.flat, measures):
         rows = table[(table["measure"] == measure) & table["system"].isin(systems)].set_index(["place", "system"])
-        _quadrants(axis, 1.1 * max(0.01, np.nanmax(rows[["low", "high", "difference"]].abs())))
+        reaches = [np.nanmax(rows.loc[(slice(None), system), ["low", "high", "difference"]].abs()) for system in systems]
+        reach = 1.1 * max(0.01, together(reaches))
+        _quadrants(axis, reach)
+        outside = 0
         for system in systems:
             at, up, colour = rows.loc[("home", system)], rows.loc[("away", system)], SYSTEM_COLOURS[system]
             axis.plot([at["low"], at["high"]], [up["difference"]] * 2, color=colour, linewidth=1.3, alpha=0.8)
             axis.plot([at["difference"]] * 2, [up["low"], up["high"]], color=colour, linewidth=1.3, alpha=0.8)
             dot = dict(color=colour, edgecolor="white", linewidth=0.8, zorder=3)
             axis.scatter(at["difference"], up["difference"], s=42, **dot)
+            if max(abs(at["difference"]), abs(up["difference"])) > reach:  # outside: named where it would be seen
+                words = f"outside: {LABELS[system]} ({signed(at['difference'])}, {signed(up['difference'])})"
+                axis.text(0.02, 0.08 + 0.05 * outside, words, color=colour, fontsize=7.5, transform=axis.transAxes)
+                outside += 1
             if by_seed is not None:
                 seeds = by_seed[(by_seed["system"] == system) & (by_seed["measure"] == measure)]
                 if len(seeds) > 1:
@@ -195,6 +204,41 @@ def gains(
     handles = [Line2D([], [], color=SYSTEM_COLOURS[name], label=LABELS[name], **style) for name in systems]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, max(1, len(systems))))
     return suptitle(figure, f"{title} Differences to {LABELS[baseline]}, 95% intervals")
+
+
+@styled
+def twins(
+    table: pd.DataFrame, measure: str = "RR@10", reported: Mapping[str, float] | None = None,
+    title: str = "What does generating bring the ranking?",
+) -> Figure:  # fmt: skip
+    """Every multi-task system against its single-task twin: the difference with its 95% interval and mark, each seed a
+    small dot, the paper's gains as diamonds beside.
+
+    Args:
+        table: what `comparison.twins` returns; of several collections under one another, told apart by a column
+            `collection`.
+        measure: the one that was compared.
+        reported: what `paper.twin_gains` returns: the paper's gain by system.
+    """
+    figure, axis = new_figure(figsize=(7.6, 1.5 + 0.42 * len(table)))
+    rows, colours = np.arange(len(table)), [SYSTEM_COLOURS[system] for system in table["system"]]
+    intervals(axis, table["difference"], rows, table["low"], table["high"], colours, table["mark"])
+    seeds = [(value, row + 0.22) for row, each in zip(rows, table["by_seed"]) if len(each) > 1 for value in each]
+    if seeds:
+        axis.scatter(*zip(*seeds), s=9, color="black", linewidth=0, zorder=3, label="one seed")
+    known = [(reported[name], row - 0.22) for row, name in zip(rows, table["system"]) if name in (reported or {})]
+    if known:
+        style = dict(marker="D", s=24, facecolor="white", edgecolor="black", linewidth=0.9, zorder=3)
+        axis.scatter(*zip(*known), label="the paper, MS MARCO", **style)
+    axis.axvline(0, color="black", linewidth=0.8)
+    where = table["collection"].map("\n{}".format) if "collection" in table else [""] * len(table)
+    pairs = zip(table["system"], table["twin"], where)
+    name_rows(axis, [f"{LABELS[system]} against {LABELS[twin]}{place}" for system, twin, place in pairs], fontsize=9)
+    follow(axis, table["difference"], colours, table["low"], table["high"], include=[0, *(gain for gain, _ in known)])
+    axis.set_xlabel(f"difference in {written(measure)}, 95% interval over queries")
+    if seeds or known:
+        figure.legend(loc="outside lower left", ncols=2, fontsize=9)
+    return suptitle(figure, title)
 
 
 @styled

@@ -6,7 +6,7 @@ A function that draws is decorated with `styled`: under it no text is markup, wh
 
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
 
@@ -131,6 +131,68 @@ def intervals(
         if mark:
             at = (value if np.isnan(end) else end, place)
             axis.annotate(mark, at, (4, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def together(numbers: Sequence[float]) -> float:
+    """The largest of some numbers from 0 up, without those far off: more than four times as large as the one that seven
+    of ten do not exceed. So two systems at chance do not decide how the others are seen."""
+    numbers = np.sort([number for number in numbers if np.isfinite(number)])
+    usual = numbers[int(0.7 * (len(numbers) - 1))] if len(numbers) > 4 else 0.0  # of a few, none is the odd one
+    return float(numbers[numbers <= 4 * usual].max() if usual > 0 else max([0.0, *numbers]))
+
+
+def follow(
+    axis: Axes, values: Sequence[float], colours: Sequence, low: Sequence | None = None, high: Sequence | None = None,
+    include: Sequence[float] = (), rows: Sequence[float] | None = None,
+) -> None:  # fmt: skip
+    """Let the x axis show what belongs together: values far from the middle one are cut, with their number at the edge.
+
+    values: one a row, from the top; rows: where they stand, if not at 0, 1, .... low, high: their intervals, which are
+    shown as far as the values are. include: what has to be on the axis.
+    """
+    values = np.asarray(values, dtype=float)
+    rows = np.arange(len(values)) if rows is None else np.asarray(rows)
+    low, high = (values if side is None else np.where(np.isnan(side), values, side) for side in (low, high))
+    middle = np.median(values)
+    near = np.abs(values - middle) <= together(np.abs(values - middle))
+    start, end = min(*low[near], *include), max(*high[near], *include)
+    room = 0.08 * (end - start) or 0.01
+    axis.set_xlim(start - room, end + room)
+    for place in np.flatnonzero((values < start - room) | (values > end + room)):
+        text = signed(values[place]) if include else f"{values[place]:.3f}"
+        cut_off(axis, rows[place], values[place], start - room, end + room, text, colours[place])
+
+
+def cut_off(axis: Axes, row: float, value: float, start: float, end: float, text: str, colour) -> None:
+    """An arrow and a number at the edge of an x axis beyond which a value lies."""
+    left = value < start
+    words = f"\N{BLACK LEFT-POINTING SMALL TRIANGLE} {text}" if left else f"{text} \N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
+    style = dict(va="center", ha="left" if left else "right", fontsize=8, color=colour)
+    style |= {} if colour == "white" else dict(bbox=dict(facecolor="white", edgecolor="none", pad=0.6))
+    axis.annotate(words, (start if left else end, row), (2 if left else -2, 0), textcoords="offset points", **style)
+
+
+def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], colours: Sequence) -> None:
+    """Name points at their right, with a line to each. No point is moved: where some are close, their names are spread."""
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    step, gap = 0.1 * (right - left), 0.055 * (top - bottom)
+    groups: list[list[int]] = []
+    for i in sorted(np.flatnonzero(np.isfinite(x)), key=lambda i: x[i]):
+        if groups and x[i] - x[groups[-1][0]] < step:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    for group in groups:
+        group.sort(key=lambda i: y[i])
+        # Apart by `gap`, around where they belong, and between the ends of the axis.
+        at = np.array([y[i] for i in group])
+        spread = np.maximum.accumulate(at - gap * np.arange(len(at))) + gap * np.arange(len(at))
+        spread -= max(spread.mean() - at.mean(), spread[-1] - top + gap / 2)
+        spread += max(0.0, bottom + gap / 2 - spread[0])
+        for i, place in zip(group, spread):
+            to = max(x[j] for j in group) + 0.04 * (right - left), place
+            line = dict(arrowstyle="-", color=colours[i], linewidth=0.7, shrinkA=0, shrinkB=4)
+            axis.annotate(names[i], (x[i], y[i]), to, color=colours[i], fontsize=8.5, va="center", arrowprops=line)
 
 
 def save_figure(figure: Figure, folder: str | os.PathLike, name: str) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
+from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import canonical_order, frame_hash
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.data.provenance import fingerprint_of
@@ -279,7 +280,7 @@ class _Training:
         where = {"epoch": epoch, "step": progress.step - 1}
         progress.validation.append(where | {"measure": VALIDATION_MEASURE, "value": value})
         progress.validation_queries += [where | row for row in values[["query_id", "value"]].to_dict("records")]
-        if progress.best_value is None or value > progress.best_value:
+        if progress.best_value is None or first_best((progress.best_value, value)):
             progress.best_epoch, progress.best_value = epoch, value
             if self.accelerator.is_main_process:
                 self.model.save_pretrained(self.folder.checkpoint)

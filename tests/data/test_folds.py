@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.splits import Rotation, Split, cross_validated_epochs, cross_validation, join_parts, kfold, session_folds
+from gdmtl_lib.data.splits import (
+    Rotation, Split, cross_validated_epochs, cross_validated_run, cross_validation, join_parts, kfold, session_folds
+)  # fmt: skip
+from gdmtl_lib.data.trec import canonical_order
+from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.training.batches import TrainingInstances
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -208,3 +213,43 @@ def test_folds_of_the_real_cast_sessions():
     assert len({query_id.partition("_")[0] for query_id in query_ids}) == 20
     assert sum(len(rotation.test) for rotation in rotations) == 173
     assert all(30 <= len(rotation.test) <= 40 for rotation in rotations)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_joined_run_equals_a_slow_loop(seed):
+    """Random runs of four epochs; each query's list from the epoch that is best on the folds without it, by a loop over
+    queries that knows nothing of frames."""
+    generator = np.random.default_rng(seed)
+    query_ids, docs = [f"q{number}" for number in range(23)], [f"d{number}" for number in range(8)]
+    qrels = pd.DataFrame([(query, generator.choice(docs), 1) for query in query_ids], columns=["query_id", "doc_id", "relevance"])
+    rows = [(query, doc) for query in query_ids for doc in docs]
+    runs = {
+        epoch: canonical_order(pd.DataFrame(rows, columns=["query_id", "doc_id"]).assign(score=generator.random(len(rows))))
+        for epoch in range(4)
+    }
+    values = {epoch: evaluate(run, qrels, ["RR@10"]).set_index("query_id")["value"].to_dict() for epoch, run in runs.items()}
+    folds = kfold(query_ids, 5, seed)
+    long = pd.DataFrame([(e, q, v) for e, of in values.items() for q, v in of.items()], columns=["epoch", "query_id", "value"])
+    chosen = cross_validated_epochs(long.sample(frac=1, random_state=seed), folds)
+    joined = cross_validated_run(chosen, runs.__getitem__)
+    for fold in folds:
+        others = [query for query in query_ids if query not in fold]
+        best = max(range(4), key=lambda epoch: (round(sum(values[epoch][query] for query in others) / len(others), 12), -epoch))
+        for query in fold:
+            expected, found = (run[run["query_id"] == query] for run in (runs[best], joined))
+            assert found[["doc_id", "score", "rank"]].values.tolist() == expected[["doc_id", "score", "rank"]].values.tolist()
+    assert len(joined) == len(rows)
+    means = evaluate(joined, qrels, ["RR@10"])["value"].mean(), chosen["value"].mean()
+    assert means[0] == pytest.approx(means[1], abs=1e-12)
+
+
+def test_of_equal_epochs_the_earlier_one_wins_everywhere(tmp_path):
+    """A hundred pairs of epochs with the same values in another order: equal means, but for the last bits of some."""
+    for seed in range(100):
+        values = np.random.default_rng(seed).integers(0, 11, 30) / 10
+        queries = [f"q{number}" for number in range(30)]
+        table = pd.DataFrame({"epoch": np.repeat([0, 1], 30), "query_id": queries * 2})
+        table["value"] = [*values, *np.random.default_rng(seed + 1).permutation(values)]
+        path = tmp_path / f"{seed}.csv"
+        table.to_csv(path, index=False)
+        assert cross_validation(path).loc["all", "epoch"] == 0

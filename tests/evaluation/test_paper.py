@@ -83,3 +83,7 @@ def test_intervals_are_those_of_the_transcription():
 def test_systems_of_a_table_stand_in_its_order():
     assert paper.systems_of(10) == ["bart_s", "gdmtl_s", "bart_c", "gdmtl_c", "bert", "gdmtl"]
     assert paper.systems_of(8) == ["bert", "gdmtl", "gdmtl_plus", "bm25"]
+
+
+def test_the_papers_gains_over_the_single_task_twins():
+    assert paper.twin_gains() == {"gdmtl": 0.008, "gdmtl_plus": 0.01, "gdmtl_s": 0.012, "gdmtl_c": 0.005}

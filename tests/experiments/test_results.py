@@ -14,6 +14,7 @@ from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import file_hash
 from gdmtl_lib.data.splits import kfold
 from gdmtl_lib.data.trec import canonical_order, read_run, write_run
+from gdmtl_lib.evaluation.comparison import MISSED
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
 from gdmtl_lib.experiments.results import (
     Models, Results, join_epochs, labelled, measure_first_stage, measure_system, seed_spread,
@@ -154,7 +155,8 @@ def test_rank_shifts_go_seed_by_seed(folder):
     qrels = pd.DataFrame({"query_id": ["q1"], "doc_id": ["d2"], "relevance": [1]})
     shifts = Results(folder).rank_shifts("bm25", "gdmtl", "dev", qrels, depth=1)
     assert shifts.values.tolist() == [
-        [2, "1", 0, 1, 1], [2, "not retrieved", 1, 0, -1], [10, "1", 0, 0, 0], [10, "not retrieved", 1, 1, 0],
+        [2, "1", 0, 1, 1], [2, "below rank 1", 0, 0, 0], [2, MISSED, 1, 0, -1],
+        [10, "1", 0, 0, 0], [10, "below rank 1", 0, 0, 0], [10, MISSED, 1, 1, 0],
     ]  # fmt: skip
     assert not Results(folder).rank_shifts("bert", "gdmtl", "dev", qrels, depth=1)["change"].any()
 

@@ -129,7 +129,7 @@ def test_query_deltas_show_gains_and_losses():
     figure = plots.query_deltas({"gdmtl": deltas}, "bert", "RR@10", marked=3)
     [axis] = figure.axes
     assert axis.get_title(loc="left") == "GDMTL: mean −0.075"
-    assert axis.get_ylabel() == "RR@10 minus BERT's"
+    assert axis.get_ylabel() == "MRR@10 minus BERT's"
     assert {"1 gain", "2 tie", "1 lose"} <= set(texts(figure))
     gain, tie, loss = (fill.get_paths()[0].vertices[:, 1] for fill in axis.collections)
     assert (gain.min(), gain.max(), loss.min(), loss.max()) == pytest.approx((0, 0.5, -0.8, 0))
@@ -142,45 +142,93 @@ def test_query_deltas_count_ties_as_the_table_does():
     """From 0.5 a tenth is 0.05: 0.54 and 0.46 tie, 0.6 gains, and 0.4 loses."""
     baseline, system = values_frame(0.5, 0.5, 0.5, 0.5), values_frame(0.6, 0.54, 0.46, 0.4)
     deltas = comparison.query_deltas(baseline, system, "RR@10")
-    figure = plots.query_deltas({"gdmtl": deltas}, "bert", "RR@10", tolerance=0.1)
+    figure = plots.query_deltas({"gdmtl": deltas}, "bert", "RR@10")
     assert {"1 gain", "2 tie", "1 lose"} <= set(texts(figure))
-    assert comparison.win_tie_loss(baseline, system, "RR@10", 0.1) == (1, 2, 1)
+    assert comparison.win_tie_loss(baseline, system, "RR@10") == (1, 2, 1)  # without being told
     _, tie, _ = (fill.get_paths()[0].vertices[:, 1] for fill in figure.axes[0].collections)
     assert (tie.min(), tie.max()) == pytest.approx((-0.04, 0.04))
 
 
 def shifts_frame(changes, seed=0):
-    ranks = [*map(str, range(1, len(changes))), "not retrieved"]
-    return pd.DataFrame({"rank": ranks, "change": changes, "seed": seed})
+    """Changes at the ranks, below them, and of what the first stage missed."""
+    depth = len(changes) - 2
+    ranks = [*map(str, range(1, depth + 1)), f"below rank {depth}", comparison.MISSED]
+    return pd.DataFrame({"rank": ranks, "change": changes, "seed": seed, "baseline": 7})
 
 
 def bars_of(axis):
     return [bar.get_width() for bar in axis.containers[0]]
 
 
+LAST = "missed by\n the first stage"
+
+
 def test_rank_shifts_draw_the_mean_of_the_seeds_and_each_of_them():
-    shifts = pd.concat([shifts_frame([4, -1, -3], seed=0), shifts_frame([2, -1, -1], seed=1)])
-    figure = plots.rank_shifts({"gdmtl": shifts, "bm25": shifts_frame([-6, 1, 5])}, "bert")
+    shifts = pd.concat([shifts_frame([4, -1, -3, 0], seed=0), shifts_frame([2, -1, -1, 0], seed=1)])
+    figure = plots.rank_shifts({"gdmtl": shifts, "bm25": shifts_frame([-6, 1, 4, 1])}, "bert")
     left, right = figure.axes
-    assert bars_of(left) == [3, -1, -2] and bars_of(right) == [-6, 1, 5]
+    assert bars_of(left) == [3, -1, -2, 0] and bars_of(right) == [-6, 1, 4, 1]
     [dots] = [collection for collection in left.collections if len(collection.get_offsets())]
-    assert sorted(dots.get_offsets()[:, 0]) == [-3, -1, -1, -1, 2, 4]
+    assert sorted(dots.get_offsets()[:, 0]) == [-3, -1, -1, -1, 0, 0, 2, 4]
     assert not right.collections
     assert {"mean of the seeds", "one seed"} <= set(texts(figure))
-    assert names(left) == ["1", "2", "not retrieved"]
+    assert words(left) == ["7 in both"] and words(right) == []  # both re-rank the same, or they do not
+    assert names(left) == ["1", "2", "below rank 2", LAST]
     assert left.yaxis_inverted() and left.get_xlim() == (-1.08 * 6, 1.08 * 6)
 
 
-def test_rank_shifts_below_the_depth_count_as_not_retrieved():
-    figure = plots.rank_shifts({"gdmtl": shifts_frame([4, -1, 2, -2, -3])}, "bert", depth=2)
-    assert bars_of(figure.axes[0]) == [4, -1, -3]
+def test_rank_shifts_below_the_depth_have_one_bar():
+    figure = plots.rank_shifts({"gdmtl": shifts_frame([4, -1, 2, -2, -2, -1])}, "bert", depth=2)
+    assert bars_of(figure.axes[0]) == [4, -1, -2, -1] and names(figure.axes[0])[2] == "below rank 2"
     assert "one seed" not in texts(figure)
-    assert bars_of(plots.rank_shifts({"gdmtl": shifts_frame([4, -4])}, "bert", depth=9).axes[0]) == [4, -4]
+    assert bars_of(plots.rank_shifts({"gdmtl": shifts_frame([4, -4, 0])}, "bert", depth=9).axes[0]) == [4, -4, 0]
 
 
 def test_rank_shifts_name_every_fifth_of_many_ranks():
-    figure = plots.rank_shifts({"gdmtl": shifts_frame([0] * 31)}, "bert")
-    assert names(figure.axes[0]) == ["1", "5", "10", "15", "20", "25", "30", "not retrieved"]
+    figure = plots.rank_shifts({"gdmtl": shifts_frame([0] * 32)}, "bert")
+    assert names(figure.axes[0]) == ["1", "5", "10", "15", "20", "25", "30", "below rank 30", LAST]
+
+
+def test_a_system_at_chance_does_not_flatten_the_others():
+    """Its bars are cut where the others end, and say how long they are."""
+    shifts = {name: shifts_frame([k, -k, 0, 0]) for k, name in enumerate(("mono", "gdmtl", "gdmtl_plus", "bart_c"), 2)}
+    figure = plots.rank_shifts(shifts | {"bart_s": shifts_frame([-90, 10, 80, 0])}, "bert")
+    assert figure.axes[0].get_xlim() == (-1.08 * 5, 1.08 * 5)
+    assert bars_of(figure.axes[4]) == [-90, 10, 80, 0]  # the bars themselves are what they are
+    assert [word for word in words(figure.axes[4]) if "0" in word] == ["◂ -90", "+10 ▸", "+80 ▸"]
+    assert not any("◂" in word or "▸" in word for axis in figure.axes[:4] for word in words(axis))
+
+
+@pytest.fixture
+def tests():
+    """What compare returns of seven systems, one of them at chance."""
+    systems = ["bm25", "mono", "bert", "gdmtl", "gdmtl_plus", "bart_c", "bart_s"]
+    difference = np.array([-0.05, 0.01, 0.0, 0.02, 0.01, -0.02, -0.5])
+    table = pd.DataFrame({"measure": "RR@10", "system": systems, "mean": 0.7 + difference, "difference": difference})
+    return table.assign(low=difference - 0.03, high=difference + 0.03, mark=["▽", "", "", "", "", "", "▼"])
+
+
+def test_scales_follow_the_systems_that_work(tests):
+    by_seed = tests[["measure", "system", "mean"]].assign(seed=0)
+    [axis] = plots.effectiveness(tests, by_seed, "bert").axes
+    assert 0.6 < axis.get_xlim()[0] < 0.65 and "◂ 0.200" in words(axis) and "0.200 ▼" in words(axis)
+    assert axis.collections[1].get_offsets()[:, 0].tolist() == tests["mean"].tolist()  # no dot is moved
+    [axis] = plots.differences(tests, "bert", ["RR@10"]).axes
+    others = tests[tests["system"] != "bert"]
+    assert axis.collections[1].get_offsets().tolist() == [[x, y] for y, x in enumerate(others["difference"])]
+    assert -0.1 < axis.get_xlim()[0] < -0.08 and "◂ \N{MINUS SIGN}0.500" in words(axis)
+
+
+def test_names_of_any_run_are_its_labels(scored):
+    """Systems of a user's own, that nobody registered."""
+    run, qrels = scored
+    deltas = comparison.query_deltas(values_frame(0.5, 1.0), values_frame(1.0, 0.2), "RR@10")
+    table = comparison.win_tie_loss_table({"a": values_frame(0.5), "b": values_frame(1.0)}, "RR@10")
+    assert titles(plots.score_distributions({"a": run}, qrels)) == ["a · area 0.917"]
+    assert names(plots.win_tie_loss(table, "RR@10").axes[0]) == ["b against a"]
+    assert titles(plots.query_deltas({"b": deltas}, "a", "RR@10")) == [f"b: mean {MINUS}0.150"]
+    assert titles(plots.rank_shifts({"b": shifts_frame([1, -1, 0])}, "a")) == ["b"]
+    assert SYSTEM_COLOURS["a"] != SYSTEM_COLOURS["b"]
 
 
 def test_categories_show_means_differences_and_marks():
@@ -201,7 +249,7 @@ def test_categories_show_means_differences_and_marks():
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (5, 5), (6, 3), (8, 4), (9, 5)])
 def test_panels_stand_in_rows_of_like_length(panels, columns):
     systems = list(SYSTEM_COLOURS)[:panels]
-    figure = plots.rank_shifts(dict.fromkeys(systems, shifts_frame([1, -1])), "bert")
+    figure = plots.rank_shifts(dict.fromkeys(systems, shifts_frame([1, -1, 0])), "bert")
     assert len(figure.axes) == panels
     assert figure.axes[0].get_gridspec().ncols == columns
 
@@ -219,7 +267,7 @@ def costs(**changes):
     table = pd.DataFrame(
         {
             "system": ["bert", "gdmtl", "bart_s"], "mean": [0.50, 0.505, 0.40], "gflops": [1.0, 1.0, 0.6],
-            "ranking_parameters": [100, 100, 400], "training_seconds": [60.0, 120.0, np.nan],
+            "ranking_parameters": [100, 100, 400], "training_tflops": [60.0, 120.0, np.nan],
         }
     ).assign(low=lambda table: table["mean"] - 0.02, high=lambda table: table["mean"] + 0.02)  # fmt: skip
     return table.assign(**changes)
@@ -228,14 +276,19 @@ def costs(**changes):
 def test_cost_has_a_dot_for_each_system_where_its_cost_is_known():
     figure = plots.cost(costs(), "RR@10", first_stage=0.3)
     left, right = figure.axes
-    assert left.get_xlabel() == "ranking a pair, GFLOPs" and left.get_ylabel() == "mean MRR@10"
+    assert left.get_xlabel() == "ranking a pair, GFLOPs" and right.get_xlabel() == "training, TFLOPs"
+    assert left.get_ylabel() == "mean MRR@10"
     dots = left.collections[1]
-    # BERT and GDMTL cost the same and stand side by side, 0.035 of the span apart.
-    assert np.allclose(dots.get_offsets(), [[0.993, 0.5], [1.007, 0.505], [0.6, 0.4]])
+    assert dots.get_offsets().tolist() == [[1.0, 0.5], [1.0, 0.505], [0.6, 0.4]]  # nothing is moved aside
     assert np.allclose(dots.get_sizes() / dots.get_sizes().max(), [0.25, 0.25, 1.0])
     assert np.ma.getmaskarray(right.collections[1].get_offsets())[:, 0].tolist() == [False, False, True]  # not known
-    assert words(left) == ["BM25"] and not right.texts
-    assert legend(figure) == ["BERT", "GDMTL", "BART_S"]
+    named = {text.get_text(): text for text in left.texts}
+    assert {name: tuple(named[name].xy) for name in ("BERT", "GDMTL", "BART_S")} == {
+        "BERT": (1.0, 0.5), "GDMTL": (1.0, 0.505), "BART_S": (0.6, 0.4),
+    }  # fmt: skip
+    (_, bert), (_, gdmtl) = named["BERT"].get_position(), named["GDMTL"].get_position()
+    assert gdmtl - bert >= 0.05 * np.diff(left.get_ylim())[0]  # the names are apart where the dots are not
+    assert "BM25" in named and "BART_S" not in words(right)
 
 
 def test_every_pair_has_its_interval_and_the_papers_beside():
@@ -256,8 +309,8 @@ def test_every_pair_has_its_interval_and_the_papers_beside():
     assert axis.get_legend().get_texts()[0].get_text() == "the paper's"
 
 
-def test_cost_without_times_is_one_panel():
-    figure = plots.cost(costs(training_seconds=np.nan)[:1], "nDCG@10")
+def test_cost_without_that_of_training_is_one_panel():
+    figure = plots.cost(costs(training_tflops=np.nan)[:1], "nDCG@10")
     assert len(figure.axes) == 1
 
 
@@ -297,8 +350,8 @@ def test_training_size_draws_differences_with_their_intervals(table, by_seed):
     _, right = plots.training_size(table, by_seed, {0.25: 85, 1.0: 340}, 0.45, "bert", "RR@10").axes
     intervals, dots = right.collections
     assert [segment[:, 1].tolist() for segment in intervals.get_segments()] == [[0.1, 0.3], [-0.15, 0.05]]
-    assert dots.get_offsets().tolist() == [[0.25, 0.2], [1.0, -0.05]]
-    assert [(text.get_text(), text.xy) for text in right.texts if text.get_text()] == [("▲", (0.25, 0.3))]
+    assert dots.get_offsets().tolist() == [[0, 0.2], [1, -0.05]] and names(right, "x") == ["25%\n85", "100%\n340"]
+    assert [(text.get_text(), text.xy) for text in right.texts if text.get_text()] == [("▲", (0, 0.3))]
     assert right.get_title(loc="left") == "how much better than BERT, 95% interval"
 
 
@@ -312,7 +365,7 @@ def test_systems_stand_beside_each_other_where_they_are_compared(table, by_seed)
     more = pd.concat([table, table[table["system"] == "gdmtl"].assign(system="gdmtl_plus")])
     _, right = plots.training_size(more, by_seed, {0.25: 85, 1.0: 340}, 0.45, "bert", "RR@10").axes
     places = [dots.get_offsets()[0, 0] for dots in right.collections[1::2]]
-    assert places == pytest.approx([0.25 - 0.009, 0.25 + 0.009])
+    assert places == pytest.approx([-0.07, 0.07])  # the shares are names here, no numbers
 
 
 @pytest.fixture
@@ -420,6 +473,24 @@ def test_a_pair_shows_its_means_and_counts(both):
     assert left.get_xlabel() == "queries, sorted, % of 40"
     worse = plots.pair(*both, "bert", "gdmtl_s", "RR@10", SPLITS).axes[1]
     assert worse.get_title(loc="left").startswith("cast: mean \N{MINUS SIGN}0.100") and "40 lose" in worse.texts[0].get_text()
+
+
+def test_twins_show_differences_seeds_and_the_papers_gains():
+    table = pd.DataFrame({
+        "system": ["gdmtl", "gdmtl_s", "gdmtl_s"], "twin": ["bert", "bart_s", "bart_s"], "collection": ["a", "a", "b"],
+        "difference": [-0.002, 0.007, 0.003], "low": [-0.003, 0.004, 0.001], "high": [0.0, 0.009, 0.005],
+        "mark": ["", "▲", ""], "by_seed": [[-0.003, -0.001], [0.007], [0.002, 0.004]],
+    })  # fmt: skip
+    figure = plots.twins(table, reported={"gdmtl": 0.008, "gdmtl_s": 0.012})
+    [axis] = figure.axes
+    assert names(axis) == ["GDMTL against BERT\na", "GDMTL_S against BART_S\na", "GDMTL_S against BART_S\nb"]
+    bars, dots, seeds, paper = axis.collections
+    assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[-0.003, 0.0], [0.004, 0.009], [0.001, 0.005]]
+    assert dots.get_offsets().tolist() == [[-0.002, 0], [0.007, 1], [0.003, 2]]
+    assert seeds.get_offsets()[:, 0].tolist() == [-0.003, -0.001, 0.002, 0.004]  # one seed alone is the dot itself
+    assert paper.get_offsets()[:, 0].tolist() == [0.008, 0.012, 0.012]
+    assert legend(figure) == ["one seed", "the paper, MS MARCO"] and axis.get_xlim()[1] > 0.012
+    assert names(plots.twins(table.drop(columns="collection")).axes[0])[0] == "GDMTL against BERT"
 
 
 # ---- generation
@@ -634,10 +705,10 @@ def test_few_tokens_are_equally_wide_and_of_many_the_target_is_wider():
     assert wide.tolist() == list(range(221))
 
 
-def test_names_never_touch_and_the_important_one_is_there():
+def test_names_never_touch():
     edges = places(np.array([0] * 256 + [1] * 20)) * 1.1
-    named = dict(named_tokens(edges, important=100))
-    assert {100, 275} <= set(named)
+    named = dict(named_tokens(edges))
+    assert 275 in named
     order = sorted(named)
     middles = (edges[:-1] + edges[1:]) / 2
     gaps = np.diff(middles[order])
@@ -719,6 +790,10 @@ def test_block_shares_are_drawn_task_by_task():
     assert titles(figure) == [
         "source \u2192 source", "source \u2192 target", "target \u2192 source", "target \u2192 target",
     ]  # fmt: skip
+    fixed = frame.assign(uniform=frame["share"].where(frame["rows"] == "source", 0.5))
+    fixed = plots.block_shares({"query_generation": fixed}).axes
+    assert [words(axis) for axis in fixed] == [["fixed by the mask: 100%"], ["fixed by the mask: 0%"], [], []]
+    assert [len(axis.collections) for axis in fixed] == [0, 0, 1, 1]  # no dots where there is nothing to learn
     before, means, uniform = figure.axes[2].lines
     assert list(before.get_ydata()) == [0.25, 0.25]
     assert list(means.get_ydata()) == pytest.approx([0.7, 0.7])
@@ -912,3 +987,82 @@ def test_interactions_are_orange_where_the_texts_meet(tokenizers):
     labels = figure.axes[2].get_yticklabels()
     assert [label.get_text() for label in labels] == ["[CLS]", "old", "king"]
     assert [label.get_weight() for label in labels] == ["normal", "bold", "bold"]
+
+
+# ---- what all figures have in common
+
+HOSTILE = "is $5,000 - 10% of $2,000? x_{$ <b>\\frac"
+
+
+def hostile_figures():
+    """Every figure with a text that a typesetter would stumble over, wherever it takes one."""
+    name, nan = HOSTILE, NAN
+    run = pd.DataFrame({"query_id": ["q"] * 3, "doc_id": list("abc"), "score": [3.0, 2.0, 1.0]})
+    qrels = pd.DataFrame({"query_id": ["q"], "doc_id": ["a"], "relevance": [1]})
+    values_of = {name: values_frame(0.1, 0.5, 0.4), "bert": values_frame(0.2, 0.9, 0.1), "bm25": values_frame(0.0, 0.1, 0.2)}
+    tests = comparison.compare(values_of, "bert")
+    pairs = comparison.compare_pairs(values_of, ["RR@10"])
+    seeds = tests[["measure", "system", "mean"]].assign(seed=0, train_fraction=1.0)
+    categories = pd.DataFrame({"query_id": ["q0", "q1", "q2"], "category": [name, name, "x"]})
+    moved = transfer.differences(values_of, values_of, "bert")
+    layout = mixed(3, 2)
+    layout = Layout(layout.kinds, [name] * 5, [name] * 5, layout.row_segments, layout.column_segments, layout.steps, [name] * 3)
+    blocks = pd.DataFrame([(k, h, a, b, 0.4, 0.5) for k in (1, 2) for h in (1, 2) for a in "st" for b in "st"],
+                          columns=["layer", "head", "rows", "columns", "share", "uniform"])  # fmt: skip
+    heads = pd.DataFrame({"layer": 1, "head": [1, 2], "moved": [0.1, 0.2], "entropy": 0.5} | dict.fromkeys(("passage", "query", "[CLS]", "[SEP]"), 0.2))
+    history = pd.DataFrame({"epoch": [0, 1], "step": [0, 1], f"{name}_loss": [1.0, 0.5], f"sigma2_{name}": 1.0, "learning_rate": 0.1})
+    studied = pd.DataFrame({"system": [name, "bert"], "share": 1.0, "mean": 0.5, "difference": 0.0, "low": 0.0, "high": 0.1, "mark": ""})
+    weighted = pd.DataFrame({"system": name, "loss_weighting": [0.1, 0.2], "generation_head_warmup_steps": 0, "mean": 0.5})
+    sigmas = pd.DataFrame({"steps": [0, 0], "step": [0, 1], "task": name, "sigma2": 1.0})
+    ways = pd.DataFrame({"way": ["BM25", "ranking head", name], "gflop": [0, 2.0, 1.0], "stored": [0, 2.0, 1.0], "mean": 0.5, "low": [nan, nan, 0.0], "high": [nan, nan, 0.1]})
+    counts = pd.DataFrame({"measure": name, "count": [0, 5], "mean": [0.5, 0.6], "low": [nan, 0.0], "high": [nan, 0.2]})
+    found = Attribution([name, "query"], np.array([0.5, -0.5]), np.array([0, 1]), 1.0, 0.0)
+    losses = pd.DataFrame({"token": [name], "one mixed pass": 1.0, "expanded": 1.0, "[MASK]-filled": 1.0})
+    return {
+        "training_curves": lambda: plots.training_curves(history, name),
+        "score_distributions": lambda: plots.score_distributions({name: run, "bert": run}, qrels, title=name),
+        "win_tie_loss": lambda: plots.win_tie_loss(comparison.win_tie_loss_table(values_of, "RR@10"), name, name),
+        "query_deltas": lambda: plots.query_deltas({name: comparison.query_deltas(values_of["bert"], values_of[name], "RR@10")}, name, name, name),
+        "rank_shifts": lambda: plots.rank_shifts({name: shifts_frame([1, -1, 0])}, name, title=name),
+        "categories": lambda: plots.categories(comparison.by_category(values_of, categories, "bert"), "bert", name, name),
+        "effectiveness": lambda: plots.effectiveness(tests.assign(measure=name), seeds.assign(measure=name), "bert", name),
+        "differences": lambda: plots.differences(tests.assign(measure=name), "bert", [name], name),
+        "pair_intervals": lambda: plots.pair_intervals(pairs.assign(measure=name), name, name),
+        "cost": lambda: plots.cost(costs(system=[name, "a", "b"]), name, 0.3, name),
+        "training_size": lambda: plots.training_size(studied, seeds, {1.0: 3}, 0.1, "bert", name, name),
+        "loss_weighting": lambda: plots.loss_weighting(weighted, weighted.assign(system="bert"), 0.1, sigmas, name, name),
+        "gains": lambda: plots.gains(moved.assign(measure=name), "bert", [name], (name, name), title=name),
+        "pair": lambda: plots.pair(values_of, values_of, "bert", name, "RR@10", (name, name), name),
+        "twins": lambda: plots.twins(studied.head(1).assign(twin=name, collection=name, by_seed=[[0.1]]), name, {name: 0.1}, name),
+        "text_lengths": lambda: plots.text_lengths({name: np.array([1, 2, 3])}, name),
+        "category_shares": lambda: plots.category_shares(pd.DataFrame({name: [50.0]}, index=[name]), {name: 40.0}, name),
+        "judgment_grades": lambda: plots.judgment_grades(pd.DataFrame({0: [1.0], 1: [2.0]}, index=[name]), name),
+        "recall_by_depth": lambda: plots.recall_by_depth({name: np.array([0.1, 0.2])}, 2, name),
+        "cost_and_effectiveness": lambda: plots.cost_and_effectiveness(ways, name, name),
+        "recall_by_count": lambda: plots.recall_by_count(counts, name),
+        "attention_masks": lambda: plots.attention_masks({name: layout}, name),
+        "mixed_mask": lambda: plots.mixed_mask(layout, 1, title=name),
+        "expansion": lambda: plots.expansion(losses, [name], name),
+        "attention_map": lambda: plots.attention_map(even(layout), layout, 1, name),
+        "attention_overview": lambda: plots.attention_overview(np.tile(even(layout), (2, 2, 1, 1)), layout, name),
+        "block_shares": lambda: plots.block_shares({name: blocks}, title=name),
+        "query_attention": lambda: plots.query_attention({name: heads}, name),
+        "head_changes": lambda: plots.head_changes(heads, name),
+        "heads_on_a_pair": lambda: plots.heads_on_a_pair({name: np.ones((1, 1, 3, 3)) / 3}, [(1, 1)], [name] * 3, [1, 2], name),
+        "block_diagrams": lambda: plots.block_diagrams(["gdmtl"], name),
+        "interactions": lambda: plots.interactions({name: {"encoder": layout}}, name),
+        "gradient_cosines": lambda: plots.gradient_cosines(pd.DataFrame({"task": name, "layer": [name, "b"], "step": 0, "cosine": 0.1}), title=name),
+        "attributions": lambda: plots.attributions({name: found}, name),
+    }  # fmt: skip
+
+
+def test_text_from_data_is_never_markup():
+    """Drawn outside of the room's own style, as a notebook does: each text as it came, none typeset, none left out."""
+    figures = hostile_figures()
+    assert set(figures) == set(plots.__all__) - {"GAIN", "LOSS", "STYLE", "save_figure"}
+    for name, draw in figures.items():
+        figure = draw()
+        shown = " ".join(texts(figure)).replace("\n", " ")
+        assert HOSTILE.split()[0] in shown and "$2,000?" in shown, name
+        drawn = [text for text in figure.findobj(plt.Text) if "$5,000" in text.get_text()]
+        assert drawn and not any(text.get_parse_math() for text in drawn), name

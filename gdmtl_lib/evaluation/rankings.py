@@ -1,0 +1,108 @@
+"""What two runs put where, and what scores tell apart: Figures 5 and 8, Table 9."""
+
+import numpy as np
+import pandas as pd
+
+from gdmtl_lib.data.trec import canonical_order, of_judged_queries, validate_qrels, validate_run
+
+MISSED = "missed by the first stage"
+
+
+def rank_shifts(
+    run_a: pd.DataFrame, run_b: pd.DataFrame, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
+) -> pd.DataFrame:
+    """How many more relevant passages b puts at each rank than a (Figure 5).
+
+    Every relevant passage of the judgments is counted once for each run: at its rank, below the last of them, or, where
+    the run does not have it, as missed by the first stage. So the changes sum to zero.
+
+    Args:
+        run_a: the baseline's run, `query_id, doc_id, score`.
+        run_b: the other system's.
+        qrels: `query_id, doc_id, relevance`.
+        depth: the last rank with a bar of its own.
+        relevance_level: the lowest grade that counts as relevant.
+
+    Returns:
+        `rank` str ("1" to depth, then "below rank <depth>" and `MISSED`), `baseline`, `system` and `change` int64.
+
+    Raises:
+        ValueError: as `validate_run` and `validate_qrels`, a depth below 1, no relevant passage in the
+            judgments, or a run without any judged query.
+    """
+    if depth < 1:
+        raise ValueError(f"depth: expected at least 1, found {depth!r}")
+    relevant = _relevant(qrels, relevance_level)
+    table = pd.DataFrame({"rank": [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]})
+    for name, run in (("baseline", run_a), ("system", run_b)):
+        run = of_judged_queries(canonical_order(run), qrels)
+        ranks = relevant.merge(run, "left", ["query_id", "doc_id"])["rank"]
+        bars = ranks.clip(upper=depth + 1).fillna(depth + 2).astype(int)
+        table[name] = np.bincount(bars - 1, minlength=depth + 2)
+    return table.assign(change=table["system"] - table["baseline"])
+
+
+def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1) -> float:
+    """How well scores alone tell relevant passages from the others, all queries together (for Figure 8).
+
+    The probability that a relevant passage scores above another one, a tie counting half: 1 means that the
+    two histograms do not overlap, 0.5 that scores say nothing. Passages without a judgment count as not
+    relevant; queries without judgments are left out.
+
+    Args:
+        run: `query_id, doc_id, score`.
+        qrels: `query_id, doc_id, relevance`.
+        relevance_level: the lowest grade that counts as relevant.
+
+    Raises:
+        ValueError: as `validate_run` and `validate_qrels`, or judged queries' lists have none of one kind.
+    """
+    validate_run(run)
+    relevant = _relevant(qrels, relevance_level).assign(relevant=True)
+    run = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
+    is_relevant = run["relevant"].notna().to_numpy()
+    if is_relevant.all() or not is_relevant.any():
+        raise ValueError(
+            "run: expected relevant and other passages of judged queries, "
+            f"found {is_relevant.sum()} relevant and {(~is_relevant).sum()} others"
+        )
+    from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
+
+    return float(roc_auc_score(is_relevant, run["score"].to_numpy(dtype=np.float32)))
+
+
+def shared_information_needs(
+    train_qrels: pd.DataFrame, test_qrels: pd.DataFrame, levels: tuple[int, int] = (1, 1)
+) -> pd.DataFrame:
+    """Find test and training queries with a relevant passage in common (Table 9).
+
+    Args:
+        train_qrels: `query_id, doc_id, relevance` of the training queries.
+        test_qrels: those of the test queries, with doc_ids of the same collection.
+        levels: the lowest grade that counts as relevant in training and in test judgments.
+
+    Returns:
+        `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query shares
+        nothing with itself.
+
+    Raises:
+        ValueError: as `validate_qrels`, or judgments without a relevant passage.
+    """
+    train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
+    test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})
+    shared = test.merge(train, "inner", "doc_id")
+    others = shared["test_query_id"] != shared["train_query_id"]
+    return shared.loc[others, ["test_query_id", "train_query_id", "doc_id"]].reset_index(drop=True)
+
+
+def _relevant(qrels: pd.DataFrame, relevance_level: int) -> pd.DataFrame:
+    if relevance_level < 1:
+        raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
+    validate_qrels(qrels)
+    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    if relevant.empty:
+        raise ValueError(
+            f"qrels: expected a judgment of relevance {relevance_level} or more, "
+            f"found {qrels['relevance'].max()} at most; lower relevance_level"
+        )
+    return relevant
