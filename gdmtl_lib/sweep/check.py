@@ -18,10 +18,11 @@ from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.data.bm25 import require_java
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.evaluation.comparison import smallest_detectable_difference
+from gdmtl_lib.experiments.notebook import notebook_parameters
 from gdmtl_lib.systems import LABELS
 
-from .config import Config, read_config
-from .costs import in_words, parameters_of, speed
+from .config import TRAINING, Config, read_config
+from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, in_words, parameters_of, speed
 from .jobs import Job, plan, without_answers
 from .trainings import first_stage_inputs, trainings
 
@@ -107,6 +108,27 @@ def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
             )
 
 
+def published(config: Config) -> Iterator[str]:
+    """What it takes where the data are not here yet, by the sizes that MS MARCO is published with."""
+    if "msmarco-passage" not in config.collection:
+        yield "How long it takes is calculated once the data are here."
+        return
+    notebook = Path(config.project) / "notebooks" / f"{TRAINING}.ipynb"
+    costs = Costs(8_841_823, 76, 11, {name: default for name, (_, default) in notebook_parameters(notebook).items()})
+    operations = sum(
+        costs.training(each.system, each.given, 532_751, 6_980 * config.depth)
+        for study in (None, *config.studies) for each in trainings(config, study)
+    )  # fmt: skip
+    gpus = len(visible_gpus())
+    where = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, and no GPU"
+    yield (
+        f"trainings and re-ranking on MS MARCO as it is published: {operations:.1e} operations, {in_words(operations / speed() / max(1, gpus))} "
+        f"on {where}; {in_words(operations / GPU_RATE / GPU_EFFICIENCY)} on one H200"
+    )
+    seconds = costs.searching(502_939 * (1 + config.depth // 200), index=True)
+    yield f"BM25 over 502,939 training queries and an index of 8.8 million passages: {in_words(seconds)}; about 30 GB in all"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gdmtl_lib.sweep.check", description=__doc__)
     parser.add_argument("config", type=Path)
@@ -120,6 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    if visible_gpus():
+        import torch  # noqa: F401, slow to import: the GPU's speed is measured with it
     with chdir(project):
         logging.getLogger("ir_datasets").setLevel(logging.CRITICAL)  # what it cannot fetch is in the list
         lacking = list(dict.fromkeys(missing(config)))
@@ -128,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             print(*(f"  {sentence}" for sentence in takes(config, plan(config))), sep="\n")
         except (OSError, ValueError):
-            print("  How long it takes is calculated once the data are here.")
+            print(*(f"  {sentence}" for sentence in published(config)), sep="\n")
     return 1 if lacking else 0
 
 

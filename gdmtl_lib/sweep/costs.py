@@ -6,6 +6,7 @@ of a notebook that computes little its usual seconds count.
 """
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -32,18 +33,23 @@ _SHAPES = {
 
 
 class Costs:
-    """Seconds, bytes and operations of a sweep's jobs on a collection.
+    """Seconds and operations of a sweep's jobs.
 
-    parameters: 03_train's defaults. Lengths are means over 200 judged pairs of the training split.
+    passages: how many BM25 searches. passage, query: mean lengths in tokens. defaults: 03_train's parameters.
     """
 
-    def __init__(self, collection: Collection, train_split: str, parameters: Mapping):
-        self.passages, self.defaults = collection.passage_count(), parameters
+    def __init__(self, passages: int, passage: float, query: float, defaults: Mapping):
+        self.passages, self.passage, self.query, self.defaults = passages, passage, query, defaults
+
+    @classmethod
+    def of(cls, collection: Collection, train_split: str, defaults: Mapping) -> "Costs":
+        """Those on a collection; lengths are means over 200 judged pairs of the training split."""
         pairs = collection.qrels(train_split).head(200)
-        self.passage, self.query = (
+        lengths = (
             PIECES * float(np.mean([len(text.split()) for text in texts] or [1])) + 3
             for texts in (collection.text(pairs["doc_id"]), collection.query_texts(pairs["query_id"]))
         )
+        return cls(collection.passage_count(), *lengths, defaults)
 
     def _operations(self, system: str, given: Mapping) -> tuple[float, float]:
         """Of a ranking input, and of a pair of source and target with its logits: forward passes."""
@@ -127,15 +133,23 @@ def parameters_of(system: str, checkpoint: str | None, layers: int | None = None
 @cache
 def speed() -> float:
     """Operations a second that a training gets here: of a GPU, or of all cores, measured by products of matrices."""
-    if visible_gpus():
+    if not visible_gpus():
+        a, b = (np.ones(shape, dtype=np.float32) for shape in ((768, 768), (768, 3072)))
+        return _rate(lambda: a @ b, 2 * 768 * 768 * 3072) * EFFICIENCY
+    if (torch := sys.modules.get("torch")) is None:  # planning does without; `make check` measures
         return GPU_RATE * GPU_EFFICIENCY
-    a, b = (np.ones(shape, dtype=np.float32) for shape in ((768, 768), (768, 3072)))
-    fastest = float("inf")
-    for _ in range(4):
+    a = torch.ones(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    return _rate(lambda: (a @ a, torch.cuda.synchronize()), 2 * 8192**3) * GPU_EFFICIENCY
+
+
+def _rate(compute, operations: float) -> float:
+    """Operations a second, of the fastest of a few calls."""
+    seconds = []
+    for _ in range(5):
         started = time.perf_counter()
-        a @ b
-        fastest = min(fastest, time.perf_counter() - started)
-    return 2 * 768 * 768 * 3072 / fastest * EFFICIENCY
+        compute()
+        seconds.append(time.perf_counter() - started)
+    return operations / min(seconds)
 
 
 def in_words(seconds: float) -> str:

@@ -198,7 +198,7 @@ class _Plan:
         self.looked_into = look_into(config, 0) if config.folds else {"split": self.validation}
         parameters = notebook_parameters(_notebook(config, TRAINING))
         self.defaults = {name: default for name, (_, default) in parameters.items()}
-        self.costs = Costs(collection, config.train_split, self.defaults)
+        self.costs = Costs.of(collection, config.train_split, self.defaults)
 
     def _add(self, name: str, kind: str, of: object, given: dict, needs: Sequence[Job] = (), **more) -> Job:
         """of: what decides the key. more: the other fields."""

@@ -32,8 +32,8 @@ ROWS_SHOWN = 15
 
 # What a kind of job is called where they are counted.
 NOUNS = {
-    "tune": "tuning of BM25", "search": "search for training queries", "measure": "measurement of BM25", "denoise": "denoised start",
-    "train": "training", "rerank": "re-ranking", "join": "joining of folds", "analyse": "notebook",
+    "tune": "BM25 tuning", "search": "candidate list", "measure": "BM25 measurement", "denoise": "denoised start",
+    "train": "training", "rerank": "re-ranking", "join": "joined run", "analyse": "notebook",
 }  # fmt: skip
 # A multi-task system and its single-task twin: does generating help?
 TWINS = (("bert", "gdmtl"), ("bert", "gdmtl_plus"), ("bart_s", "gdmtl_s"), ("bart_c", "gdmtl_c"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def test_everything_that_is_missing_is_named_at_once_with_what_to_do(run, tmp_pa
         ("weights of mono: ", "fetch it with `hf download bert-large-uncased --revision "),
     ]):  # fmt: skip
         assert line.startswith(f"  - {start}") and remedy in line
+
+
+def test_of_ms_marco_the_hours_are_known_before_the_data_are_here(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "nothing"))
+
+    def no_network(*_):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    status, text = run(collection="irds:msmarco-passage", splits={"dev-small": 1}, studies={}, systems=["bert"], depth=1000)
+    assert status == 1 and "fetch it where there is a network" in text
+    assert "on MS MARCO as it is published: " in text and "BM25 over 502,939 training queries" in text
 
 
 def test_a_wrong_config_is_refused_as_the_sweep_refuses_it(run):

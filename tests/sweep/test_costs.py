@@ -15,7 +15,7 @@ LAYER = 8 * 8 * 384**2 + 4 * 64 * 384 + 4 * 8 * 384 * 1536
 
 @pytest.fixture(scope="module")
 def costs():
-    return Costs(load_collection("sample"), "train", SETTINGS)
+    return Costs.of(load_collection("sample"), "train", SETTINGS)
 
 
 def test_a_ranking_is_a_forward_pass_a_pair(costs):
