@@ -111,6 +111,25 @@ def pack(sequences: list[TokenSequence]) -> PackedBatch:
     return PackedBatch(**batch, **heads)
 
 
+def pack_pairs(lefts: list[np.ndarray], rights: list[np.ndarray], between: int) -> PackedBatch:
+    """`pack` for an encoder's ranking sequences, each given as two pieces of token ids, int32: what stands before the
+    separator, and from there on. between: tokens of the separator, which are of the first segment. Nothing goes through
+    Python's lists: it takes a tenth of the time."""
+    first, second = _lengths(lefts), _lengths(rights)
+    lengths = first + second
+    starts = np.cumsum(lengths) - lengths
+    pieces = [piece for pair in zip(lefts, rights) for piece in pair]
+    of_segment = np.stack([first + between, second - between], axis=1).reshape(-1)
+    spans = cross_spans(lengths, lengths)
+    return PackedBatch(
+        input_ids=_row(np.concatenate(pieces).astype(np.int64)),
+        segment_ids=_row(np.repeat(np.arange(2 * len(lefts)) % 2, of_segment)),
+        position_ids=_row(_counted(lengths)),
+        spans=spans, score_at=torch.from_numpy(starts), predict_at={}, targets={},
+        read_at=torch.from_numpy(starts), read_spans=spans_at(spans, starts),
+    )  # fmt: skip
+
+
 def pad(sequences: list[TokenSequence], pad_id: int) -> PaddedBatch:
     """One padded row a sequence, with the masks of Figures 1 and 2 written out."""
     input_ids, padding_mask = _pad([sequence.input_ids for sequence in sequences], pad_id)
@@ -174,6 +193,8 @@ def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
 
 def _move(value, device):
     if isinstance(value, Tensor):
+        if torch.device(device).type == "cuda":  # from pinned memory, the host need not wait for what the card computes
+            return value.pin_memory().to(device, non_blocking=True)
         return value.to(device)
     if isinstance(value, dict):
         return {name: _move(item, device) for name, item in value.items()}

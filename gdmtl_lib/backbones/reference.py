@@ -11,6 +11,7 @@ FAST_PATHS = frozenset({
     "dropout",  # of attention weights that are computed again (dropout_attention)
     "flash",  # one kernel for sequences of various lengths (flash)
     "last layer",  # where it is read (last_layer)
+    "pairs",  # of re-ranking packed as arrays (inference.scoring)
 })  # fmt: skip
 _OFF: ContextVar[frozenset[str]] = ContextVar("fast paths that are off", default=frozenset())
 

@@ -5,7 +5,6 @@ nothing is padded. A pair's score depends on nothing but the pair.
 """
 
 import copy
-from array import array
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 
 from gdmtl_lib.backbones.devices import DTYPES, fast_products
 from gdmtl_lib.backbones.linear import fused_layers
+from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.trec import whole_queries
-from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pack
+from gdmtl_lib.packing import BATCH_TOKENS, PackedBatch, by_budget, pack, pack_pairs
 
 from .resume import PartialScores
 
@@ -83,17 +83,17 @@ def score_pairs(
     batch_tokens: tokens of one packed pass; by default as many as suit the device. on_progress: called with the number
     of pairs after every pass. tokens: of the texts that earlier calls have met.
     """
+    if not pairs:
+        return np.empty(0, dtype=np.float32)
     tokens = tokens or _Tokens(model.input_builder())
-    query_tokens, passage_tokens = tokens.of([query for query, _ in pairs], [passage for _, passage in pairs])
-    sequences = [tokens.builder.rank(passage_tokens[passage], query_tokens[query]) for query, passage in pairs]
-    lengths = np.array([len(s.input_ids) + len(s.decoder_ids) for s in sequences])
+    lengths, pack_some = _packer(tokens, pairs)
     by_length = np.argsort(-lengths, kind="stable")
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
     with fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
-            output = model(pack([sequences[i] for i in batch]).to(device))
+            output = model(pack_some(batch).to(device))
             passes.append((batch, output.scores.float()))
             if on_progress:
                 on_progress(len(batch))
@@ -101,6 +101,26 @@ def score_pairs(
     for batch, found in passes:
         scores[batch] = found.cpu().numpy()
     return scores
+
+
+def _packer(tokens: "_Tokens", pairs: list[tuple[str, str]]) -> tuple[np.ndarray, Callable[[np.ndarray], PackedBatch]]:
+    """The lengths of the sequences of some pairs, int64, and what packs those of some numbers."""
+    builder = tokens.builder
+    query_tokens, passage_tokens = tokens.of([query for query, _ in pairs], [passage for _, passage in pairs])
+    if builder.system.backbone != "encoder" or not is_fast("pairs"):
+        sequences = [builder.rank(passage_tokens[passage].tolist(), query_tokens[query]) for query, passage in pairs]
+        lengths = np.array([len(each.input_ids) + len(each.decoder_ids) for each in sequences])
+        return lengths, lambda batch: pack([sequences[i] for i in batch])
+    frames = {query: builder.rank([], ids) for query, ids in query_tokens.items()}  # a pair without its passage
+    head, frame = 1 + len(builder.prefix_ids["rank"]), next(iter(frames.values()))
+    start = np.array(frame.input_ids[:head], dtype=np.int32)
+    lefts = {passage: np.concatenate([start, ids]) for passage, ids in passage_tokens.items()}
+    rights = {query: np.array(each.input_ids[head:], dtype=np.int32) for query, each in frames.items()}
+    left = [lefts[passage][: builder.max_length - len(rights[query])] for query, passage in pairs]
+    right = [rights[query] for query, _ in pairs]
+    lengths = np.fromiter(map(len, left), np.int64) + np.fromiter(map(len, right), np.int64)
+    between = frame.segment_ids.count(0) - head
+    return lengths, lambda batch: pack_pairs([left[i] for i in batch], [right[i] for i in batch], between)
 
 
 class _Tokens:
@@ -111,14 +131,14 @@ class _Tokens:
         self.builder = builder
         self._passages, self._size = {}, 0
 
-    def of(self, queries: Iterable[str], passages: Iterable[str]) -> tuple[dict, dict]:
-        """Token ids by text: of the queries, a run's being together, and of the passages."""
+    def of(self, queries: Iterable[str], passages: Iterable[str]) -> tuple[dict[str, list[int]], dict[str, np.ndarray]]:
+        """Token ids by text: of the queries, a run's being together, and of the passages, int32."""
         queries, passages = list(dict.fromkeys(queries)), list(dict.fromkeys(passages))
         new = [passage for passage in passages if passage not in self._passages]
         for passage, ids in zip(new, self.builder.passage_tokens(new)):
-            self._passages[passage] = array("i", ids[: self.builder.max_length])  # no input holds more
+            self._passages[passage] = np.array(ids[: self.builder.max_length], dtype=np.int32)  # no input holds more
             self._size += len(self._passages[passage])
-        found = {passage: self._passages[passage].tolist() for passage in passages}
+        found = {passage: self._passages[passage] for passage in passages}
         while self._size > CACHED_TOKENS:
             self._size -= len(self._passages.pop(next(iter(self._passages))))
         return dict(zip(queries, self.builder.tokens(queries))), found

@@ -15,6 +15,8 @@ from transformers import BartModel
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.devices import fast_products, pick_precision
 from gdmtl_lib.backbones.linear import linear_layer
+from gdmtl_lib.backbones.reference import reference
+from gdmtl_lib.inference import scoring
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget, pad
 from gdmtl_lib.experiments.results import measure_first_stage
 from gdmtl_lib.pretrained import build_model, load_model
@@ -107,6 +109,26 @@ def test_against_the_gemm_limit(model, profile):
     rate = {contender: sum(passes) / each for contender, each in seconds.items()}
     share = rate["ours"] / rate["limit"]
     record(f"re-ranking {name}, fp32, share of the GEMM limit, tokens/s", rate["ours"], rate["limit"], share, "at least 0.75")
+
+
+def test_what_is_left_without_the_model(model, profile):
+    """Tokens known, in passes as a GPU takes them: from texts to packed batches, in pairs a second of one core."""
+    name, queries, passages = profile
+    collection, candidates = collection_of(queries, passages, DEPTH)
+    pairs, tokens = list(zip(*texts_of(collection, candidates))), scoring._Tokens(model.input_builder())
+
+    def pack_all():
+        lengths, pack_some = scoring._packer(tokens, pairs)
+        for batch in by_budget(np.argsort(-lengths, kind="stable"), lengths, BATCH_TOKENS["cuda"]):
+            pack_some(batch)
+
+    def plainly():
+        with reference("pairs"):
+            pack_all()
+
+    seconds = take_turns({"arrays": pack_all, "sequences": plainly})
+    ours, other = (len(pairs) / seconds[way] for way in ("arrays", "sequences"))
+    record(f"re-ranking {name}, host side against sequences, pairs/s", ours, other, ours, "at least 100000")
 
 
 @pytest.mark.parametrize("system", ["bart_s", "bart_c"])

@@ -15,8 +15,10 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import rerank as reranking, scoring
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.backbones.devices import pick_precision
+from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.inputs import InputBuilder
+from gdmtl_lib.masks import Spans
 from gdmtl_lib.packing import pad
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.data.trec import canonical_order, read_run
@@ -79,12 +81,36 @@ def test_passes_are_as_large_as_the_budget_allows(toys, monkeypatch):
 
     monkeypatch.setattr(scoring, "pack", pack)
     collection = collection_of(longest=60)
-    rerank(toys["bert"], collection, candidates_of(collection), batch_tokens=80)
+    with reference("pairs"):
+        rerank(toys["bert"], collection, candidates_of(collection), batch_tokens=80)
     flat = [length for size in sizes for length in size]
     assert flat == sorted(flat, reverse=True) and len(flat) == 63
     assert all(sum(size) <= 80 or len(size) == 1 for size in sizes)
     assert any(sum(size) > 80 for size in sizes)
     assert all(sum(size) + following[0] > 80 for size, following in pairwise(sizes))
+
+
+@pytest.mark.parametrize("name", ["mono", "gdmtl"])
+def test_pairs_packed_as_arrays_are_the_batches_that_sequences_give(toys, name):
+    """Passages and queries that fit, that are cut, and that are empty to the tokenizer."""
+    rng, builder = random.Random(0), toys[name].input_builder(max_length=40)
+    texts = [" ".join(rng.choices(WORDS, k=rng.choice([1, 5, 30, 60]))) for _ in range(30)] + [" "]
+    pairs = [(rng.choice(texts), rng.choice(texts)) for _ in range(50)]
+    with pytest.warns(UserWarning, match="a query is longer than 20 tokens"):
+        lengths, pack_some = scoring._packer(scoring._Tokens(builder), pairs)
+    with reference("pairs"):
+        expected_lengths, pack_expected = scoring._packer(scoring._Tokens(builder), pairs)
+    assert lengths.tolist() == expected_lengths.tolist()
+    for numbers in ([0], [3, 1, 2], np.argsort(lengths)):
+        found, expected = vars(pack_some(numbers)), vars(pack_expected(numbers))
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(found[key], value) and found[key].dtype == value.dtype, key
+            elif isinstance(value, Spans):
+                assert np.array_equal(found[key].table, value.table), key
+            else:
+                assert found[key] == value, key
 
 
 def test_nothing_is_added_to_the_candidates(toys):
