@@ -1,6 +1,7 @@
 """Data sets of ir_datasets: passages looked up on disk, splits read when they are first used."""
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
@@ -9,9 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from . import answers
 from .cast import RESOLVED, RESOLVED_URL, ms_marco_part, sessions_of
 from .readers import qrels_frame, read_pairs, texts_frame
 from .splits import Split
+from .trec import without_repetitions
 
 MS_MARCO, CAST_2019, QNA = "msmarco-passage", "trec-cast/v1/2019", "msmarco-qna"
 
@@ -19,12 +22,14 @@ MS_MARCO, CAST_2019, QNA = "msmarco-passage", "trec-cast/v1/2019", "msmarco-qna"
 def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
     """Open a data set of ir_datasets, which announces and verifies what it has to download.
 
+    A split with judgments has the queries that were judged: of `msmarco-passage/train`'s 808,731, 502,939.
+
     A split is named after what follows the passages' own id, with `-` for `/` (names of files hold it): of
     `msmarco-passage`, `dev-small` is `msmarco-passage/dev/small`. Given `msmarco-passage/dev/small` itself,
     `dev-small` is the only split. Queries of the passages' own id are the split `all`.
 
     Two data sets are more than ir_datasets has of them. The queries of `msmarco-passage` get their answers and
-    categories from `msmarco-qna`, by id, where that is on this machine. `trec-cast/v1/2019` is its MS MARCO part,
+    categories from MS MARCO's question answering data, by id, where that is on this machine. `trec-cast/v1/2019` is its MS MARCO part,
     under MS MARCO's ids, with the sessions; its one split is `2019`. The texts are the resolved queries, whose file
     has to lie in ir_datasets' folder.
 
@@ -104,10 +109,8 @@ class IrdsPassages(Mapping[str, str]):
 def _split(dataset_id: str) -> Split:
     """A split of ir_datasets, whose frames are read when one of them is first asked for."""
     frames = cache(partial(_cast_frames if dataset_id.startswith(CAST_2019) else _frames, dataset_id))
-    advice, qna = {}, _qna_part(dataset_id)
-    if qna is not None:
-        command = f"ir_datasets export {QNA}/{qna} queries"
-        advice["answers"] = f": make them, where there is a network, with `{command}`"
+    part = _qna_part(dataset_id)
+    advice = {"answers": answers.how_to_get(part, _home() / QNA)} if part else {}
     return Split(*(lambda part=part: frames()[part] for part in range(3)), advice=advice)
 
 
@@ -117,9 +120,19 @@ def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.Data
 
     dataset = ir_datasets.load(dataset_id)
     with _downloading(dataset_id, f"export {dataset_id} queries"):
-        queries = texts_frame({query.query_id: query.default_text() for query in dataset.queries_iter()})
-    queries, answers = _with_qna(queries, dataset_id)
-    return queries, _qrels(dataset_id) if dataset.has_qrels() else None, answers
+        rows = [(query.query_id, query.default_text()) for query in dataset.queries_iter()]
+    texts: dict[str, str] = {}
+    for query_id, text in rows:
+        if texts.setdefault(query_id, text) != text:
+            raise ValueError(
+                f"{dataset_id!r} of ir_datasets has query {query_id!r} twice, with the texts {texts[query_id]!r} and "
+                f"{text!r}: expected one text an id"
+            )
+    qrels = _qrels(dataset_id) if dataset.has_qrels() else None
+    if qrels is not None:
+        judged = set(qrels["query_id"])
+        texts = {query_id: text for query_id, text in texts.items() if query_id in judged}
+    return _with_qna(texts_frame(texts), qrels, dataset_id)
 
 
 def _qrels(dataset_id: str) -> pd.DataFrame:
@@ -127,7 +140,8 @@ def _qrels(dataset_id: str) -> pd.DataFrame:
 
     with _downloading(dataset_id, f"export {dataset_id} qrels"):
         rows = ir_datasets.load(dataset_id).qrels_iter()
-        return qrels_frame((row.query_id, row.doc_id, row.relevance) for row in rows)
+        qrels = qrels_frame((row.query_id, row.doc_id, row.relevance) for row in rows)
+    return without_repetitions(qrels, f"the judgments of {dataset_id!r} of ir_datasets")
 
 
 def _cast_frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame, None]:
@@ -148,27 +162,27 @@ def _cast_frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame, None]:
     return texts_frame(texts).assign(session=sessions_of(texts)), qrels, None
 
 
-def _with_qna(queries: pd.DataFrame, dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The queries with the categories that MS MARCO's question answering data has of them, and its answers.
-
-    The data are made once, of several downloads (`ir_datasets export msmarco-qna/train queries`), and taken where
-    they are: nobody who only ranks has to wait for them. A query's answer is the first of those that people wrote.
-    """
+def _with_qna(
+    queries: pd.DataFrame, qrels: pd.DataFrame | None, dataset_id: str
+) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
+    """The queries with their kinds, the judgments, and the answers, where MS MARCO's question answering data is on this
+    machine: `train_v2.1.json.gz` or `dev_v2.1.json.gz` in ir_datasets' folder `msmarco-qna` (see `answers`), else what
+    ir_datasets has made of them, whose first answer is taken. Nobody who only ranks has to wait for them."""
     import ir_datasets
 
     part = _qna_part(dataset_id)
-    if part is None or not (_home() / QNA / f"{part}.queries.tsv").is_file():
-        return queries, None
-    wanted = set(queries["query_id"])
-    categories, answers = {}, {}
-    with _downloading(f"{QNA}/{part}", f"export {QNA}/{part} queries"):
-        for query in ir_datasets.load(f"{QNA}/{part}").queries_iter():
-            if query.query_id in wanted:
-                categories[query.query_id] = query.type
-                answers |= {query.query_id: text for text in query.answers[:1] if text.strip()}
-    if categories:
-        queries = queries.assign(category=queries["query_id"].map(categories))
-    return queries, texts_frame(answers) if answers else None
+    known: dict[str, tuple[str, str]] = {}
+    if part and (path := _home() / QNA / answers.FILES[part]).is_file():
+        known = answers.read_answers(path)
+    elif part and (_home() / QNA / f"{part}.queries.tsv").is_file():
+        with _downloading(f"{QNA}/{part}", f"export {QNA}/{part} queries"):
+            for query in ir_datasets.load(f"{QNA}/{part}").queries_iter():
+                known[query.query_id] = query.type, next(iter(query.answers), "").strip()
+    ours = [known.get(query_id, (None, "")) for query_id in queries["query_id"]]
+    if any(kind for kind, _ in ours):
+        queries = queries.assign(category=[kind for kind, _ in ours])
+    texts = {query_id: text for query_id, (_, text) in zip(queries["query_id"], ours, strict=True) if text}
+    return queries, qrels, texts_frame(texts) if texts else None
 
 
 def _qna_part(dataset_id: str) -> str | None:
@@ -184,11 +198,16 @@ def _home() -> Path:
 
 @contextmanager
 def _downloading(dataset_id: str, command: str) -> Iterator[None]:
-    """What ir_datasets cannot get hold of, in a sentence with the command that fetches it."""
+    """What ir_datasets cannot get hold of, or read, in a sentence with the command that fetches it."""
     # ir_datasets raises RuntimeError when all of a file's sources failed; requests' errors are OSErrors.
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except ImportError as error:
+        raise ValueError(
+            f"ir_datasets reads {dataset_id!r} with a package that is not installed ({error}): install it with "
+            f"`pip install {(error.name or 'it').partition('.')[0]}`"
+        ) from error
+    except (OSError, RuntimeError, EOFError, UnicodeDecodeError, IndexError, zlib.error) as error:
         raise FileNotFoundError(
             f"ir_datasets cannot read {dataset_id!r}, which is not on this machine or incomplete ({error}): "
             f"fetch it where there is a network, with `ir_datasets {command}`, and copy its folder {_home()} here"

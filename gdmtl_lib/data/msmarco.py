@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from . import answers
 from .cast import RESOLVED, ms_marco_part, sessions_of
 from .files import file_hash, read_lines, refuse_header
 from .passage_file import PassageFile
@@ -43,7 +44,7 @@ def read_msmarco(folder: Path) -> tuple[PassageFile, dict[str, Split], Callable[
     2019 and 2020 (splits `dl-2019`, `dl-2020`) and of CAsT 2019 (`cast-2019`: the MS MARCO part, by the resolved
     queries); `topics.<split>.txt` and `qrels.<split>.txt`, as Anserini has them. `answers.<split>.tsv`,
     `categories.<split>.tsv`, `sessions.<split>.tsv` and `candidates.<split>.trec` are read as in any collection
-    folder. `.gz` is accepted for all but the collection. A split's name has `-` for `.`: `dev-small` is
+    folder; without the first two, `train_v2.1.json.gz` and `dev_v2.1.json.gz` give both (see `answers`). `.gz` is accepted for all but the collection. A split's name has `-` for `.`: `dev-small` is
     `queries.dev.small.tsv`.
 
     A split with judgments has the queries that were judged: of TREC DL 2019's 200, 43. Judgments of queries that the
@@ -93,7 +94,11 @@ def read_msmarco(folder: Path) -> tuple[PassageFile, dict[str, Split], Callable[
         # top1000.dev holds the queries of dev.small alone.
         longest = max((name for name in top1000 if f"{split}-".startswith(f"{name}-")), key=len, default=None)
         own = {kind: path for kind, path in files[split].items() if kind != "top1000"}
-        splits[split] = MsMarcoSplit(passages, own, top1000.get(longest))
+        part = answers.part_of_split(split)
+        if part and (path := folder / answers.FILES[part]).is_file():
+            own = {"answers": path, "categories": path} | own
+        advice = {"answers": answers.how_to_get(part, folder)} if part else {}
+        splits[split] = MsMarcoSplit(passages, own, top1000.get(longest), advice)
     return passages, splits, partial(_fingerprint, passages, splits)
 
 
@@ -111,9 +116,13 @@ def _fingerprint(passages: PassageFile, splits: Mapping[str, "MsMarcoSplit"]) ->
 class MsMarcoSplit(Split):
     """One split of MS MARCO's files, each read when it is first asked for."""
 
-    def __init__(self, passages: PassageFile, files: Mapping[str, Path], top1000: Path | None):
+    def __init__(
+        self, passages: PassageFile, files: Mapping[str, Path], top1000: Path | None, advice: Mapping[str, str]
+    ):
         """files: by kind. top1000: the file of candidates that holds the split's queries, others' too."""
-        super().__init__(self._read_queries, self._read_qrels, self._read_answers, self._read_candidates)
+        super().__init__(
+            self._read_queries, self._read_qrels, self._read_answers, self._read_candidates, advice=advice
+        )
         self._passages, self.files, self._top1000 = passages, files, top1000
 
     def _read_queries(self) -> pd.DataFrame:
@@ -124,7 +133,10 @@ class MsMarcoSplit(Split):
         frame = texts_frame(texts)
         for kind, column in (("categories", "category"), ("sessions", "session")):
             if path := self.files.get(kind):
-                labels = read_pairs(path, "query_id", column)
+                if path.name in answers.FILES.values():
+                    labels = {query_id: label for query_id, (label, _) in answers.read_answers(path).items()}
+                else:
+                    labels = read_pairs(path, "query_id", column)
                 if missing := [query_id for query_id in texts if query_id not in labels]:
                     raise ValueError(
                         f"{path} has no line for query id {missing[0]!r} ({len(missing)} missing): "
@@ -151,8 +163,12 @@ class MsMarcoSplit(Split):
     def _read_answers(self) -> pd.DataFrame | None:
         if "answers" not in self.files:
             return None
-        answers = texts_frame(read_pairs(self.files["answers"], "query_id", "text"))
-        return answers[answers["query_id"].isin(self._texts)].reset_index(drop=True)
+        path = self.files["answers"]
+        if path.name in answers.FILES.values():
+            found = {query_id: text for query_id, (_, text) in answers.read_answers(path).items() if text}
+        else:
+            found = read_pairs(path, "query_id", "text")
+        return texts_frame({query_id: text for query_id, text in found.items() if query_id in self._texts})
 
     def _read_candidates(self) -> pd.DataFrame | None:
         wanted = set(self.queries["query_id"])

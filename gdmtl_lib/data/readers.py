@@ -317,8 +317,8 @@ def _read_judged(
     if path is None:
         return None
     frame = read(path)
-    _check_known(path, 0, frame["query_id"], texts, "query id", queries_name)
-    _check_known(path, 2, frame["doc_id"], passages, "doc_id", "passages.tsv")
+    _check_known(path, 0, frame["query_id"].unique(), texts, "query id", queries_name)
+    _check_known(path, 2, frame["doc_id"].unique(), passages, "doc_id", "passages.tsv")
     return frame
 
 

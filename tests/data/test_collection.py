@@ -9,42 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.data.conftest import FOLDER, HEADER, PASSAGES, refuses, rows, write
+
 from gdmtl_lib.data.collection import load_collection
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-
-PASSAGES = "d1\tblue glacier ice\nd2\tan old king\nd3\twater of the river 😀\n"
-FOLDER = {
-    "passages.tsv": PASSAGES,
-    "queries.train.tsv": "q1\twhy is ice blue\nq2\twho was king\n",
-    "qrels.train.tsv": "q1 0 d1 1\nq2 0 d2 1\nq2 0 d3 0\n",
-    "answers.train.tsv": "q1\tIce absorbs red light.\n",
-    "queries.dev.tsv": "q3\triver water\nq4\tice\n",
-    "qrels.dev.tsv": "q3 0 d3 2\n",
-    "categories.dev.tsv": "q4\tdescription\nq3\tentity\n",
-    "sessions.dev.tsv": "q3\tnature\nq4\tnature\n",
-    "candidates.dev.trec": "q3 Q0 d1 2 1.5 bm25\nq3 Q0 d3 1 2.5 bm25\nq4 Q0 d1 1 3 bm25\n",
-}
-
-
-def write(folder: Path, **changes: str | bytes | None) -> Path:
-    """Write FOLDER, with some files' content replaced, or left out for None; `__` stands for a dot."""
-    content = FOLDER | {name.replace("__", "."): text for name, text in changes.items()}
-    for name, text in content.items():
-        if text is not None:
-            (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return folder
-
-
-def rows(frame: pd.DataFrame) -> list[tuple]:
-    return list(frame.itertuples(index=False, name=None))
-
-
-def refuses(call, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == message
-
 
 # --- folders ------------------------------------------------------------------------------------------------
 
@@ -329,7 +298,6 @@ def test_seed_and_shares_are_for_squad_alone(tmp_path):
 
 # --- WikiQA -------------------------------------------------------------------------------------------------
 
-HEADER = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\r\n"
 WIKIQA = (
     HEADER
     + "Q1\thow cold is ice\tD1\tIce\tD1-0\tIce is water.\t0\r\n"

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.data.test_collection import refuses, rows, write
+from tests.data.conftest import refuses, rows, write, write_qna
 
+import ir_datasets
+from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.evaluation import paper
 from gdmtl_lib.data.collection import load_collection
 
@@ -52,7 +54,8 @@ def irds(tmp_path):
 def test_irds(irds, tmp_path):
     collection = load_collection("irds:gdmtl-toy")
     assert collection.splits == ("dev", "dev-small")
-    assert rows(collection.queries("dev")) == [("q3", "river water"), ("q4", "ice")]
+    assert rows(collection.queries("dev")) == [("q3", "river water")]  # q4 was not judged
+    assert rows(collection.queries("dev-small")) == [("q4", "ice")]  # a split without judgments keeps its queries
     assert rows(collection.qrels("dev")) == [("q3", "d3", 2)]
     refuses(
         lambda: collection.qrels("dev-small"),
@@ -120,7 +123,7 @@ def ms_marco(tmp_path, home, monkeypatch):
     (home / "msmarco-qna").mkdir()
     qna = home / "msmarco-qna" / "dev.queries.tsv"
     qna.write_text("q4\tice\tENTITY\nq9\tof no one\tPERSON\tnobody\nq3\triver water\tDESCRIPTION\tIt is wet.\tWater.\n")
-    write(tmp_path)
+    write(tmp_path, qrels__dev__tsv="q3 0 d3 2\nq4 0 d1 0\n")
     docs = TsvDocs(LocalDownload(tmp_path / "passages.tsv"))
     queries = TsvQueries(LocalDownload(tmp_path / "queries.dev.tsv"))
     qrels = TrecQrels(LocalDownload(tmp_path / "qrels.dev.tsv"), {})
@@ -140,7 +143,7 @@ def test_msmarco_queries_get_the_answers_and_categories_of_the_question_answerin
     assert list(collection.queries("dev-small").columns) == ["query_id", "text", "category"]
     assert rows(collection.queries("dev-small")) == [("q3", "river water", "DESCRIPTION"), ("q4", "ice", "ENTITY")]
     assert rows(collection.answers("dev-small")) == [("q3", "It is wet.")]
-    assert rows(collection.qrels("dev-small")) == [("q3", "d3", 2)]
+    assert rows(collection.qrels("dev-small")) == [("q3", "d3", 2), ("q4", "d1", 0)]
     other = load_collection("irds:msmarco-passage/trec-dl-2019")
     assert list(other.queries("trec-dl-2019").columns) == ["query_id", "text"]
 
@@ -152,9 +155,101 @@ def test_msmarco_does_without_the_question_answering_data(ms_marco):
     with pytest.raises(ValueError) as caught:
         collection.answers("dev-small")
     assert str(caught.value) == (
-        "collection 'irds:msmarco-passage/dev/small' has no answers for the split 'dev-small': make them, where there is "
-        "a network, with `ir_datasets export msmarco-qna/dev queries`"
+        "collection 'irds:msmarco-passage/dev/small' has no answers for the split 'dev-small': GDMTL+ alone needs them; "
+        f"leave it out, or fetch them with `curl --create-dirs -o {ms_marco.with_name('dev_v2.1.json.gz')} "
+        "https://msmarco.z22.web.core.windows.net/msmarco/dev_v2.1.json.gz`"
     )
+
+
+def test_msmarcos_published_answers_are_read_where_ir_datasets_has_downloaded_them(ms_marco):
+    """Before what ir_datasets makes of them, which lacks the well-formed ones and needs one more package to be made."""
+    write_qna(ms_marco.with_name("dev_v2.1.json.gz"))
+    collection = load_collection("irds:msmarco-passage/dev/small")
+    assert rows(collection.queries("dev-small")) == [("q3", "river water", "DESCRIPTION"), ("q4", "ice", "ENTITY")]
+    assert rows(collection.answers("dev-small")) == [("q3", "Water is wet.")]
+
+
+# --- what else ir_datasets holds ----------------------------------------------------------------------------
+
+
+def register(monkeypatch, names, docs=(), queries=(), qrels=()):
+    """A data set of ir_datasets with these rows; the first of several names has no judgments."""
+    from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries
+
+    class Docs(BaseDocs):
+        docs_iter = staticmethod(lambda: iter(docs))
+        docs_cls = staticmethod(lambda: type(docs[0]))
+        docs_count = staticmethod(lambda: len(docs))
+
+        def docs_store(self, field="doc_id"):
+            return type("Store", (), {"get": staticmethod({doc.doc_id: doc for doc in docs}.__getitem__)})()
+
+    class Queries(BaseQueries):
+        queries_iter = staticmethod(lambda: iter(queries))
+        queries_cls = staticmethod(lambda: type(queries[0]))
+
+    class Qrels(BaseQrels):
+        qrels_iter = staticmethod(lambda: iter(qrels))
+
+    parts = [part() for part, rows in ((Docs, docs), (Queries, queries), (Qrels, qrels)) if rows]
+    for name in names:
+        here = parts if name == names[-1] else parts[:2]
+        monkeypatch.setitem(ir_datasets.registry._registered, name, ir_datasets.Dataset(*here))
+
+
+@pytest.mark.parametrize(("name", "split"), [("beir/gdmtl-toy/test", "test"), ("nano-beir/gdmtl-toy", "all")])
+def test_collections_of_beir_and_nanobeir(monkeypatch, tmp_path, name, split):
+    """Titled passages, graded judgments; a passage without a word, and a query that nobody judged."""
+    from ir_datasets.datasets.beir import BeirTitleDoc
+    from ir_datasets.formats import GenericDoc, GenericQuery, TrecQrel
+
+    titled = name.startswith("beir")
+    docs = [BeirTitleDoc("a", "blue ice", "Ice"), BeirTitleDoc("b/1", "", ""), BeirTitleDoc("c", "an\told\nking", "")]
+    docs = docs if titled else [GenericDoc(doc.doc_id, doc.text) for doc in docs]
+    queries = [GenericQuery("PLAIN-1", "ice"), GenericQuery("PLAIN-2", "king"), GenericQuery("PLAIN-3", "wind")]
+    qrels = [TrecQrel("PLAIN-1", "a", 2, "0"), TrecQrel("PLAIN-2", "c", 1, "0"), TrecQrel("PLAIN-2", "c", 1, "0")]
+    register(monkeypatch, ["beir/gdmtl-toy", name] if titled else [name], docs, queries, qrels)
+    collection = load_collection(f"irds:{name}")
+    assert collection.splits == (split,)
+    with pytest.warns(UserWarning, match="1 of 3 judgments stand there before"):
+        assert rows(collection.qrels(split)) == [("PLAIN-1", "a", 2), ("PLAIN-2", "c", 1)]
+    assert rows(collection.queries(split)) == [("PLAIN-1", "ice"), ("PLAIN-2", "king")]
+    assert collection.text(["a"]) == ["Ice blue ice" if titled else "blue ice"] and collection.passage_count(split) == 3
+    found = bm25_candidates(collection, split, index_dir=tmp_path / "indexes")
+    assert found[["query_id", "doc_id"]].to_numpy().tolist() == [["PLAIN-1", "a"], ["PLAIN-2", "c"]]
+
+
+def test_what_ir_datasets_holds_twice_is_refused_where_it_differs(monkeypatch):
+    from ir_datasets.formats import GenericDoc, GenericQuery, TrecQrel
+
+    docs, twice = [GenericDoc("a", "ice")], [GenericQuery("q", "ice"), GenericQuery("q", "wind")]
+    register(monkeypatch, ["gdmtl-twice"], docs, twice)
+    with pytest.raises(ValueError) as caught:
+        load_collection("irds:gdmtl-twice").queries("all")
+    assert str(caught.value) == (
+        "'gdmtl-twice' of ir_datasets has query 'q' twice, with the texts 'ice' and 'wind': expected one text an id"
+    )
+    register(monkeypatch, ["gdmtl-judged"], docs, twice[:1], [TrecQrel("q", "a", 1, "0"), TrecQrel("q", "a", 0, "0")])
+    with pytest.raises(ValueError) as caught:
+        load_collection("irds:gdmtl-judged").qrels("all")
+    assert str(caught.value) == (
+        "the judgments of 'gdmtl-judged' of ir_datasets, lines 1 and 2: passage 'a' is judged 1 and 0 for query 'q': keep "
+        "one of the two"
+    )
+
+
+def test_a_package_that_ir_datasets_lacks_is_named(monkeypatch):
+    from ir_datasets.formats import GenericDoc, GenericQuery
+
+    def lacking():
+        raise ModuleNotFoundError("No module named 'ijson'", name="ijson")
+        yield
+
+    register(monkeypatch, ["gdmtl-lacking"], [GenericDoc("a", "ice")], [GenericQuery("q", "ice")])
+    dataset = ir_datasets.load("gdmtl-lacking")
+    monkeypatch.setattr(type(dataset.queries_handler()), "queries_iter", lambda self: lacking())
+    with pytest.raises(ValueError, match=r"ir_datasets reads 'gdmtl-lacking' with a package .*`pip install ijson`$"):
+        load_collection("irds:gdmtl-lacking").queries("all")
 
 
 # --- CAsT 2019 ----------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ import gzip
 import warnings
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from tests.data.conftest import rows, write_qna
 
 from gdmtl_lib.evaluation import paper
 from gdmtl_lib.data.collection import Collection, load_collection
@@ -44,10 +44,6 @@ def write(folder: Path, **changes: str | bytes | None) -> Path:
         if text is not None:
             (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder
-
-
-def rows(frame: pd.DataFrame) -> list[tuple]:
-    return list(frame.itertuples(index=False, name=None))
 
 
 def test_msmarco_files_are_a_collection_under_their_published_names(tmp_path):
@@ -261,3 +257,22 @@ def test_cast_of_the_paper(tmp_path):
     assert collection.query_texts(["31_1"]) == ["What is throat cancer?"]
     values = evaluate(relevant.assign(score=1.0), qrels, ["RR@10"], relevance_level=2)
     assert values["value"].sum() == 159 and len(values) == 173  # a turn with nothing relevant counts 0
+
+
+def test_the_published_answers_lie_beside_the_passages(tmp_path, monkeypatch):
+    """They give categories and answers to the splits of their queries, unless those have files of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ValueError) as caught:
+        load_collection(write(tmp_path)).answers("train")
+    assert str(caught.value) == (
+        f"collection {str(tmp_path)!r} has no answers for the split 'train': GDMTL+ alone needs them; leave it out, or fetch "
+        f"them with `curl --create-dirs -o {tmp_path}/train_v2.1.json.gz "
+        "https://msmarco.z22.web.core.windows.net/msmarco/train_v2.1.json.gz`"
+    )
+    write_qna(tmp_path / "train_v2.1.json.gz", [(10, "PERSON", ["Ludwig"], ["It was Ludwig."]), (11, "ENTITY", [], "[]")])
+    collection = load_collection(write(tmp_path))
+    assert rows(collection.queries("train")) == [("10", "who was king", "PERSON")]
+    assert rows(collection.answers("train")) == [("10", "It was Ludwig.")]
+    assert "category" not in collection.queries("dl-2019")
+    own = load_collection(write(tmp_path, **{"answers.train.tsv": "10\tnobody\n"}))
+    assert rows(own.answers("train")) == [("10", "nobody")] and own.fingerprint() != collection.fingerprint()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
-from tests.data.test_collection import FOLDER, HEADER, write
+from tests.data.conftest import FOLDER, HEADER, write
 from tests.evaluation.test_measures import fuzzed, oracle
 
 from gdmtl_lib.data import trec as runs

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from tests.data.test_collection import FOLDER, HEADER, write
+from tests.data.conftest import FOLDER, HEADER, write
 from tests.inference.conftest import candidates_of, collection_of
 
 import gdmtl_lib as gdmtl

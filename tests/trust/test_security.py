@@ -20,7 +20,7 @@ import yaml
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from snakemake.common.configfile import load_configfile
-from tests.data.test_collection import FOLDER, write
+from tests.data.conftest import FOLDER, write
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.experiments import notebook
