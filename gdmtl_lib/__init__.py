@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _HOME = {
     "load_collection": "data.collection",
     "bm25_candidates": "data.bm25",
+    "read_run": "data.trec",
+    "read_qrels": "data.trec",
     "build_model": "pretrained",
     "load_model": "pretrained",
     "TrainingSettings": "settings",
