@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from gdmtl_lib.inside.attention import ATTENTIONS, BIDIRECTIONAL, CAUSAL, CROSS, FRAME, PASSAGE, Layout
-from gdmtl_lib.systems import LABELS, TASK_LABELS, System, get_system, prefixes
+from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, TASK_LABELS, System, get_system, prefixes
 from .masks import INK, KIND_COLOURS, PALETTE
 from .style import TASK_COLOURS, new_figure, styled, suptitle
 
@@ -39,15 +39,17 @@ def inputs_of(system: System, task: str) -> dict[str, list[str]]:
     """What encoder and decoder read in a task, in words: `[CLS]`, `rank:`, `passage`, ...; the target, which is also
     read, stands last. No decoder: an encoder alone."""
     first, end = ("[CLS]", "[SEP]") if system.backbone == "encoder" else ("<s>", "</s>")
-    between = [end] if system.backbone == "encoder" else [end, end]
-    source = [first, prefixes()[task], "passage"]
+    alone = [first, prefixes()[task], "passage", end]
+    both = [*alone, *([] if system.backbone == "encoder" else [end]), "query", end]
+    if task == "rank":
+        if system.rank_layout == "separate":
+            return {"encoder": alone, "decoder": ["start", "query"]}
+        return {"encoder": both} if system.backbone == "encoder" else {"encoder": both, "decoder": ["start", *both[:-1]]}
+    of_task = GENERATIVE_TASKS[task]
+    source = both if "query" in of_task.source else alone
     if system.backbone == "encoder":
-        tail = {"rank": ["query", end], "query_generation": ["query"], "answer_generation": ["query", end, "answer"]}
-        return {"encoder": [*source, *between, *tail[task]]}
-    if task == "rank" and system.rank_layout == "separate" or task == "query_generation":
-        return {"encoder": [*source, end], "decoder": ["start", "query"]}
-    both = [*source, *between, "query", end]
-    return {"encoder": both, "decoder": ["start", *both[:-1]] if task == "rank" else ["start", "answer"]}
+        return {"encoder": [*source, of_task.target]}
+    return {"encoder": source, "decoder": ["start", of_task.target]}
 
 
 @styled
@@ -152,9 +154,8 @@ def _pass(axis: Axes, system: System, task: str, x: float, bottom: float, bands:
         head = "feed-forward → score"
         loss = "hinge" if system.rank_loss == "pairwise" else "cross-entropy of relevance"
     else:
-        target = "query" if task == "query_generation" else "answer"
         at = "states that predict it"
-        head, loss = f"language model → next token of the {target}", "cross-entropy"
+        head, loss = f"language model → next token of the {GENERATIVE_TASKS[task].target}", "cross-entropy"
     _arrow(axis, (middle, y), (middle, y + 0.85))
     axis.text(middle + 0.25, y + 0.42, at, fontsize=7.5, color=LINE, va="center")
     place = (x + 0.4, y + 0.85), _WIDTH - 0.8, 1.1

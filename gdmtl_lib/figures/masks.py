@@ -210,7 +210,7 @@ def sentence(layout: Layout, step: int) -> str:
         return looks
     if layout.predicts[step] == "score":
         return f"{looks}; the score is read here"
-    return f"{looks} and predicts \u201c{layout.predicts[step]}\u201d"
+    return f"{looks}; to be predicted: \u201c{layout.predicts[step]}\u201d"
 
 
 def named_tokens(edges: np.ndarray) -> list[tuple[int, float]]:

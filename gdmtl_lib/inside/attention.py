@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.inputs import InputBuilder, TokenSequence
 from gdmtl_lib.packing import PaddedBatch, pad
-from gdmtl_lib.systems import System, get_system
+from gdmtl_lib.systems import GENERATIVE_TASKS, System, get_system
 
 NONE, BIDIRECTIONAL, CROSS, CAUSAL = range(4)
 MASKS = ("mixed", "bidirectional", "causal", "mlm")
@@ -87,8 +87,11 @@ def build_sequence(
         raise ValueError("mask 'mlm' hides the target of a generative task, and ranking has none: use another mask")
     builder = model.input_builder(generation_mask="mlm") if mask == "mlm" else model.input_builder()
     (passage_ids,) = builder.passage_tokens([passage])
-    texts = builder.tokens([query, answer])
-    sequence = getattr(builder, task)(passage_ids, *(texts if task == "answer_generation" else texts[:1]))
+    texts = dict(zip(("query", "answer"), builder.tokens([query, answer])))
+    if task == "rank":
+        sequence = builder.rank(passage_ids, texts["query"])
+    else:
+        sequence = builder.generation(task, passage_ids, texts["query"], texts[GENERATIVE_TASKS[task].target])
     free = {"bidirectional": len(sequence.input_ids), "causal": 0, "mixed": sequence.segment_ids.count(0)}
     return replace(sequence, source_length=free.get(mask, sequence.source_length))
 

@@ -9,8 +9,8 @@ import ipywidgets
 
 from gdmtl_lib.figures.attention import AttentionPicture
 from gdmtl_lib.figures.masks import MaskPicture, Picture, sentence
-from gdmtl_lib.inside.attention import Layout, attention_weights, block_shares, build_sequence, layouts
-from gdmtl_lib.systems import TASK_LABELS
+from gdmtl_lib.inside.attention import Layout, attention_weights, block_shares, build_sequence, layouts, likeliest_tokens
+from gdmtl_lib.systems import GENERATIVE_TASKS, TASK_LABELS, prefixes
 from .explorer import Drawn, Explorer, choice, labelled
 
 _MASK_LABELS = {
@@ -63,7 +63,8 @@ class MaskExplorer(Explorer):
             masks = masks if learned.backbone == "encoder" else ("cross", "decoder", "encoder")
             mask.options = [(_MASK_LABELS[name], name) for name in masks]
             mask.value = masks[0]
-            self.controls["answer"].layout.display = None if task.value == "answer_generation" else "none"
+            wanted = "" if ranks else GENERATIVE_TASKS[task.value].target
+            self.controls["answer"].layout.display = None if wanted == "answer" else "none"
 
     def _drawn(self, step: int, **values) -> list[Drawn]:
         missing = [name for name in ("passage", "query") if not values[name].strip()]
@@ -75,7 +76,12 @@ class MaskExplorer(Explorer):
             self._read_from = read
         step = self.controls["step"].value - 1 if self.picture.layout.steps else None
         said = "no token is predicted in this attention" if step is None else sentence(self.picture.layout, step)
-        return [said, *self._view_of(step, **values), self.models.describe(values["system"])]
+        if step is not None and self.expected is not None:
+            of_step = self.expected[self.expected["step"] == step]
+            best = ", ".join(f"“{row.token}” {row.probability:.1%}" for row in of_step.itertuples())
+            said += f" (probability {of_step['target_probability'].iloc[0]:.1%}). The model expects {best}"
+        prefix = f"“{prefixes()[values['task']]}” at the start of the input tells the model its task"
+        return [said, *self._view_of(step, **values), f"{prefix}. {self.models.describe(values['system'])}"]
 
     def _read(self, system: str, task: str, mask: str, passage: str, query: str, answer: str) -> None:
         """What depends on the texts and choices, but not on the sliders."""
@@ -84,6 +90,7 @@ class MaskExplorer(Explorer):
         self.sequence = build_sequence(model, task, passage, query, answer, mask=mask if of_encoder else None)
         self.attention = "encoder" if of_encoder else mask
         layout = layouts(model, self.sequence)[self.attention]
+        self.expected = likeliest_tokens(model, self.sequence) if self.sequence.targets else None
         self.picture = self._picture(layout, f"{TASK_LABELS[task]}: {_MASK_LABELS[mask]} attention", model)
         with self.still():
             self.controls["step"].max = max(1, len(layout.steps))

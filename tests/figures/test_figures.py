@@ -617,7 +617,7 @@ def test_a_step_is_framed_and_its_edges_come_from_what_it_has_seen():
     dark = [lines for lines in edges.collections if lines.get_alpha() == 0.9]
     starts = {tuple(start) for lines in dark for start, _ in lines.get_segments()}
     assert starts == {(0.5, 1), (1.5, 1), (2.5, 1), (0.5, 0), (1.5, 0), (2.5, 0)}
-    assert "\u201ct1\u201d attends to 3 tokens and predicts \u201ct2\u201d" in words(edges)
+    assert "\u201ct1\u201d attends to 3 tokens; to be predicted: \u201ct2\u201d" in words(edges)
 
 
 PICTURES = {

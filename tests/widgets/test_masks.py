@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import time
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from matplotlib.text import Text
 from nbclient import NotebookClient
 from PIL import Image
 
+from gdmtl_lib import figures as plots
 from gdmtl_lib import pretrained
 from gdmtl_lib.experiments.results import Models
 from gdmtl_lib.pretrained import build_model
+from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, SYSTEMS, TASK_LABELS, System, Task, add_system, add_task
 from gdmtl_lib.widgets.masks import AttentionExplorer, MaskExplorer
 
 PASSAGE = "the glacier is old blue ice in the north"
@@ -52,7 +55,9 @@ def choose(explorer, **values):
 def test_every_control_changes_the_picture(explorer, pictures):
     assert (explorer.controls["task"].value, explorer.controls["mask"].value) == ("query_generation", "mixed")
     assert pictures(explorer, ("step", 3)) == 2
-    assert "“is” attends to 15 tokens and predicts “ice”" in explorer.view
+    assert "“is” attends to 15 tokens; to be predicted: “ice” (probability " in explorer.view
+    assert re.search(r"The model expects “[^”]+” [\d.]+%(, “[^”]+” [\d.]+%){4}", explorer.view)
+    assert "“sum:” at the start of the input tells the model its task" in explorer.view
     assert pictures(explorer, ("query", "what is a glacier")) == 2
     assert "glacier" in texts(explorer)
     assert pictures(explorer, ("passage", "a river"), ("mask", "mlm")) == 3
@@ -134,7 +139,8 @@ def test_the_static_twin_is_a_figure_of_the_same_state(explorer):
     said, shown = explorer.drawn[:2]
     which = "GDMTL before training" if isinstance(explorer, AttentionExplorer) else "GDMTL"
     assert shown.figure.get_suptitle().startswith(f"{which}, query generation: mixed attention")
-    assert said == "“is” attends to 15 tokens and predicts “ice”" and said in texts(explorer)
+    drawn = "“is” attends to 15 tokens; to be predicted: “ice”"
+    assert said.startswith(drawn) and drawn in texts(explorer)
 
 
 def test_answers_come_at_once(tmp_path):
@@ -172,3 +178,21 @@ explorer = widgets.MaskExplorer(Models({str(tmp_path)!r}), ["gdmtl"], "ice is bl
     kinds = [set().union(*(output.data for output in cell.outputs)) for cell in done.cells[1:]]
     assert "image/png" in kinds[0] and not any("widget" in kind for kind in kinds[0])
     assert "application/vnd.jupyter.widget-view+json" in kinds[1] and "image/png" not in kinds[1]
+
+
+def test_a_task_of_ones_own_has_its_mask_and_its_target(toy_bert_folder, tmp_path):
+    """As the README shows it: the answer, without the query."""
+    try:
+        add_task(Task("blind_answer", prefix="guess:", source=("passage",), target="answer"))
+        add_system(System("mine", "Mine", "encoder", ("rank", "blind_answer"), "concatenated", "pairwise", "x"))
+        models = Models(tmp_path)
+        build_model("mine", checkpoint=toy_bert_folder).save_pretrained(tmp_path / "mine" / "seed0" / "checkpoint")
+        explorer = MaskExplorer(models, ["mine"], PASSAGE, "why is ice blue", "the light")
+        assert explorer.controls["task"].value == "blind_answer" and explorer.controls["answer"].layout.display is None
+        assert "to be predicted: “the”" in explorer.view and "“guess:” at the start" in explorer.view
+        assert "why" not in texts(explorer)
+        [figure] = [plots.block_diagrams(["mine"])]
+        assert "blind answer loss: cross-entropy" in {text.get_text() for text in figure.findobj(Text)}
+    finally:
+        for known, name in ((GENERATIVE_TASKS, "blind_answer"), (TASK_LABELS, "blind_answer"), (SYSTEMS, "mine"), (LABELS, "mine")):
+            known.pop(name, None)
