@@ -191,8 +191,9 @@ def test_a_task_of_ones_own_has_its_mask_and_its_target(toy_bert_folder, tmp_pat
         assert explorer.controls["task"].value == "blind_answer" and explorer.controls["answer"].layout.display is None
         assert "to be predicted: “the”" in explorer.view and "“guess:” at the start" in explorer.view
         assert "why" not in texts(explorer)
-        [figure] = [plots.block_diagrams(["mine"])]
+        figure = plots.block_diagrams(["mine"])
         assert "blind answer loss: cross-entropy" in {text.get_text() for text in figure.findobj(Text)}
     finally:
         for known, name in ((GENERATIVE_TASKS, "blind_answer"), (TASK_LABELS, "blind_answer"), (SYSTEMS, "mine"), (LABELS, "mine")):
-            known.pop(name, None)
+            if name in known:
+                del known[name]
