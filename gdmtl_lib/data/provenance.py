@@ -80,5 +80,6 @@ def fingerprint_of(model) -> str:
 def _hash_of(model) -> str | None:
     if model is None or not isinstance(model, str | os.PathLike):
         return None if model is None else fingerprint_of(model)
-    files = [file_hash(Path(model) / name) for name in ("config.json", "model.safetensors")]
+    # The weights may be in parts: those of the ranking path, of the heads, shards.
+    files = [file_hash(path) for path in (Path(model) / "config.json", *sorted(Path(model).glob("*.safetensors")))]
     return hashlib.sha256(" ".join(files).encode()).hexdigest()

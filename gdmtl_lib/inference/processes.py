@@ -68,8 +68,9 @@ def score_in_processes(
 
 
 def environments(processes: int, device: str) -> list[dict[str, str]]:
-    """Each process's environment: a GPU of its own, as long as there are enough; else a share of this one's threads."""
-    gpus = visible_gpus() if device == "cuda" else []
+    """Each process's environment: a share of this one's threads, and a GPU of its own as long as there are enough, then
+    one that it shares; where they compute on the CPU they see none, so that nothing can look for one."""
+    gpus = visible_gpus() if device == "cuda" else [""]
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
     return [
         os.environ | threads | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})

@@ -56,8 +56,8 @@ def rerank(
     score: `rank`, the ranking head's; `likelihood`, log P(query | passage); `interpolated`, both, the likelihood with
         `weight` (see `likelihood.interpolate`). Only `rank` resumes and takes `processes`.
     states: of the likelihood: a folder that keeps the passages' states for later runs, or `StoredStates` with a limit.
-    processes: so many of this machine share the candidates, on a GPU each where there are some; on a CPU they share
-        its cores. The collection has to be one that `load_collection` finds by its name.
+    processes: so many of this machine share the candidates, on a GPU each, or on shared ones where there are fewer; on
+        a CPU they share its cores. The collection has to be one that `load_collection` finds by its name.
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
     duplicates, no row), for unknown ids and for an unknown score; RuntimeError, naming it, where another process is

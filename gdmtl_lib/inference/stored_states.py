@@ -115,7 +115,7 @@ class ModelStates:
             with safetensors.safe_open(self._path(key), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 return tensors if file.metadata() == _described(key, tensors) else None
-        except (FileNotFoundError, safetensors.SafetensorError):
+        except (OSError, safetensors.SafetensorError):
             return None
 
     def _write(self, key: str, tensors: dict[str, Tensor]) -> None:

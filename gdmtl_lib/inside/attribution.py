@@ -1,10 +1,10 @@
 """Which tokens does a ranking score rest on? Integrated gradients (Sundararajan, Taly and Yan, 2017), by Captum.
 
 The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
-word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. A baseline is
-the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. What a model
-thinks of such a pair nobody has taught it: one may score above a relevant pair, and then the values would say what makes
-the pair worse than nothing. So of several `REFERENCES` the one with the lowest score is taken, and the result says which,
+word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. A baseline
+is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. What a model
+thinks of such a pair nobody has taught it: one may score above a relevant pair, and the values would say what makes the
+pair worse than nothing. So of several `REFERENCES` the one with the lowest score is taken, and the result says which,
 and what its colours mean. Another baseline divides another difference: the numbers say something beside this one only.
 
 s sequence, d hidden.

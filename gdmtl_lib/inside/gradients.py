@@ -41,8 +41,12 @@ def cosines(
     trained = load_model(folder / "checkpoint")
     if not trained.system.generative_tasks:
         raise ValueError(f"{trained.system.name} learns to rank only: expected a system that also learns to write")
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]
-    arguments = collection, candidates(), TrainingSettings(**settings), batches
+    file = folder / "settings.json"
+    try:
+        settings = TrainingSettings(**json.loads(file.read_text(encoding="utf-8"))["training"]["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not say how this system was trained: train it anew with notebook 03") from error
+    arguments = collection, candidates(), settings, batches
     tables = [
         gradients_now(model, *arguments).assign(weights=name)
         for name, model in (("start", start and start()), ("trained", trained))

@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from gdmtl_lib.inside.gradients import cosines
+from gdmtl_lib.pretrained import build_model
 
 
 def not_needed():
@@ -24,3 +25,12 @@ def test_without_a_log_and_a_checkpoint_it_says_so(tmp_path):
     (tmp_path / "gdmtl" / "seed0").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
         cosines(tmp_path / "gdmtl" / "seed0", None, not_needed)
+
+
+@pytest.mark.parametrize("settings", [None, "{", '{"training": {"settings": {"epoch": 1}}}'])
+def test_without_its_settings_it_says_so(tmp_path, toy_bert_folder, settings):
+    build_model("gdmtl", checkpoint=toy_bert_folder).save_pretrained(tmp_path / "checkpoint")
+    if settings is not None:
+        (tmp_path / "settings.json").write_text(settings)
+    with pytest.raises(ValueError, match="settings.json does not say how this system was trained: train it anew"):
+        cosines(tmp_path, None, not_needed)
