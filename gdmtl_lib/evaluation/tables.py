@@ -1,5 +1,6 @@
 """Results looked at closely: the queries that change most and their passages, and tables in the paper's form."""
 
+import html
 import textwrap
 
 import pandas as pd
@@ -63,6 +64,17 @@ def top_passages(
     return table.fillna("")
 
 
+def styled(table: pd.DataFrame, formats: dict | str | None = None, caption: str = "", index: bool = True, **how) -> Styler:
+    """A table to look at, in which text from data is never markup: cells, heads and caption are escaped.
+
+    formats, how: as `Styler.format` takes them. index: whether it is shown.
+    """
+    shown = table.style.format(formats, escape="html", **how).set_caption(html.escape(caption))
+    for axis in (0, 1):
+        shown.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
+    return shown if index else shown.hide(axis="index")
+
+
 def styled_passages(table: pd.DataFrame) -> Styler:
     """A table with passages in it, to look at: relevant ones on green, numbers to three digits."""
     relevant = table.map(lambda cell: isinstance(cell, str) and cell.startswith(RELEVANT))
@@ -70,8 +82,7 @@ def styled_passages(table: pd.DataFrame) -> Styler:
     # Widgets space lines widely, and leave no room between columns.
     room = "text-align: left; vertical-align: top; line-height: 1.4; padding: 4px 8px"
     return (
-        table.style.hide(axis="index")
-        .format(precision=3, escape="html")
+        styled(table, index=False, precision=3)
         .apply(lambda _: colours, axis=None)
         .set_table_styles([{"selector": "th", "props": room}, {"selector": "td", "props": room}])
     )
@@ -150,4 +161,4 @@ def _grid(table: pd.DataFrame, row: str, column: str) -> Styler:
     """A table's `cell` by two of its columns, both in the order of their first appearance, systems by label."""
     grid = table.pivot(index=row, columns=column, values="cell").fillna("")
     grid = grid.loc[table[row].unique(), table[column].unique()].rename(index=LABELS, columns=LABELS)
-    return grid.rename_axis(index=None, columns=None).style
+    return styled(grid.rename_axis(index=None, columns=None))

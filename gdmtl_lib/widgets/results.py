@@ -10,7 +10,7 @@ from gdmtl_lib import figures as plots
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES
-from gdmtl_lib.evaluation.tables import styled_passages, top_passages
+from gdmtl_lib.evaluation.tables import styled, styled_passages, top_passages
 from gdmtl_lib.experiments import studies
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.systems import LABELS
@@ -211,9 +211,9 @@ def explore_written(table: pd.DataFrame) -> Explorer:
         passage = min(passage, len(found))
         chosen = found.iloc[passage - 1]
         written = chosen.drop("passage").rename("text").rename_axis("written by").reset_index()
-        styled = written.style.hide(axis="index").format(escape="html")
-        styled.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
-        return [f"Passage {passage} of {len(found)}: {chosen['passage']}", styled]
+        shown = styled(written, index=False)
+        shown.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
+        return [f"Passage {passage} of {len(found)}: {chosen['passage']}", shown]
 
     passage = slider("passage", 1, max(1, len(table)), 1)
     return Explorer(draw, {"words": search("passage", passage, containing), "passage": passage})

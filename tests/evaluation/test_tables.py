@@ -1,3 +1,7 @@
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,3 +106,30 @@ def test_the_papers_numbers_in_the_same_form():
     assert table.columns.tolist() == ["MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"]
     assert table.loc["GDMTL+"].tolist() == ["0.686 △", "0.683 △", "0.498", "0.498", "0.514 +0.202 △", "0.409 +0.301"]
     assert table.loc["BM25", "MRR@10"] == "0.474 ▼"
+
+
+HOSTILE = "<script>alert('$x_{$')</script>"
+
+
+def test_text_from_data_is_never_markup():
+    """In cells, heads and caption of whatever is shown, with numbers formatted or not."""
+    values = {HOSTILE: values_frame(0.1, 0.5), "bert": values_frame(0.4, 0.5)}
+    queries = pd.DataFrame({"query_id": ["q0", "q1"], "category": [HOSTILE, "x"]})
+    frame = pd.DataFrame({HOSTILE: [HOSTILE], "value": 0.5}, index=[HOSTILE])
+    for shown in (
+        inspection.styled(frame, {"value": "{:.3f}"}, HOSTILE, na_rep=""),
+        inspection.styled(frame, precision=3, index=False),
+        inspection.styled(frame.set_index(HOSTILE, append=True).T),
+        inspection.styled_passages(frame),
+        inspection.win_tie_loss_grid(comparison.win_tie_loss_table(values, "RR@10")),
+        inspection.category_grid(comparison.by_category(values, queries, "bert")),
+    ):
+        html = shown.to_html()
+        assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+def test_every_table_of_a_notebook_is_shown_this_way():
+    for path in Path(__file__).parents[2].glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+        assert not re.search(r"\.style\b|to_html", code), path.name

@@ -144,7 +144,7 @@ def test_every_figure_and_table_is_there(smoke):
     def of(names, *splits):
         return {f"{name}.{split}" for name in names.split() for split in splits}
 
-    both = "effectiveness differences win_tie_loss rank_shifts"
+    both = "effectiveness differences twins win_tie_loss rank_shifts"
     figures = {"collection_lengths", "collection_categories", "collection_grades", "candidate_recall", "mlm_ablation",
                "attention_masks", "mixed_mask", "expansion", "attention_heads", "attention_blocks", "architectures",
                "interactions"} | of(f"{both} score_distributions query_deltas", *SPLITS)  # fmt: skip
