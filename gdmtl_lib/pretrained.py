@@ -55,7 +55,10 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
             fresh_heads = not _copy_masked_lm_head(folder, model)
         elif backbone.config.model_type == "bart":
             _copy(backbone, model.model)
-            fresh_heads = False  # BART's own head is its embeddings
+            # BART's own head is its embeddings; a denoised start has written passages, and its heads are to write queries.
+            denoised = getattr(backbone.config, "gdmtl", {}).get("denoised")
+            model.config.gdmtl |= {"denoised": denoised} if denoised else {}
+            fresh_heads = bool(denoised)
         else:
             _warm_start(backbone, model.model)
             fresh_heads = True

@@ -22,10 +22,12 @@ from .results import Results
 
 OWN = ""  # the variant of the config's own trainings
 SIZE = "train_fraction"
+DENOISING = "denoising_steps"
 # How notebook 03 trains one variant of a study, for a message.
 _EXAMPLES = {
     "training_size": "-p train_fraction 0.25",
     "loss_weighting": "-p loss_weighting uncertainty -p generation_head_warmup_steps 100",
+    "denoising": "-p model bart_s -p denoising_steps 300",
 }
 
 
@@ -275,7 +277,7 @@ def _described(home: Path) -> dict[str, object]:
     try:
         training = json.loads(path.read_text(encoding="utf-8"))["training"]
         settings = {name: value for name, value in training["settings"].items() if name != "seed"}
-        return settings | {"collection": training["collection"]}
+        return settings | {DENOISING: training.get(DENOISING) or 0, "collection": training["collection"]}
     except FileNotFoundError:
         raise FileNotFoundError(f"expected {path}, which says what was trained; train it with notebook 03") from None
     except (ValueError, TypeError, KeyError) as error:

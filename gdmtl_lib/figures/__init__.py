@@ -9,7 +9,7 @@ _NAMES = {
     "style": "GAIN LOSS STYLE save_figure",
     "results": "categories cost differences effectiveness pair_intervals query_deltas rank_shifts score_distributions "
     "win_tie_loss",
-    "studies": "gains loss_weighting pair training_curves training_size twins",
+    "studies": "denoising gains loss_weighting pair training_curves training_size twins",
     "collection": "category_shares judgment_grades recall_by_depth text_lengths",
     "generation": "cost_and_effectiveness recall_by_count",
     "masks": "attention_masks expansion mixed_mask",

@@ -161,6 +161,32 @@ def loss_weighting(
 
 
 @styled
+def denoising(
+    history: pd.DataFrame, looks: pd.DataFrame, by_seed: pd.DataFrame, first_stage: float, measure: str,
+    title: str = "What does denoising give an encoder-decoder?",
+) -> Figure:
+    """Left, a denoising step by step: the loss of every step and, as dots, that of passages held out. Right, what
+    systems reach that start from so many steps: a dot a seed, lines through their means.
+
+    history: what `denoise` returns. looks: its validation.csv. by_seed: what `Study.means` returns, of one measure.
+    first_stage: BM25's mean.
+    """
+    figure, (left, right) = new_figure(1, 2, figsize=(8.6, 3.2))
+    left.plot(history["step"] + 1, history["loss"], color="#999999", linewidth=0.8, label="passages read")
+    left.plot(looks["step"] + 1, looks["value"], "o-", color="black", markersize=4, label="passages held out")
+    left.set(title="text infilling", xlabel="optimiser step", ylabel="nats a token", ylim=(0, None))
+    left.legend()
+    for system, of in by_seed.groupby("system", sort=False):
+        means = of.groupby("denoising_steps")["mean"].mean()
+        right.scatter(of["denoising_steps"], of["mean"], s=20, alpha=0.5, linewidth=0, color=SYSTEM_COLOURS[system])
+        right.plot(means.index, means, color=SYSTEM_COLOURS[system], label=LABELS[system])
+    right.axhline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle=":", label=LABELS[FIRST_STAGE])
+    right.set(title="ranking, trained from it", xlabel="denoising steps", ylabel=written(measure), ylim=(0, None))
+    right.legend()
+    return suptitle(figure, title)
+
+
+@styled
 def gains(
     table: pd.DataFrame, baseline: str, measures: Sequence[str], splits: tuple[str, str],
     by_seed: pd.DataFrame | None = None, title: str = "Does a gain at home stay a gain?",

@@ -187,6 +187,15 @@ def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
     return {name: torch.stack(weights).float().cpu() for name, weights in found.items()}
 
 
+def copied_share(weights: Tensor, layout: Layout) -> np.ndarray:
+    """How much of its attention a row that is about to write a token spends on that same token: float [l, h], the mean
+    over those rows for which the columns hold it. weights: float [l, h, r, c], from `attention_weights`."""
+    wanted = torch.tensor([[column == token for column in layout.columns] for token in layout.predicts])
+    there = wanted.any(1)
+    rows = weights[:, :, torch.tensor(layout.steps)[there]]
+    return (rows * wanted[there]).sum(-1).mean(-1).numpy()
+
+
 def block_shares(weights: Tensor, layout: Layout) -> pd.DataFrame:
     """How much of its attention a source token and a target token spend on the source and on the target.
 

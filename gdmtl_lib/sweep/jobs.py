@@ -53,7 +53,9 @@ MEMORY = 3000  # MB of a job beside the weights: texts, candidates and an index 
 PAGE = "page"
 STARTED = ".started"  # beside the stamps: when this call of the sweep began
 # Those that look at a study of the config.
-STUDIES = {"training_size": "09_training_size", "loss_weighting": "15_loss_weighting"}
+STUDIES = {
+    "training_size": "09_training_size", "loss_weighting": "15_loss_weighting", "denoising": "17_denoising"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -398,7 +400,7 @@ def without_answers(config: Config, collection: Collection) -> str | None:
 def _compared_with(baseline: str, systems: Sequence[str]) -> str:
     """The system that a notebook about one pair puts beside the baseline: GDMTL, or the last one where it cannot be."""
     others = [system for system in systems if system != baseline]
-    return "gdmtl" if "gdmtl" in others else others[-1]
+    return "gdmtl" if "gdmtl" in others else [baseline, *others][-1]
 
 
 def _decides_training(settings: Mapping, validation: str, weights: str | None) -> list:

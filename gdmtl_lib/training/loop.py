@@ -154,6 +154,7 @@ class _Training:
             }
         return {
             "system": self.model.system.name,
+            "denoising_steps": self.model.config.gdmtl.get("denoised"),
             "settings": {name: value for name, value in self.settings.as_dict().items() if name not in left_out},
             "collection": self.collection.fingerprint(),
             "initial_weights": fingerprint_of(self.model),

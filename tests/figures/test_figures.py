@@ -402,6 +402,17 @@ def test_loss_weighting_draws_seeds_and_means_beside_ranking_alone(weighted, alo
     ]  # fmt: skip
 
 
+def test_denoising_draws_the_losses_and_what_is_reached_from_it():
+    history = pd.DataFrame({"step": [0, 1, 2], "loss": [3.0, 2.0, 1.0]})
+    by_seed = pd.DataFrame({"system": "bart_s", "denoising_steps": [0, 0, 3], "seed": [0, 1, 0], "mean": [0.1, 0.3, 0.6]})
+    figure = plots.denoising(history, pd.DataFrame({"step": [2], "value": [1.5]}), by_seed, 0.5, "RR@10")
+    read, held_out = figure.axes[0].lines
+    assert read.get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]] and held_out.get_xydata().tolist() == [[3, 1.5]]
+    means, first_stage = figure.axes[1].lines
+    assert means.get_xydata().tolist() == pytest.approx(np.array([[0, 0.2], [3, 0.6]]))
+    assert first_stage.get_ydata() == [0.5, 0.5] and len(figure.axes[1].collections[0].get_offsets()) == 3
+
+
 def test_loss_weighting_without_learned_weights_has_one_panel(weighted, alone, sigmas):
     figure = plots.loss_weighting(weighted.tail(2), alone, 0.3, sigmas.head(0), "RR@10")
     assert len(figure.axes) == 1

@@ -20,6 +20,7 @@ from gdmtl_lib.inside.attention import (
     block_shares,
     build_sequence,
     compare_expansion,
+    copied_share,
     expand,
     layouts,
     likeliest_tokens,
@@ -160,6 +161,16 @@ def test_layouts_of_a_decoder(toys):
     ranking = build_sequence(toys["gdmtl_c on BART"], "rank", "ice", "blue new")
     decoder = layouts(toys["gdmtl_c on BART"], ranking)["decoder"]
     assert decoder.row_segments.tolist() == [0, *ranking.segment_ids[:-1]]
+
+
+def test_the_copied_share_by_hand():
+    """Two rows predict c, which two columns hold (.3 + .5 and .1 + .2), one predicts d, which none holds."""
+    layout = Layout(
+        kinds=np.ones((3, 3)), rows=list("xyz"), columns=["c", "b", "c"], row_segments=np.ones(3, dtype=int),
+        column_segments=np.zeros(3, dtype=int), steps=[0, 1, 2], predicts=["c", "d", "c"],
+    )  # fmt: skip
+    weights = torch.tensor([[[[0.3, 0.2, 0.5], [0.4, 0.5, 0.1], [0.1, 0.7, 0.2]]]])
+    assert copied_share(weights, layout) == pytest.approx(np.array([[(0.8 + 0.3) / 2]]))
 
 
 def test_block_shares_by_hand():
