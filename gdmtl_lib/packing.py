@@ -193,7 +193,8 @@ def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
 
 def _move(value, device):
     if isinstance(value, Tensor):
-        if torch.device(device).type == "cuda":  # from pinned memory, the host need not wait for what the card computes
+        # From pinned memory, so that the host need not wait for what the card computes.
+        if torch.device(device).type == "cuda" and value.device.type == "cpu":
             return value.pin_memory().to(device, non_blocking=True)
         return value.to(device)
     if isinstance(value, dict):
