@@ -112,7 +112,12 @@ class InputBuilder:
             return TokenSequence(
                 "rank", source, [0] * len(source), len(source), decoder_ids, score_at=len(decoder_ids) - 1
             )
-        left, right = self._pair("rank", passage, query)
+        if self.system.rank_layout == "query_first":
+            query = self._cut_query(query, self.max_length // 2)
+            left = [self.first, *query, *self.between]
+            right = [*passage[: self.max_length - len(left) - 1], self.end]
+        else:
+            left, right = self._pair("rank", passage, query)
         sequence = TokenSequence("rank", left + right, [0] * len(left) + [1] * len(right), len(left) + len(right))
         if self.system.backbone == "encoder_decoder":
             # The decoder reads the encoder's own sequence one token later; its last token has seen all others.

@@ -21,7 +21,7 @@ class JointLoss(nn.Module):
         super().__init__()
         self.model, self.settings, self.tasks = model, settings, model.system.tasks
         if len(self.tasks) > 1 and settings.loss_weighting == "uncertainty":
-            self.weighting = UncertaintyWeighting(self.tasks)
+            self.weighting = UncertaintyWeighting(self.tasks, settings.sigma_parameter)
         else:
             fixed = {task: settings.loss_weighting for task in model.system.generative_tasks}
             self.weighting = FixedWeighting({"rank": 1.0} | fixed)
@@ -60,12 +60,16 @@ class JointLoss(nn.Module):
         means = sums / self.counts(batch).to(sums.device).clamp(min=1)
         return self.weighting(dict(zip(self.tasks, means)))
 
-    @torch.no_grad()
     def describe(self, means: Tensor) -> dict[str, float]:
         """A row of the history: the joint loss, each task's mean loss, and its sigma squared where it is learned."""
+        return {name: float(value) for name, value in self.row(means).items()}
+
+    @torch.no_grad()
+    def row(self, means: Tensor) -> dict[str, Tensor]:
+        """The same, still on the device: reading a number waits for it."""
         by_task = dict(zip(self.tasks, means))
         return {
-            "loss": float(self.weighting(by_task)),
-            **{f"{task}_loss": float(loss) for task, loss in by_task.items()},
-            **{f"sigma2_{task}": variance for task, variance in self.weighting.variances().items()},
+            "loss": self.weighting(by_task),
+            **{f"{task}_loss": loss for task, loss in by_task.items()},
+            **{f"sigma2_{task}": variance for task, variance in self.weighting.variance_tensors().items()},
         }

@@ -84,13 +84,17 @@ class UncertaintyWeighting(nn.Module):
     What is learned is log sigma^2, so that sigma^2 stays positive; it starts at sigma^2 = 1. For a constant loss L
     the optimum is sigma^2 = (L + sqrt(L^2 + 8 L)) / 4.
 
-    tasks: the names of the losses. Reference: Liebel and Koerner (2018), after Kendall et al. (2018).
+    tasks: the names of the losses. parameter: `log_variance`, or `variance`: sigma^2 itself is learned, as in the
+    authors' code, and nothing keeps it positive.
+    Reference: Liebel and Koerner (2018), after Kendall et al. (2018).
     """
 
-    def __init__(self, tasks: Iterable[str]):
+    def __init__(self, tasks: Iterable[str], parameter: str = "log_variance"):
         super().__init__()
+        start = {"log_variance": torch.zeros, "variance": torch.ones}[parameter]
         # Pairs, because ParameterDict would sort a dict's keys.
-        self.log_variance = nn.ParameterDict((task, nn.Parameter(torch.zeros(()))) for task in tasks)
+        self.add_module(parameter, nn.ParameterDict((task, nn.Parameter(start(()))) for task in tasks))
+        self.is_log = parameter == "log_variance"
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """losses: one scalar a task. Returns the joint scalar."""
@@ -98,15 +102,25 @@ class UncertaintyWeighting(nn.Module):
 
     def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The part of Eq. 6 that is linear in the losses (and so adds up over parts of a batch)."""
-        _check_tasks(self.log_variance.keys(), losses)
-        return sum(losses[task] * torch.exp(-log_variance) / 2 for task, log_variance in self.log_variance.items())
+        learned = self._parameters_by_task()
+        _check_tasks(learned.keys(), losses)
+        if self.is_log:
+            return sum(losses[task] * torch.exp(-value) / 2 for task, value in learned.items())
+        return sum(losses[task] / (2 * value) for task, value in learned.items())
 
     def regulariser(self) -> Tensor:
         """The part of Eq. 6 that keeps the variances from growing."""
-        return sum(F.softplus(log_variance) for log_variance in self.log_variance.values())
+        return sum(F.softplus(value) if self.is_log else torch.log1p(value) for value in self._parameters_by_task().values())
+
+    def _parameters_by_task(self) -> nn.ParameterDict:
+        return self.log_variance if self.is_log else self.variance
 
     def variances(self) -> dict[str, float]:
-        return {task: float(log_variance.detach().exp()) for task, log_variance in self.log_variance.items()}
+        return {task: float(value) for task, value in self.variance_tensors().items()}
+
+    def variance_tensors(self) -> dict[str, Tensor]:
+        learned = self._parameters_by_task().items()
+        return {task: value.detach().exp() if self.is_log else value.detach() for task, value in learned}
 
 
 class FixedWeighting(nn.Module):
@@ -128,6 +142,8 @@ class FixedWeighting(nn.Module):
 
     def variances(self) -> dict[str, float]:
         return {}
+
+    variance_tensors = variances
 
 
 def _check_tasks(expected, found) -> None:

@@ -10,19 +10,25 @@ b ranking sequences, t packed tokens, d hidden size, n predicted tokens, v vocab
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from huggingface_hub import HfApi, ModelCard, save_torch_state_dict
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.models.bart.modeling_bart import BartForSequenceClassification
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
 
 from gdmtl_lib.backbones.attention import PACKED
-from gdmtl_lib.backbones.checkpoints import write_sums
+from gdmtl_lib.backbones.card import model_card
+from gdmtl_lib.backbones.checkpoints import HEADS, write_sums
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
 from gdmtl_lib.backbones.last_layer import last_layer_at
 from gdmtl_lib.backbones.reference import is_fast
@@ -31,6 +37,7 @@ from .inputs import InputBuilder
 from .packing import PackedBatch, PaddedBatch
 from .systems import System, get_system
 
+PREFIX = "generation_heads."  # of the names of their weights
 SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible
 
 
@@ -43,15 +50,22 @@ class Output:
 
 
 class GenerationHead(nn.Module):
-    """A language-model head: logits over the vocabulary by the word embeddings (tied: passed in, not owned).
+    """A language-model head: logits over the vocabulary by the word embeddings (tied: passed in, not owned), or by a
+    matrix of its own.
 
     transform: an encoder's dense layer, activation and norm before the embeddings; BART has none.
+    own_size: of the vectors of a matrix of its own; None for the tied one.
     """
 
-    def __init__(self, config, transform: nn.Module | None = None):
+    def __init__(self, config, transform: nn.Module | None = None, own_size: int | None = None):
         super().__init__()
         self.transform = transform or nn.Identity()
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.vocabulary = nn.Embedding(config.vocab_size, own_size) if own_size else None
+
+    def matrix(self, embeddings: Tensor) -> Tensor:
+        """What the states are multiplied with, float [v, d]: the word embeddings, or the head's own."""
+        return embeddings if self.vocabulary is None else self.vocabulary.weight.to(embeddings.dtype)
 
     def start_from_counts(self, counts: Tensor) -> None:
         """Let a fresh head begin with how frequent the tokens are, instead of having to learn that first.
@@ -63,8 +77,16 @@ class GenerationHead(nn.Module):
 
     def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
         """states: float [n, d] at the positions that predict; embeddings: float [v, d]. Returns float [n, v]."""
+        embeddings = self.matrix(embeddings)
         states, bias = (part.to(embeddings.dtype) for part in (self.transform(states), self.bias))
         return F.linear(states, embeddings, bias)
+
+
+def head_parts(config) -> tuple[nn.Module | None, int | None]:
+    """A head's transform (an encoder's), and the size of its own vectors where it is not to be tied."""
+    transform = None if config.model_type == "bart" else Transform(config)
+    size = config.hidden_size if config.model_type == "bart" else transform.LayerNorm.normalized_shape[0]
+    return transform, size if config.gdmtl.get("fresh_vocabulary") else None
 
 
 class _Heads:
@@ -105,17 +127,53 @@ class _Heads:
         start = getattr(self.config, "decoder_start_token_id", None)
         return InputBuilder(self.tokenizer, self.system, decoder_start_id=start, **settings)
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write config, weights (safetensors) and tokenizer; an existing checkpoint is replaced only at the end."""
-        folder = Path(folder)
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *arguments, **named):
+        """transformers' own, for a checkpoint that was saved here or pushed to the hub. `load_model` also checks that
+        every file is as it was saved, and that every weight is there."""
+        if not issubclass(cls, PreTrainedModel):
+            cls = class_for(AutoConfig.from_pretrained(pretrained_model_name_or_path))
+            return cls.from_pretrained(pretrained_model_name_or_path, *arguments, **named)
+        with quiet():  # about the heads, which follow
+            found = super().from_pretrained(pretrained_model_name_or_path, *arguments, **named)
+        model = found[0] if isinstance(found, tuple) else found
+        heads = cached_file(pretrained_model_name_or_path, HEADS, _raise_exceptions_for_missing_entries=False)
+        for parameter in model.parameters():  # what lies in a file lies as it likes, and products differ by alignment
+            parameter.data = parameter.data.clone()
+        if heads is not None:  # in checkpoints of before they had a file of their own they are among the weights
+            model.generation_heads.load_state_dict(safetensors.torch.load_file(heads))
+            if isinstance(found, tuple):
+                found[1]["missing_keys"] = {key for key in found[1]["missing_keys"] if not key.startswith(PREFIX)}
+        return found
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, state_dict: dict | None = None,
+        push_to_hub: bool = False, max_shard_size: int | str = "50GB", variant: str | None = None, **hub,
+    ) -> None:
+        """Write configuration, weights (safetensors), tokenizer and model card; an existing checkpoint is replaced only
+        at the end. The arguments are transformers' own; hub: those of `push_to_hub`, `repo_id` by default the folder's
+        name. The language-model heads have a file of their own, so that the others are what transformers expects.
+        """
+        if variant is not None:
+            raise ValueError(f"a checkpoint has no variants, found {variant!r}: save it into a folder of its own")
+        if not is_main_process:
+            return
+        folder = Path(save_directory)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+        weights = self.state_dict() if state_dict is None else dict(state_dict)
+        heads = {key.removeprefix(PREFIX): weights.pop(key) for key in list(weights) if key.startswith(PREFIX)}
+        about = self.config.to_dict().get("gdmtl_card", {})
         try:
             fresh.mkdir()
             self.config.save_pretrained(fresh)
             self.tokenizer.model_max_length = self.config.gdmtl["inputs"]["max_length"]
             self.tokenizer.save_pretrained(fresh)
-            safetensors.torch.save_model(self, str(fresh / "model.safetensors"), metadata={"format": "pt"})
+            save_torch_state_dict(weights, fresh, max_shard_size=max_shard_size)
+            if heads:
+                safetensors.torch.save_file(heads, fresh / HEADS, metadata={"format": "pt"})
+            card = model_card(self.system.label, self.config.gdmtl, about, self.system.backbone == "encoder")
+            (fresh / "README.md").write_text(card, encoding="utf-8")
             write_sums(fresh)
             if folder.exists():
                 old = folder.with_name(f"{folder.name}.old{os.getpid()}")
@@ -126,6 +184,29 @@ class _Heads:
                 fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), max_shard_size=max_shard_size, **hub)
+
+    def push_to_hub(
+        self, repo_id: str, *, commit_message: str = "Upload model", commit_description: str | None = None,
+        private: bool | None = None, token: str | bool | None = None, revision: str | None = None,
+        create_pr: bool = False, max_shard_size: int | str = "50GB", tags: list[str] | None = None,
+    ) -> str:
+        """Upload all that `save_pretrained` writes, the card with it, to the hub; its repository is made where there is
+        none. The arguments are transformers' own; tags: beside those of the card. Returns the commit's address."""
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as home:
+            folder = Path(home) / "checkpoint"
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            if tags:
+                card = ModelCard.load(folder / "README.md")
+                card.data.tags += tags
+                card.save(folder / "README.md")
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=revision,
+                commit_description=commit_description, create_pr=create_pr,
+            )
 
 
 class EncoderGDMTL(_Heads):
@@ -136,15 +217,16 @@ class EncoderGDMTL(_Heads):
     that: a saved checkpoint opens there.
     """
 
-    def __init__(self, config, tokenizer):
+    def __init__(self, config, tokenizer=None):
         config.num_labels = 1
         config._attn_implementation = PACKED
         super().__init__(config)
-        self.system, self.tokenizer = get_system(config.gdmtl["system"]), tokenizer
+        self.system = get_system(config.gdmtl["system"])
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.name_or_path, split_special_tokens=True)
         self.family = family_of(config)
         self.first_position = self.family.first_position(config)
         self.generation_heads = nn.ModuleDict(
-            {task: GenerationHead(config, Transform(config)) for task in self.system.generative_tasks}
+            {task: GenerationHead(config, *head_parts(config)) for task in self.system.generative_tasks}
         )
         for head in self.generation_heads.values():
             head.apply(self._init_weights)
@@ -196,14 +278,17 @@ def _on(ranks: type[PreTrainedModel]) -> type[EncoderGDMTL]:
 class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
     """BART that ranks with the last decoder state and generates with the decoder (Section 4.3, Figure 4)."""
 
-    def __init__(self, config, tokenizer):
+    def __init__(self, config, tokenizer=None):
         config.num_labels = 1
         config._attn_implementation = PACKED
         super().__init__(config)
-        self.system, self.tokenizer = get_system(config.gdmtl["system"]), tokenizer
+        self.system = get_system(config.gdmtl["system"])
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.name_or_path, split_special_tokens=True)
         self.generation_heads = nn.ModuleDict(
-            {task: GenerationHead(config) for task in self.system.generative_tasks}
+            {task: GenerationHead(config, *head_parts(config)) for task in self.system.generative_tasks}
         )
+        for head in self.generation_heads.values():
+            head.apply(self._init_weights)
 
     def states(self, batch: PackedBatch | PaddedBatch) -> Tensor:
         """The decoder's last states, float [t, d]: packed tokens, or the padded rows one after the other."""
@@ -241,6 +326,20 @@ class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
         return self.classification_head(last_states).squeeze(-1)
 
 
-def class_for(system: System, config) -> type[_Heads]:
-    """The architecture of a system on a configuration's family."""
-    return EncoderDecoderGDMTL if system.backbone == "encoder_decoder" else _on(ranking_class(config))
+def class_for(config) -> type[_Heads]:
+    """The architecture on a configuration's family."""
+    return EncoderDecoderGDMTL if config.model_type == "bart" else _on(ranking_class(config))
+
+
+@contextmanager
+def quiet():
+    """transformers reports heads that it did not find; here they are meant to be new."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

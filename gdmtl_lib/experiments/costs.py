@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from gdmtl_lib.backbones.checkpoints import HEADS
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.comparison import mean_interval
@@ -52,12 +53,14 @@ def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
     path = Path(checkpoint) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{checkpoint} holds no weights: expected {path}; train the system with notebook 03")
-    with safe_open(path, framework="numpy") as weights:  # its header says the sizes; no weight is read
-        for name in weights.keys():
-            part = next((part for start, part in _PART_OF.items() if name.startswith(start)), None)
-            if part is None:
-                raise ValueError(f"{path}: expected the weights of a system of this library, found {name}")
-            counts[part] += int(np.prod(weights.get_slice(name).get_shape()))
+    heads = path.with_name(HEADS)
+    for file, prefix in ((path, ""), *([(heads, "generation_heads.")] if heads.is_file() else [])):
+        with safe_open(file, framework="numpy") as weights:  # its header says the sizes; no weight is read
+            for name in weights.keys():
+                part = next((part for start, part in _PART_OF.items() if (prefix + name).startswith(start)), None)
+                if part is None:
+                    raise ValueError(f"{file}: expected the weights of a system of this library, found {name}")
+                counts[part] += int(np.prod(weights.get_slice(name).get_shape()))
     return counts
 
 

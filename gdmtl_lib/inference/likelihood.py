@@ -135,7 +135,8 @@ def log_likelihoods(
 
 def _vocabulary(model, tokens: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The language-model head, by far the largest of all products: states, float [n, d], -> logits, float [n, v]."""
-    head, embeddings = model.generation_heads["query_generation"], model.get_input_embeddings().weight
+    head = model.generation_heads["query_generation"]
+    embeddings = head.matrix(model.get_input_embeddings().weight)
     product = linear_layer(embeddings, head.bias.to(embeddings.dtype), tokens)
     return lambda states: product(head.transform(states.float()).to(embeddings.dtype)).float()
 

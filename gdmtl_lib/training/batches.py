@@ -5,6 +5,7 @@ Everything drawn here is a pure function of the seed, the epoch and the query, s
 needs no random state to go on, and any machine draws the same.
 """
 
+from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,9 @@ from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import GENERATIVE_TASKS
 
 
+KEPT_TOKENS = 1 << 25  # at 4 bytes each
+
+
 @dataclass(frozen=True)
 class Instance:
     """One training instance: the ids of a query, of a relevant passage and of less relevant ones."""
@@ -31,9 +35,10 @@ class Instance:
 class TrainingInstances:
     """The (query, relevant passage) pairs to learn from, with the candidates their negatives are drawn from.
 
-    qrels: query_id, doc_id, relevance; graded judgments pair each passage above 0 with lower ones (Eq. 3).
+    qrels: query_id, doc_id, relevance; graded judgments pair each relevant passage with lower ones (Eq. 3).
     candidates: a first-stage run over the training queries. negatives, seed: as in TrainingSettings.
     fraction: share of the queries to keep; those of a smaller share are among those of a larger one.
+    level: the lowest grade of a passage to learn from.
 
     Queries of the candidates without a relevant passage teach nothing and are left out.
 
@@ -42,7 +47,8 @@ class TrainingInstances:
     """
 
     def __init__(
-        self, qrels: pd.DataFrame, candidates: pd.DataFrame, negatives: int = 1, seed: int = 0, fraction: float = 1.0
+        self, qrels: pd.DataFrame, candidates: pd.DataFrame, negatives: int = 1, seed: int = 0, fraction: float = 1.0,
+        level: int = 1,
     ):
         # A passage that stands twice in a list would be drawn twice as often.
         validate_run(candidates if "score" in candidates else candidates.assign(score=0.0))
@@ -50,12 +56,12 @@ class TrainingInstances:
         self.order = lru_cache(maxsize=1)(self._order)  # asked for at every step of an epoch
         codes, ids = pd.factorize(candidates["query_id"])
         known = set(ids.tolist())
-        relevant = qrels[qrels["relevance"] > 0]
+        relevant = qrels[qrels["relevance"] >= level]
         query_ids = nested_share([q for q in relevant["query_id"].unique().tolist() if q in known], fraction)
         if not query_ids:
             raise ValueError(
-                "no query to train on: none of the candidates' queries has a passage judged relevant; "
-                "are these the candidates of the training split?"
+                "no query to train on: none of the candidates' queries has a passage judged relevant"
+                f"{f' (of grade {level} or more)' if level > 1 else ''}; are these the candidates of the training split?"
             )
         kept = set(query_ids)
         is_kept = np.array([query_id in kept for query_id in ids.tolist()])
@@ -71,7 +77,7 @@ class TrainingInstances:
         self._grades = _grades(candidates, judged)
         self._rows = dict(zip(ids, zip(firsts.tolist(), ends.tolist()), strict=True))
         lowest = dict(zip(ids, np.minimum.reduceat(self._grades, firsts).tolist(), strict=True))
-        relevant = judged[judged["relevance"] > 0].sort_values(["query_id", "doc_id"])
+        relevant = judged[judged["relevance"] >= level].sort_values(["query_id", "doc_id"])
         columns = (relevant[name].tolist() for name in ("query_id", "doc_id", "relevance"))
         self.pairs = list(zip(*columns, strict=True))
         for query_id, doc_id, grade in self.pairs:
@@ -125,8 +131,11 @@ class Batches:
         self.builder = model.input_builder(**self.lengths, generation_mask=settings.generation_mask)
         self.qrels = collection.qrels_of(candidates["query_id"].unique())
         self.instances = TrainingInstances(
-            self.qrels, candidates, settings.negatives, settings.seed, settings.train_fraction
+            self.qrels, candidates, settings.negatives, settings.seed, settings.train_fraction,
+            settings.train_relevance_level,
         )
+        self._token_ids: dict[tuple[str, str], array] = {}
+        self._tokens_kept = 0
         self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
         self.answers = self._answers() if self.system.needs_answers else {}
         self._answered = [pair[:2] for pair in self.instances.pairs if pair[0] in self.answers]
@@ -162,9 +171,9 @@ class Batches:
         """Of each instance its relevant passage, its negatives, and what is to be generated."""
         tasks = tasks or self.system.tasks
         instances = [self.instances.instance(epoch, int(index)) for index in indices]
-        queries = self.builder.tokens(self.collection.query_texts([each.query_id for each in instances]))
+        queries = self._tokens("query", [each.query_id for each in instances])
         doc_ids = [doc_id for each in instances for doc_id in (each.positive, *each.negatives)]
-        passages = iter(self.builder.passage_tokens(self.collection.text(doc_ids)))
+        passages = iter(self._tokens("passage", doc_ids))
         sequences = []
         for instance, query in zip(instances, queries):
             group = [next(passages) for _ in range(1 + self.settings.negatives)]
@@ -180,10 +189,27 @@ class Batches:
         if GENERATIVE_TASKS[task].target == "answer":
             if query_id not in self.answers:
                 query_id, doc_id = borrowed(self._answered, self.settings.seed, epoch, query_id)
-                [query] = self.builder.tokens(self.collection.query_texts([query_id]))
-                [passage] = self.builder.passage_tokens(self.collection.text([doc_id]))
-            [target] = self.builder.tokens([self.answers[query_id]])
+                [query], [passage] = self._tokens("query", [query_id]), self._tokens("passage", [doc_id])
+            [target] = self._tokens("answer", [query_id])
         return self.builder.generation(task, passage, query, target)
+
+    def _tokens(self, kind: str, ids: list[str]) -> list[list[int]]:
+        """Token ids of passages, queries, or queries' answers. They are kept, since every epoch meets them again."""
+        new = [each for each in dict.fromkeys(ids) if (kind, each) not in self._token_ids]
+        found = {}
+        if new and kind == "passage":
+            # Of a passage no input holds more than that.
+            tokens = self.builder.passage_tokens(self.collection.text(new))
+            found = {each: list(part[: self.settings.max_length]) for each, part in zip(new, tokens)}
+        elif new:
+            texts = [self.answers[each] for each in new] if kind == "answer" else self.collection.query_texts(new)
+            found = dict(zip(new, self.builder.tokens(texts)))
+        wanted = [found[each] if each in found else self._token_ids[kind, each].tolist() for each in ids]
+        for each, tokens in found.items():
+            if self._tokens_kept < KEPT_TOKENS:
+                self._token_ids[kind, each] = array("i", tokens)
+                self._tokens_kept += len(tokens)
+        return wanted
 
     def target_tokens(self, task: str) -> np.ndarray:
         """Every token that a generative task is to write in an epoch, int64."""

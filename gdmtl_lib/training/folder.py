@@ -5,6 +5,7 @@
     validation.csv              a row an epoch
     validation_queries.csv      a row an epoch and query, for choosing the epoch by cross-validation (see `folds`)
     gradients.csv               where asked for: how the tasks' gradients lie to each other, at every n-th step
+    epoch_runs/epoch<k>.trec.gz where asked for: the validation's run after every epoch, from 0
     training_state.safetensors  weights and optimiser while the training runs; gone when it is finished
     checkpoint/                 the weights to keep
 """
@@ -49,14 +50,19 @@ _AS_TEXT = ("query_id", "measure", "task", "layer")  # whatever they look like
 
 
 class TrainingFolder:
-    """The folder of one training. description: everything that decides its outcome, as JSON."""
+    """The folder of one training. description: everything that decides its outcome, as JSON. defaults: of the settings
+    in it, for trainings of before there were all of them."""
 
-    def __init__(self, folder: str | os.PathLike, description: dict):
+    def __init__(self, folder: str | os.PathLike, description: dict, defaults: dict | None = None):
         self.folder, self.description = Path(folder), json.loads(json.dumps(description))
+        self._defaults = defaults or {}
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint"
+
+    def epoch_run(self, epoch: int) -> Path:
+        return self.folder / "epoch_runs" / f"epoch{epoch}.trec.gz"
 
     @property
     def _settings_file(self) -> Path:
@@ -105,7 +111,8 @@ class TrainingFolder:
         self._describe(finished=None)
         for table in tables:
             table.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        for left in (self.checkpoint, self.epoch_run(0).parent):
+            shutil.rmtree(left, ignore_errors=True)
         return False
 
     def _is_finished(self, written: list[Path]) -> bool:
@@ -118,7 +125,15 @@ class TrainingFolder:
             training, finished = found["training"], found["finished"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self._settings_file} is damaged ({error!r}): {instead}") from None
+        settings = self.description.get("settings", {})
+        came_later = {name: self._defaults[name] for name in settings if name in self._defaults}
+        training = training | {"settings": came_later | training.get("settings", {})}
         different = list(_differences(training, self.description))
+        if len(different) == 1 and different[0].startswith("initial_weights"):
+            raise ValueError(
+                f"{self.folder} holds this very training, begun from other weights: a model that has been trained, be it "
+                f"a few steps, is not what it was. Build the model anew (build_model) to go on with it; or {instead}"
+            )
         if different:
             raise ValueError(f"{self.folder} holds another training: {'; '.join(different[:4])}; {instead}")
         return finished is not None and (self.checkpoint / "model.safetensors").is_file()

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.trec import read_run, write_run
@@ -19,12 +20,23 @@ from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import TrainingSettings
 
 
-def train_in_processes(processes: int, output_dir: Path, *training) -> None:
+def check_processes(processes: int, device: torch.device) -> None:
+    """Refuse, with ValueError, so many processes where they could not run: each has a GPU of its own."""
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, found {processes}")
+    if device.type == "cuda" and processes > (there := torch.cuda.device_count()):
+        raise ValueError(
+            f"processes must be at most {there}, the number of GPUs that are visible here, found {processes}: lower it, "
+            "or train with device cpu"
+        )
+
+
+def train_in_processes(processes: int, device: torch.device, output_dir: Path, *training) -> None:
     """Train in several processes. training: the other arguments of `write_job`. Raises as `run_job`."""
     job = output_dir / "job"
     write_job(job, output_dir, *training)
     try:
-        run_job(job.resolve(), processes)
+        run_job(job.resolve(), processes, device)
     finally:
         shutil.rmtree(job)
 
@@ -49,7 +61,7 @@ def write_job(
     (folder / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
 
 
-def run_job(folder: Path, processes: int) -> None:
+def run_job(folder: Path, processes: int, device: torch.device = torch.device("cpu")) -> None:
     """Run a job in some processes of this machine and show what they print.
 
     Raises RuntimeError, with the end of what they printed, when one of them fails.
@@ -60,6 +72,8 @@ def run_job(folder: Path, processes: int) -> None:
     ]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
+    if device.type == "cpu":  # else the first barrier would look for a GPU for each of them
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     printed = b""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child:
         try:

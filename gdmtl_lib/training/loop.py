@@ -9,21 +9,27 @@ import hashlib
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
+from accelerate.tracking import is_tensorboard_available, is_wandb_available
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
-from gdmtl_lib.data.rounding import first_best
-from gdmtl_lib.data.trec import canonical_order, frame_hash
-from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.data.provenance import fingerprint_of
-from gdmtl_lib.inference.rerank import rerank
+from gdmtl_lib.data.rounding import first_best
+from gdmtl_lib.data.trec import canonical_order, frame_hash, whole_queries, write_run
+from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import TrainingSettings
@@ -32,10 +38,10 @@ from .batches import Batches
 from .folder import Progress, TrainingFolder
 from .gradients import gradient_cosines
 from .heads import start_fresh_heads, warm_up_heads
-from .launch import train_in_processes
+from .launch import check_processes, train_in_processes
 
-VALIDATION_MEASURE = "RR@10"
 SAVE_EVERY_SECONDS = 600.0
+CARD_SETTINGS = ("epochs", "batch_size", "learning_rate", "loss_weighting", "max_length")
 
 
 def train(
@@ -54,8 +60,8 @@ def train(
     model: from `build_model`, as it was built also when a training is resumed. collection: looks up texts, judgments
         and answers by id.
     candidates: the first stage's run over the training queries, from which negatives are drawn.
-    validation: the first stage's run over other queries. With it the model is measured (mean RR@10) after every
-        epoch and the best epoch is kept, the earlier of equals; without it the last.
+    validation: the first stage's run over other queries. With it the model is measured after every epoch and the best
+        epoch by the mean of `selection_measure` is kept, the earlier of equals; without it the last.
     resume: go on from what output_dir holds if it is the same training, or return at once if that is finished.
     processes: train in so many processes of this machine, one a GPU; the batch stays the same, shared among them.
 
@@ -66,8 +72,7 @@ def train(
     RuntimeError, naming the settings to lower, when memory runs out, and naming the process, when another one is
     training into output_dir.
     """
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, found {processes}")
+    check_processes(processes, pick_device(settings.device))
     # In one order, so that processes which read the candidates from a file draw the same negatives.
     candidates = canonical_order(candidates)
     validation = None if validation is None else canonical_order(validation)
@@ -80,7 +85,7 @@ def train(
             history = pd.DataFrame(training.run().history)
         else:
             train_in_processes(
-                processes, folder.folder, model, collection, candidates, settings, validation, relevance_level
+                processes, training.device, folder.folder, model, collection, candidates, settings, validation, relevance_level
             )
             history = folder.history()
         _load_kept_weights(model, folder)
@@ -110,14 +115,17 @@ def loss_of_part(
 
 
 def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]:
-    """AdamW's groups: no decay on biases and layer norms; the uncertainty weights with their own constant rate."""
+    """AdamW's groups: no decay on biases and layer norms; the uncertainty weights have a rate of their own, or a share of
+    the others' rate: more than 1 of it."""
+    constant = settings.sigma_schedule == "constant"
+    sigma = {"rate": settings.sigma_learning_rate} if constant else {"share": settings.sigma_learning_rate / settings.learning_rate}
     decayed, plain = [], []
     for parameter in joint.model.parameters():
         (decayed if parameter.dim() > 1 else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
-        {"params": list(joint.weighting.parameters()), "weight_decay": 0.0, "constant_lr": settings.sigma_learning_rate},
+        {"params": list(joint.weighting.parameters()), "weight_decay": 0.0, **sigma},
     ]
     return [group for group in groups if group["params"]]
 
@@ -130,6 +138,8 @@ class _Training:
         self.validation, self.relevance_level = validation, relevance_level
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
+        if settings.tracker and not {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[settings.tracker]():
+            raise ValueError(f"tracker {settings.tracker!r} is not installed: `pip install {settings.tracker}`, or leave it out")
         self.batches = Batches(model, collection, candidates, settings)
         model.config.gdmtl = model.config.gdmtl | {"inputs": self.batches.lengths}
         if validation is not None:
@@ -139,12 +149,12 @@ class _Training:
                     f"collection {collection.name!r} has no judgments of the validation's queries: "
                     f"validate on another split, or train without validation"
                 )
-        self.folder = TrainingFolder(output_dir, self._description(candidates))
+        self.folder = TrainingFolder(output_dir, self._description(candidates), TrainingSettings().as_dict())
 
     def _description(self, candidates: pd.DataFrame) -> dict:
         """Everything that decides the outcome. The device does not: it changes rounding only. Nor does what is looked
         at on the way."""
-        left_out = ("device", "gradient_cosines_every")
+        left_out = ("device", "gradient_cosines_every", "tracker")
         validation = None
         if self.validation is not None:
             validation = {
@@ -168,8 +178,10 @@ class _Training:
         # An earlier training of this process may have used another device or precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = accelerator = Accelerator(
-            cpu=self.device.type == "cpu", mixed_precision="no" if self.precision == "fp32" else self.precision
+            cpu=self.device.type == "cpu", mixed_precision="no" if self.precision == "fp32" else self.precision,
+            log_with=self.settings.tracker, project_dir=self.folder.folder,
         )
+        accelerator.init_trackers("tracker", {name: str(value) for name, value in self.settings.as_dict().items()})
         self.joint = JointLoss(self.model, self.settings).to(accelerator.device)
         optimizer = torch.optim.AdamW(parameter_groups(self.joint, self.settings), betas=(0.9, 0.999), fused=True)
         progress = self.folder.load(self.joint, optimizer)
@@ -183,54 +195,70 @@ class _Training:
         self._loop(joint, optimizer, progress)
         if accelerator.is_main_process:
             if self.validation is None:
-                self.model.save_pretrained(self.folder.checkpoint)
+                self._save()
             self.folder.finish(progress)
+        for tracker in accelerator.trackers:
+            tracker.finish()
         accelerator.wait_for_everyone()
         return progress
 
     def _loop(self, joint: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """The steps. While one is computed the next one's batch is made, and the numbers of the last one are read."""
         accelerator, steps_per_epoch = self.accelerator, self.batches.steps_per_epoch
         saved, total = time.monotonic(), self.settings.epochs * steps_per_epoch
         bar = tqdm(
             total=total, initial=progress.step, desc=f"training {self.model.system.name}",
             disable=not accelerator.is_main_process,
         )
-        while progress.step < total:
-            joint.train()
-            started = time.perf_counter()
-            try:
-                progress.gradients += self._gradients(progress.step)
-                row, tokens = self._step(joint, progress.step)
-            except torch.OutOfMemoryError as error:
-                settings = self.settings
-                raise RuntimeError(
-                    f"out of memory on {accelerator.device}: lower batch_size ({settings.batch_size}) or max_length "
-                    f"({settings.max_length}), or raise gradient_accumulation ({settings.gradient_accumulation})"
-                ) from error
-            progress.history.append(row)
-            progress.timing.append({"step": row["step"], "seconds": time.perf_counter() - started, "tokens": tokens})
-            progress.step += 1
-            bar.update()
-            bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}")
-            epoch_ends = progress.step % steps_per_epoch == 0
-            if epoch_ends and self.validation is not None:
-                self._validate(progress)
-            if accelerator.is_main_process and (epoch_ends or time.monotonic() - saved > SAVE_EVERY_SECONDS):
-                if accelerator.scaler is not None:
-                    progress.scaler = accelerator.scaler.state_dict()
-                self.folder.save(progress, self.joint, optimizer)
-                saved = time.monotonic()
-        bar.close()
+        self.failed = torch.zeros((), device=accelerator.device)
+        parts = upcoming = last = None
+        with bar, ThreadPoolExecutor(1) as preparing:
+            while progress.step < total:
+                joint.train()
+                started, step = time.perf_counter(), progress.step
+                parts = upcoming.result() if upcoming else self._parts(step)
+                epoch_ends = (step + 1) % steps_per_epoch == 0
+                # Not over an epoch's end, where the tokenizer has other work.
+                upcoming = None if epoch_ends else preparing.submit(self._parts, step + 1)
+                try:
+                    progress.gradients += self._gradients(step, parts)
+                    made = self._step(joint, optimizer, step, parts)
+                except torch.OutOfMemoryError as error:
+                    settings = self.settings
+                    raise RuntimeError(
+                        f"out of memory on {accelerator.device}: lower batch_size ({settings.batch_size}) or max_length "
+                        f"({settings.max_length}), or raise gradient_accumulation ({settings.gradient_accumulation})"
+                    ) from error
+                if last:
+                    self._read(last, progress, bar)
+                last = made
+                is_due = epoch_ends or time.monotonic() - saved > SAVE_EVERY_SECONDS
+                if is_due or accelerator.scaler:  # whose own way to leave out a step knows one step alone
+                    self._read(last, progress, bar)
+                    last = None
+                seconds = time.perf_counter() - started
+                progress.timing.append({"step": step, "seconds": seconds, "tokens": made.tokens})
+                progress.step += 1
+                bar.update()
+                if epoch_ends and self.validation is not None:
+                    self._validate(progress)
+                if accelerator.is_main_process and is_due:
+                    if accelerator.scaler is not None:
+                        progress.scaler = accelerator.scaler.state_dict()
+                    self.folder.save(progress, self.joint, optimizer)
+                    saved = time.monotonic()
 
-    def _step(self, joint: nn.Module, step: int) -> tuple[dict, int]:
-        """One optimiser step over one global batch. Returns its row of the history and the tokens of this process."""
+    def _parts(self, step: int) -> list:
+        return self.batches.parts(step, self.accelerator.process_index, self.accelerator.num_processes)
+
+    def _step(self, joint: nn.Module, optimizer: torch.optim.Optimizer, step: int, parts: list) -> "_Made":
+        """One optimiser step over one global batch, of which these parts are this process's. Nothing waits for the
+        device: where a loss or the gradient's norm is not finite, it leaves the step out itself, and all after it."""
         settings, accelerator = self.settings, self.accelerator
-        epoch, chosen = self.batches.chosen(step)
         rate = learning_rate(step, self.batches.steps_per_epoch, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = group.get("constant_lr", rate)
+            group["lr"] = group.get("rate", rate * group.get("share", 1.0))
         torch.manual_seed(_seed(settings.seed, step, accelerator.process_index))  # dropout
-        parts = self.batches.parts(step, accelerator.process_index, accelerator.num_processes)
         counts = sum(weight * self.joint.counts(batch) for weight, batch in parts)
         counts = accelerator.reduce(counts.to(accelerator.device), "sum")
         sums = torch.zeros_like(counts)
@@ -241,29 +269,51 @@ class _Training:
                 loss = loss_of_part(self.joint, part_sums, counts, accelerator.num_processes, 1 / len(parts))
                 accelerator.backward(loss)
             sums += part_sums.detach()
-        means = accelerator.reduce(sums, "sum") / counts
-        row = {"epoch": epoch, "step": step, "learning_rate": rate} | self.joint.describe(means)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
-        # The scaler of fp16 leaves out steps whose gradient overflowed, by design.
-        found = {"loss": row["loss"]} | ({} if accelerator.scaler else {"gradient's norm": float(norm)})
-        for what, value in found.items():
-            if not math.isfinite(value):
-                queries = ", ".join(self.batches.instances.pairs[index][0] for index in chosen)
-                raise FloatingPointError(
-                    f"the {what} is {value} at step {step} (epoch {epoch}, queries {queries}): this step was not made, "
-                    f"and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
-                )
+        row = self.joint.row(accelerator.reduce(sums, "sum") / counts)
+        limit = math.inf if settings.max_gradient_norm is None else settings.max_gradient_norm
+        row["gradient's norm"] = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        values = torch.stack([value.detach().float() for value in row.values()])
+        if accelerator.scaler is None:
+            self.failed = torch.maximum(self.failed, 1 - torch.stack((values[0], values[-1])).isfinite().all().float())
+            optimizer.found_inf = self.failed  # what AdamW's fused form asks before it changes anything
+        elif not math.isfinite(values[0]):
+            self._refuse(step, "loss", float(values[0]))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return row, sum(batch.input_ids.numel() for _, batch in parts)
+        tokens = sum(batch.input_ids.numel() for _, batch in parts)
+        return _Made(step, rate, tokens, list(row), *_on_its_way(values))
 
-    def _gradients(self, step: int) -> list[dict]:
+    def _read(self, made: "_Made", progress: Progress, bar) -> None:
+        """Put the numbers of a step into the history; FloatingPointError where the step was not made."""
+        if made.arrived is not None:
+            made.arrived.synchronize()
+        numbers = dict(zip(made.names, made.values.tolist()))
+        norm = numbers.pop("gradient's norm")
+        # The scaler of fp16 leaves out steps whose gradient overflowed, by design.
+        found = {"loss": numbers["loss"]} | ({} if self.accelerator.scaler else {"gradient's norm": norm})
+        for what, value in found.items():
+            if not math.isfinite(value):
+                self._refuse(made.step, what, value)
+        row = {"epoch": made.step // self.batches.steps_per_epoch, "step": made.step, "learning_rate": made.rate} | numbers
+        progress.history.append(row)
+        bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}")
+        self.accelerator.log(numbers | {"learning_rate": made.rate, "gradient_norm": norm}, step=made.step)
+
+    def _refuse(self, step: int, what: str, value: float) -> None:
+        epoch, chosen = self.batches.chosen(step)
+        queries = ", ".join(self.batches.instances.pairs[index][0] for index in chosen)
+        raise FloatingPointError(
+            f"the {what} is {value} at step {step} (epoch {epoch}, queries {queries}): this step was not made, "
+            f"and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
+        )
+
+    def _gradients(self, step: int, parts: list) -> list[dict]:
         """Before every n-th step, how the tasks' gradients lie to each other: on the step's own instances, on the first
         part of them where the batch is computed in parts."""
         every, accelerator = self.settings.gradient_cosines_every, self.accelerator
         if not every or step % every or not self.model.system.generative_tasks or not accelerator.is_main_process:
             return []
-        [(_, batch), *_] = self.batches.parts(step, 0, accelerator.num_processes)
+        [(_, batch), *_] = parts
         # Without its scaler, gradients of fp16 would vanish.
         precise = nullcontext() if accelerator.scaler else accelerator.autocast()
         with precise, fast_products(accelerator.device):
@@ -271,27 +321,79 @@ class _Training:
         return [{"epoch": step // self.batches.steps_per_epoch, "step": step} | row for row in rows]
 
     def _validate(self, progress: Progress) -> None:
+        accelerator, settings = self.accelerator, self.settings
         epoch = progress.step // self.batches.steps_per_epoch - 1
-        run = rerank(
-            self.model, self.collection, self.validation, device=self.accelerator.device.type,
-            precision=self.settings.precision, progress=False,
-        )
-        values = evaluate(run, self.validation_qrels, [VALIDATION_MEASURE], self.relevance_level)
+        # The processes share the chunks of a single one, so that all scores are what they would be there.
+        chunks = list(whole_queries(self.validation["query_id"], CHUNK_PAIRS))[accelerator.process_index :: accelerator.num_processes]
+        runs = [
+            rerank(
+                self.model, self.collection, self.validation.iloc[np.concatenate(chunks)], device=accelerator.device.type,
+                precision=settings.precision, progress=False,
+            )
+        ] if chunks else []  # fmt: skip
+        if accelerator.num_processes > 1:
+            runs = gather_object(runs)
+        run = runs[0] if len(runs) == 1 else canonical_order(pd.concat(runs, ignore_index=True))
+        measure = settings.selection_measure
+        values = evaluate(run, self.validation_qrels, [measure], self.relevance_level)
         value = float(values["value"].mean())
         where = {"epoch": epoch, "step": progress.step - 1}
-        progress.validation.append(where | {"measure": VALIDATION_MEASURE, "value": value})
+        progress.validation.append(where | {"measure": measure, "value": value})
         progress.validation_queries += [where | row for row in values[["query_id", "value"]].to_dict("records")]
+        accelerator.log({measure: value}, step=progress.step - 1)
+        if settings.keep_epoch_runs and accelerator.is_main_process:
+            write_run(run, self.folder.epoch_run(epoch), tag=self.model.system.name)
         if progress.best_value is None or first_best((progress.best_value, value)):
             progress.best_epoch, progress.best_value = epoch, value
-            if self.accelerator.is_main_process:
-                self.model.save_pretrained(self.folder.checkpoint)
-        self.accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                self._save(values)
+        accelerator.wait_for_everyone()
+
+    def _save(self, values: pd.DataFrame | None = None) -> None:
+        """Write the checkpoint, and on its card what it was trained on. values: of the validation's queries."""
+        default, settings = TrainingSettings().as_dict(), self.settings.as_dict()
+        trained = {
+            "collection": Path(self.collection.name).name,
+            "queries": len({query_id for query_id, _, _ in self.batches.instances.pairs}),
+            "steps": self.settings.epochs * self.batches.steps_per_epoch,
+            "settings": {name: value for name, value in settings.items() if name in CARD_SETTINGS or value != default[name]},
+        }
+        if values is not None:
+            mean, error = float(values["value"].mean()), float(values["value"].sem()) if len(values) > 1 else math.nan
+            margin = 1.96 * error
+            measured = {"measure": self.settings.selection_measure, "value": mean, "low": mean - margin, "high": mean + margin}
+            trained["measured"] = [measured | {"queries": len(values)}]
+        self.model.config.gdmtl_card = getattr(self.model.config, "gdmtl_card", {}) | {"trained": trained}
+        self.model.save_pretrained(self.folder.checkpoint)
+
+
+@dataclass
+class _Made:
+    """A step that the device was given: its numbers are on their way. values: float [names]."""
+
+    step: int
+    rate: float
+    tokens: int
+    names: list[str]
+    values: Tensor
+    arrived: "torch.cuda.Event | None"
+
+
+def _on_its_way(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
+    """Numbers copied to the host without waiting for them, and the event that says when they are there."""
+    if not values.is_cuda:
+        return values.cpu(), None
+    there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    there.copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return there, arrived
 
 
 def _load_kept_weights(model, folder: TrainingFolder) -> None:
     kept = load_model(folder.checkpoint)
     model.load_state_dict(kept.state_dict())
-    model.config.gdmtl = kept.config.gdmtl
+    model.config.gdmtl, model.config.gdmtl_card = kept.config.gdmtl, kept.config.gdmtl_card
     model.eval()
 
 

@@ -14,6 +14,8 @@ import huggingface_hub
 import pytest
 from transformers import AutoModel, AutoTokenizer
 
+from tests.conftest import hub_at
+
 from gdmtl_lib.backbones import checkpoints
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, revision_of
 
@@ -31,15 +33,6 @@ def empty_hub_cache(monkeypatch, tmp_path) -> Path:
     checkpoints._wheel_folder.cache_clear()
     yield cache
     checkpoints._wheel_folder.cache_clear()
-
-
-def hub_at(monkeypatch, port: int) -> None:
-    """The hub is what answers on loopback, as if HF_ENDPOINT had been set before the start."""
-    constants, endpoint = huggingface_hub.constants, f"http://127.0.0.1:{port}"
-    template = endpoint + constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
 
 
 def fill_cache(cache: Path, model_id: str, source: Path) -> Path:

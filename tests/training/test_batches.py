@@ -207,3 +207,12 @@ def test_what_cannot_be_trained_on_says_why(qrels, candidates, message):
 def test_candidates_need_no_score():
     bare = TrainingInstances(QRELS, CANDIDATES[["query_id", "doc_id"]])
     assert bare.instance(0, 0) == TrainingInstances(QRELS, CANDIDATES).instance(0, 0)
+
+
+def test_graded_passages_from_a_level_on():
+    """CAsT's: of q2 only m (2) is learned from, against all that are lower, the relevant ones of grade 1 among them."""
+    instances = TrainingInstances(QRELS, CANDIDATES, level=2)
+    assert instances.pairs == [("q2", "m", 2)]
+    assert {instances.instance(epoch, 0).negatives[0] for epoch in range(60)} == set("nopr")
+    with pytest.raises(ValueError, match=r"has a passage judged relevant \(of grade 3 or more\); are these the candidates"):
+        TrainingInstances(QRELS, CANDIDATES, level=3)

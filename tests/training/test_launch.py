@@ -130,3 +130,24 @@ def test_an_interrupt_ends_the_processes(tmp_path, monkeypatch):
         launch.run_job(tmp_path, processes=2)
     assert started[0].strip() == "running"
     assert time.monotonic() - begin < 50
+
+
+@pytest.mark.parametrize(("processes", "there"), [(2, 1), (9, 8)])
+def test_more_processes_than_gpus_are_refused_at_once(processes, there, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(ValueError) as error:
+        launch.check_processes(processes, torch.device("cuda"))
+    assert str(error.value) == (
+        f"processes must be at most {there}, the number of GPUs that are visible here, found {processes}: lower it, or "
+        "train with device cpu"
+    )
+    launch.check_processes(there, torch.device("cuda"))
+    launch.check_processes(processes, torch.device("cpu"))
+
+
+def test_processes_on_the_cpu_see_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    commands = python(monkeypatch, "")
+    for device in ("cpu", "cuda"):
+        launch.run_job(tmp_path, 2, torch.device(device))
+    assert [environment["CUDA_VISIBLE_DEVICES"] for _, environment in commands] == ["", "3,4"]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib import joint
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
+from gdmtl_lib.data.trec import read_run
 from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.systems import SYSTEMS
@@ -678,3 +681,150 @@ def test_the_parts_of_a_batch_add_up_to_it(weighting, processes):
     share = processes / len(sums)  # each process has its own parts, and the regulariser is counted once in each
     parts = [training.loss_of_part(joint, part, counts, processes, share) for part in sums]
     assert sum(parts).item() / processes == pytest.approx(whole.item())
+
+
+# --- settings of the authors' code, of CAsT, and of a sweep
+
+
+def test_none_means_no_clipping(toy_bert_folder, tmp_path):
+    train = Training(toy_bert_folder, "bert", epochs=1)
+    norms = {limit: train(tmp_path / str(limit), settings={"max_gradient_norm": limit})[1]["loss"] for limit in (None, 1e6, 1e-3)}
+    assert norms[None].equals(norms[1e6]) and not norms[None].equals(norms[1e-3])
+
+
+def test_the_uncertainty_weights_follow_the_schedule(toy_bert_folder, tmp_path, monkeypatch):
+    rates, original = [], torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        rates.append([group["lr"] for group in self.param_groups])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    _, history = Training(toy_bert_folder, sigma_schedule="warmup")(tmp_path)
+    assert [sigma for _, _, sigma in rates] == pytest.approx([10 * rate for rate in history["learning_rate"]])
+
+
+def test_the_variance_itself_is_learned(toy_bert_folder, tmp_path):
+    """Adam's first step changes what is learned by its learning rate: 1 becomes 0.99 or 1.01, and not e^0.01. Resumed,
+    it goes on with the same bits."""
+    train = Training(toy_bert_folder, sigma_parameter="variance")
+    _, history = train(tmp_path / "whole")
+    for task in ("rank", *SYSTEMS[ENCODER].generative_tasks):
+        assert history[f"sigma2_{task}"][1] == pytest.approx(1.01 if history[f"{task}_loss"][0] > 1 else 0.99, abs=1e-6)
+    parts = [history[f"{task}_loss"] / 2 / history[f"sigma2_{task}"] + (1 + history[f"sigma2_{task}"]).map(math.log)
+             for task in ("rank", *SYSTEMS[ENCODER].generative_tasks)]  # fmt: skip
+    assert history["loss"].to_numpy() == pytest.approx(sum(parts).to_numpy(), rel=1e-5)
+
+
+def test_the_measure_that_chooses_and_the_runs_of_every_epoch(toy_bert_folder, tmp_path, monkeypatch):
+    """An interrupted training leaves the same files; the run of an epoch has the values that are written of it."""
+    train = Training(toy_bert_folder, "bert", validated=True, selection_measure="nDCG@10", keep_epoch_runs=True)
+    train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        fails_at(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "cut")
+    train(tmp_path / "cut")
+    assert_same_training(tmp_path / "cut", tmp_path / "whole")
+    written = pd.read_csv(tmp_path / "whole" / "validation_queries.csv")
+    for epoch in (0, 1):
+        runs = [read_run(tmp_path / name / "epoch_runs" / f"epoch{epoch}.trec.gz") for name in ("cut", "whole")]
+        pd.testing.assert_frame_equal(*runs)
+        values = evaluate(runs[0], train.collection.qrels("dev"), ["nDCG@10"])["value"]
+        assert written.loc[written["epoch"] == epoch, "value"].tolist() == pytest.approx(values.tolist())
+    assert set(pd.read_csv(tmp_path / "whole" / "validation.csv")["measure"]) == {"nDCG@10"}
+    train(tmp_path / "whole", settings={"keep_epoch_runs": False}, resume=False)
+    assert not (tmp_path / "whole" / "epoch_runs").exists()
+
+
+def test_a_difference_that_rounding_made_keeps_the_earlier_epoch(toy_bert_folder, tmp_path, monkeypatch):
+    values = iter([0.1 + 0.2, 0.3, 0.1 + 0.2 + 1e-16])
+    monkeypatch.setattr(training, "evaluate", lambda *_: pd.DataFrame({"query_id": ["q"], "value": [next(values)]}))
+    Training(toy_bert_folder, "bert", validated=True, epochs=3)(tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["finished"]["best_epoch"] == 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing_until_it_is_read(toy_bert_folder, tmp_path, monkeypatch):
+    """Its numbers are read after the next step was given to the device: neither of them changes a weight."""
+    train, seen, original = Training(toy_bert_folder, "gdmtl"), [], training._Training._step
+
+    def step(self, joint, optimizer, number, parts):
+        made = original(self, joint, optimizer, number, parts)
+        seen.append({name: value.clone() for name, value in self.joint.state_dict().items()})
+        return made
+
+    monkeypatch.setattr(training._Training, "_step", step)
+    poisoned(monkeypatch, 1, lambda loss, scores: loss * float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1 "):
+        train(tmp_path, settings={"batch_size": 2})
+    assert len(seen) == 3  # steps 0 and 1, and the one that was given before step 1 was read
+    for name, value in seen[0].items():
+        assert torch.equal(seen[1][name], value) and torch.equal(seen[2][name], value), name
+
+
+def test_texts_are_tokenized_once(toy_bert_folder, tmp_path, monkeypatch):
+    calls, original = [], InputBuilder.passage_tokens
+
+    def passage_tokens(self, texts):
+        calls.extend(texts := list(texts))
+        return original(self, texts)
+
+    monkeypatch.setattr(InputBuilder, "passage_tokens", passage_tokens)
+    Training(toy_bert_folder, epochs=4)(tmp_path / "kept")
+    assert len(calls) == len(set(calls)) <= 16
+    monkeypatch.setattr(training_batches, "KEPT_TOKENS", 30)  # and what is not kept is made again
+    Training(toy_bert_folder, epochs=4)(tmp_path / "few")
+    assert_same_training(tmp_path / "few", tmp_path / "kept")
+
+
+def test_a_stopped_cell_run_again_with_the_same_model_says_so(toy_bert_folder, tmp_path, monkeypatch):
+    collection = collection_of()
+    model = build_model("gdmtl", checkpoint=toy_bert_folder)
+    with monkeypatch.context() as patch:
+        fails_at(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            gdmtl.train(model, collection, candidates_of(collection), settings_of(), tmp_path)
+    with pytest.raises(ValueError) as error:
+        gdmtl.train(model, collection, candidates_of(collection), settings_of(), tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} holds this very training, begun from other weights: a model that has been trained, be it a few "
+        "steps, is not what it was. Build the model anew (build_model) to go on with it; or choose another output_dir, "
+        "or resume=False to replace it"
+    )
+    gdmtl.train(build_model("gdmtl", checkpoint=toy_bert_folder), collection, candidates_of(collection), settings_of(), tmp_path)
+
+
+def test_a_training_of_before_some_settings_were_there_is_known(finished, tmp_path):
+    checkpoint, folder = finished
+    shutil.copytree(folder, tmp_path / "old")
+    written = json.loads((tmp_path / "old" / "settings.json").read_text())
+    for name in ("sigma_parameter", "train_relevance_level", "selection_measure", "keep_epoch_runs"):
+        del written["training"]["settings"][name]
+    (tmp_path / "old" / "settings.json").write_text(json.dumps(written))
+    _, history = Training(checkpoint, validated=True)(tmp_path / "old")
+    assert len(history) == 6
+    with pytest.raises(ValueError, match="settings.train_relevance_level is 1 there and 2 here"):
+        Training(checkpoint, validated=True, collection=GRADED)(tmp_path / "old", settings={"train_relevance_level": 2})
+
+
+GRADED = collection_of()
+GRADED._splits["train"].qrels["relevance"] = 2
+
+
+def test_the_card_says_what_it_was_trained_on(finished):
+    _, folder = finished
+    card = (folder / "checkpoint" / "README.md").read_text()
+    assert "toy, 11 queries, 6 steps" in card and "| RR@10 |" in card and "learning_rate 0.001" in card
+
+
+def test_what_a_tracker_is_given(toy_bert_folder, tmp_path, monkeypatch):
+    """A row a step and a value an epoch, from accelerate's own trackers; one that is not installed is refused."""
+    logged = []
+    monkeypatch.setattr(training.Accelerator, "log", lambda self, values, step: logged.append((step, values)))
+    monkeypatch.setattr(training, "is_tensorboard_available", lambda: False)
+    with pytest.raises(ValueError, match="tracker 'tensorboard' is not installed: `pip install tensorboard`"):
+        Training(toy_bert_folder, "gdmtl")(tmp_path / "none", settings={"tracker": "tensorboard"})
+    _, history = Training(toy_bert_folder, "gdmtl", validated=True)(tmp_path / "out")
+    assert [step for step, values in logged if "loss" in values] == list(range(6))
+    assert [step for step, values in logged if "RR@10" in values] == [2, 5]
+    assert logged[0][1]["loss"] == history["loss"][0] and logged[0][1]["gradient_norm"] > 0
