@@ -28,10 +28,11 @@ def write_metadata(run: str | os.PathLike, system: str, collection: str | None =
     """Write what a run was made with, on and by.
 
     run: its file. system: who made it, a name or a label. collection: what was searched, as `load_collection` takes it.
-    first_stage: parameters of BM25, which proposed what a system re-ranked.
+    first_stage: as for `first_stage_candidates`, which proposed what a system re-ranked.
     """
-    stages: list[Mapping] = [{"name": FIRST_STAGE, "method": "org.apache.lucene.search.similarities.BM25Similarity"}]
-    stages[0] |= {key: value for key, value in first_stage.items() if value is not None}
+    given = {key: value for key, value in first_stage.items() if value is not None}
+    method = given.pop("run", "org.apache.lucene.search.similarities.BM25Similarity")  # a run that is there, or BM25
+    stages: list[Mapping] = [{"name": FIRST_STAGE, "method": str(method), **given}]
     if system != FIRST_STAGE:
         stages.append({"name": system, "method": f"cross-encoder {LABELS[system]}", "reranks": FIRST_STAGE})
     found = {"name": collection}

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inside.attention import attention_weights, build_sequence
-from gdmtl_lib.experiments.costs import parameter_counts
+from gdmtl_lib.experiments.costs import pair_flops, parameter_counts, ranking_flops
 from gdmtl_lib.backbones.families import FAMILIES, REFUSED, by_kind_of_layer
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import pack, pad
@@ -325,3 +325,12 @@ def test_bert_has_the_names_it_always_had(toy_bert_folder, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
+
+
+def test_what_a_pair_costs_is_counted_for_every_family(model):
+    """Computed on the CPU, and by the polynomial of what is counted on a device that computes nothing."""
+    builder = model.input_builder()
+    [passage], [query] = builder.passage_tokens(["water " * 60]), builder.tokens(["king " * 9])
+    sequence = builder.rank(passage, query)
+    computed = pair_flops(model, sequence)
+    assert computed == ranking_flops(model.to("meta"))(len(sequence.input_ids), len(sequence.decoder_ids)) > 0
