@@ -21,7 +21,8 @@ class TokenSequence:
     directions; those that follow are the target of mixed attention.
     decoder_ids: the decoder's tokens; empty for an encoder.
     targets: the tokens to predict; the state at position `predict_from + i` (of the decoder, where there is one)
-    predicts `targets[i]`. Empty for ranking, whose score is read at position `score_at`.
+    predicts `targets[i]`. Empty for ranking, whose score is read at position `score_at`. teacher: what another ranker
+    scores the pair, where that is learned.
     """
 
     task: str
@@ -32,6 +33,7 @@ class TokenSequence:
     targets: list[int] = field(default_factory=list)
     predict_from: int = 0
     score_at: int = 0
+    teacher: float | None = None
 
 
 class InputBuilder:

@@ -8,6 +8,8 @@ from .losses import (
     FixedWeighting,
     UncertaintyWeighting,
     generation_cross_entropy,
+    listwise_softmax,
+    margin_mse,
     pairwise_hinge,
     pointwise_cross_entropy,
 )
@@ -27,11 +29,11 @@ class JointLoss(nn.Module):
             self.weighting = FixedWeighting({"rank": 1.0} | fixed)
 
     def counts(self, batch: PackedBatch | PaddedBatch) -> Tensor:
-        """What each task's mean is over: pairs (or passages, point-wise), and target tokens; float [tasks]."""
+        """What each task's mean is over: pairs (passages, point-wise; instances, list-wise), and target tokens; float
+        [tasks]."""
         instances = len(batch.score_at) // (1 + self.settings.negatives)
-        ranked = instances * self.settings.negatives
-        if self.model.system.rank_loss == "pointwise":
-            ranked = len(batch.score_at)
+        each = {"pointwise": 1 + self.settings.negatives, "listwise": 1}
+        ranked = instances * each.get(self.model.system.rank_loss, self.settings.negatives)
         return torch.tensor([ranked, *(len(batch.targets[t]) for t in self.model.system.generative_tasks)]).float()
 
     def forward(self, batch: PackedBatch | PaddedBatch) -> Tensor:
@@ -42,12 +44,18 @@ class JointLoss(nn.Module):
         output = self.model(batch)
         scores = output.scores.float().view(-1, 1 + self.settings.negatives)
         positive, negative = scores[:, :1].expand(-1, self.settings.negatives), scores[:, 1:]
-        if self.model.system.rank_loss == "pairwise":
-            ranking = pairwise_hinge(positive, negative, self.settings.margin, "sum")
-        else:
-            relevant = torch.zeros_like(scores)
-            relevant[:, 0] = 1
-            ranking = pointwise_cross_entropy(scores, relevant, "sum")
+        match self.model.system.rank_loss:
+            case "pairwise":
+                ranking = pairwise_hinge(positive, negative, self.settings.margin, "sum")
+            case "pointwise":
+                relevant = torch.zeros_like(scores)
+                relevant[:, 0] = 1
+                ranking = pointwise_cross_entropy(scores, relevant, "sum")
+            case "listwise":
+                ranking = listwise_softmax(scores, "sum")
+            case "margin_mse":
+                teacher = batch.teacher.view_as(scores)
+                ranking = margin_mse(positive, negative, teacher[:, :1] - teacher[:, 1:], "sum")
         generation = [
             generation_cross_entropy(output.logits[task], batch.targets[task], "sum")
             for task in self.model.system.generative_tasks

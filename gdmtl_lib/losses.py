@@ -1,4 +1,5 @@
-"""The losses of the paper (Equations 2 to 6). They are given scores and logits, never a tokenizer.
+"""The losses of the paper (Equations 2 to 6), and two of other re-rankers. They are given scores and logits, never a
+tokenizer.
 
 n pairs or target tokens, v vocabulary.
 """
@@ -23,23 +24,6 @@ def pairwise_hinge(positive: Tensor, negative: Tensor, margin: float = 1.0, redu
     return _reduce(F.relu(margin - (positive - negative)), reduction)
 
 
-def graded_pairwise_hinge(
-    scores: Tensor, relevance: Tensor, margin: float = 1.0, reduction: str = "mean"
-) -> Tensor:
-    """Pair-wise hinge loss over all pairs of one query's passages with different grades (Eq. 3).
-
-    scores: float [n]; relevance: integer [n]. A pair counts once, whatever the distance of its grades.
-    reduction: `mean` over the pairs (the 1/Z of Eq. 3) or `sum`. Returns a scalar, 0 where all grades are equal.
-    """
-    if scores.dim() != 1 or scores.shape != relevance.shape:
-        raise ValueError(
-            "expected one score and one grade for each passage of a query, "
-            f"found {tuple(scores.shape)} scores and {tuple(relevance.shape)} grades"
-        )
-    higher, lower = torch.nonzero(relevance[:, None] > relevance[None, :], as_tuple=True)
-    return pairwise_hinge(scores[higher], scores[lower], margin, reduction)
-
-
 def pointwise_cross_entropy(scores: Tensor, relevant: Tensor, reduction: str = "mean") -> Tensor:
     """Point-wise loss of monoBERT: cross-entropy of each passage's relevance given its score.
 
@@ -48,6 +32,30 @@ def pointwise_cross_entropy(scores: Tensor, relevant: Tensor, reduction: str = "
     """
     relevant = (relevant > 0).to(scores.dtype)
     return _reduce(F.binary_cross_entropy_with_logits(scores, relevant, reduction="none"), reduction)
+
+
+def listwise_softmax(scores: Tensor, reduction: str = "mean") -> Tensor:
+    """List-wise loss: cross-entropy of the relevant passage among all of its instance, -log softmax(scores)_0.
+
+    scores: float [n, 1 + negatives], of each instance its relevant passage's before those of the others.
+    reduction: `mean` over the instances or `sum`. Returns a scalar, 0 for no instances.
+    Source: Gao, Dai and Callan (2021), Rethink Training of BERT Rerankers in Multi-Stage Retrieval Pipeline.
+    """
+    return _reduce(torch.logsumexp(scores, dim=-1) - scores[:, 0], reduction)
+
+
+def margin_mse(positive: Tensor, negative: Tensor, teacher_margin: Tensor, reduction: str = "mean") -> Tensor:
+    """Distillation: the squared difference between a pair's margin, positive - negative, and the teacher's.
+
+    positive, negative, teacher_margin: float [...], alike. reduction: `mean` over the pairs or `sum`. Returns a scalar, 0
+    for no pairs. Raises ValueError for shapes that differ.
+    Source: Hofstaetter et al. (2020), Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge
+    Distillation.
+    """
+    if not positive.shape == negative.shape == teacher_margin.shape:
+        shapes = ", ".join(str(tuple(part.shape)) for part in (positive, negative, teacher_margin))
+        raise ValueError(f"expected as many positive and negative scores as margins of the teacher, found {shapes}")
+    return _reduce((positive - negative - teacher_margin).square(), reduction)
 
 
 def generation_cross_entropy(

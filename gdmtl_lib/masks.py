@@ -143,7 +143,7 @@ class Spans:
     def of_rows(cls, group: np.ndarray, first: np.ndarray, end: np.ndarray) -> "Spans":
         """The spans of rows of which each attends to the columns from `first` to `end`, int64 [r].
 
-        group: int64 [r], rising; rows of two groups are never of one span, those of one group have one `first`. A row
+        group: int64 [r]; neighbouring rows of two groups are never of one span, those of one group have one `first`. A row
         belongs to the span of the row before it where it attends to as much (bidirectional), or to one column more than
         each row before attended to than the one before that (causal).
         """
@@ -186,9 +186,20 @@ def cross_spans(lengths: np.ndarray, sources: np.ndarray) -> Spans:
 
 def spans_at(spans: Spans, rows: np.ndarray) -> Spans:
     """The spans of some rows alone, int64 [r], rising, which then stand one after the other."""
+    return Spans.of_rows(*_columns_of(spans, rows))
+
+
+def fewest_spans(spans: Spans) -> Spans:
+    """The same with as few spans as there can be: a source's last row goes with the target's, as one causal span."""
+    _, first, end = _columns_of(spans, np.arange(spans.table[-1, 1]))
+    return Spans.of_rows(first, first, end)
+
+
+def _columns_of(spans: Spans, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The span of each row, and the first column and the end of what the row attends to: int64 [r]."""
     place = np.searchsorted(spans.table[:, 1], rows, side="right")
     _, end, first, last, causal = spans.table[place].T
-    return Spans.of_rows(place, first, last - causal * (end - 1 - rows))
+    return place, first, last - causal * (end - 1 - rows)
 
 
 def span_mask(span: Span, window: int | None = None, device: torch.device | None = None) -> Tensor | None:

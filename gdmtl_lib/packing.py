@@ -40,7 +40,7 @@ class PackedBatch:
     input_ids, segment_ids, position_ids: int64 [1, t]; spans: who attends to whom.
     decoder_ids, decoder_position_ids: int64 [1, t'], decoder_spans, cross_spans: the same for a decoder, or None.
     score_at: int64 [b'], where the scores of the ranking sequences are read, in the order they were given.
-    predict_at, targets: per generative task int64 [n].
+    predict_at, targets: per generative task int64 [n]. teacher: float32 [b'], another ranker's scores, or None.
     read_at: int64 [r], all these positions of an encoder, rising; read_spans: who those tokens attend to.
     All positions count packed tokens of the encoder, or of the decoder where there is one.
     """
@@ -52,6 +52,7 @@ class PackedBatch:
     score_at: Tensor
     predict_at: dict[str, Tensor]
     targets: dict[str, Tensor]
+    teacher: Tensor | None = None
     decoder_ids: Tensor | None = None
     decoder_position_ids: Tensor | None = None
     decoder_spans: Spans | None = None
@@ -77,6 +78,7 @@ class PaddedBatch:
     score_at: Tensor
     predict_at: dict[str, Tensor]
     targets: dict[str, Tensor]
+    teacher: Tensor | None = None
     decoder_ids: Tensor | None = None
     decoder_mask: Tensor | None = None
     cross_mask: Tensor | None = None
@@ -120,7 +122,7 @@ def pack_pairs(lefts: list[np.ndarray], rights: list[np.ndarray], between: int) 
     starts = np.cumsum(lengths) - lengths
     pieces = [piece for pair in zip(lefts, rights) for piece in pair]
     of_segment = np.stack([first + between, second - between], axis=1).reshape(-1)
-    spans = cross_spans(lengths, lengths)
+    spans = mixed_spans(lengths, lengths)
     return PackedBatch(
         input_ids=_row(np.concatenate(pieces).astype(np.int64)),
         segment_ids=_row(np.repeat(np.arange(2 * len(lefts)) % 2, of_segment)),
@@ -163,7 +165,11 @@ def _heads(sequences: list[TokenSequence], starts: np.ndarray) -> dict:
         predict_at[task] = torch.from_numpy(np.repeat(first, lengths) + _counted(lengths))
         targets[task] = torch.from_numpy(_joined(sequences[number].targets for number in of_task))
     score_at = starts[ranked] + np.array([sequences[number].score_at for number in ranked], dtype=np.int64)
-    return dict(score_at=torch.from_numpy(score_at), predict_at=predict_at, targets=targets)
+    teacher = [sequences[number].teacher for number in ranked]
+    return dict(
+        score_at=torch.from_numpy(score_at), predict_at=predict_at, targets=targets,
+        teacher=None if None in teacher else torch.tensor(teacher, dtype=torch.float32),
+    )  # fmt: skip
 
 
 def _lengths(rows: Iterable[list[int]]) -> np.ndarray:

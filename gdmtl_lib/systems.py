@@ -54,7 +54,8 @@ class System:
     tasks: what it is trained on: `rank`, and for the multi-task systems some of `GENERATIVE_TASKS`.
     rank_layout: `concatenated` (passage and query in one sequence; an encoder-decoder reads it on both sides),
         `separate` (passage in the encoder, query in the decoder) or `query_first` (query and passage, without a prefix).
-    rank_loss: `pairwise` (hinge, Eq. 3) or `pointwise` (cross-entropy of each passage's relevance).
+    rank_loss: of `RANK_LOSSES`; the paper's are `pairwise` (Eq. 3) and `pointwise`. `margin_mse` learns from the scores
+        of the candidates that `train` is given: those of a teacher.
     checkpoint: the pretrained weights that the paper starts from.
     """
 
@@ -98,7 +99,13 @@ PUBLISHED = {
     )
 }
 """Re-rankers that others have trained, beside the paper's systems: no table has them unless they are asked for."""
-
+RANK_LOSSES = {
+    "pairwise": "hinge",
+    "pointwise": "cross-entropy of relevance",
+    "listwise": "softmax over the passages",
+    "margin_mse": "squared error of the margin",
+}
+"""What is learned of a query's passages, and what figures call it."""
 LABELS = _Labels({FIRST_STAGE: "BM25"} | {name: system.label for name, system in SYSTEMS.items()})
 
 
@@ -127,7 +134,7 @@ def add_system(system: System) -> System:
     for what, found, known in (
         ("backbone", system.backbone, ("encoder", "encoder_decoder")),
         ("rank_layout", system.rank_layout, ("concatenated", "separate", "query_first")),
-        ("rank_loss", system.rank_loss, ("pairwise", "pointwise")),
+        ("rank_loss", system.rank_loss, tuple(RANK_LOSSES)),
         ("first task", system.tasks[:1], (("rank",),)),
         *(("task", task, tuple(GENERATIVE_TASKS)) for task in system.tasks[1:]),
     ):

@@ -1,6 +1,7 @@
 """The joint step's arithmetic on scores and logits given by hand; models themselves are in test_models."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,25 @@ def test_pointwise_with_several_negatives():
     assert joint.loss(batch).item() == pytest.approx(math.log(2))
     sums = joint(batch_of([math.log(3), -math.log(3), -math.log(3)]))
     assert sums.tolist() == pytest.approx([3 * math.log(4 / 3)])
+
+
+def test_listwise_with_several_negatives():
+    """Two instances of three passages with equal scores: log 3 each."""
+    joint, batch = joint_of("bert", negatives=2), batch_of([1.0] * 6)
+    joint.model.system = replace(SYSTEMS["bert"], rank_loss="listwise")
+    assert joint.counts(batch).tolist() == [2]
+    assert joint(batch).tolist() == pytest.approx([2 * math.log(3)])
+    assert joint.loss(batch).item() == pytest.approx(math.log(3))
+
+
+def test_margins_of_a_teacher():
+    """Margins 1 and 0 of one instance, the teacher's 3 and 1: squares 4 and 1, over two pairs."""
+    joint, batch = joint_of("bert", negatives=2), batch_of([1.0, 0.0, 1.0])
+    joint.model.system = replace(SYSTEMS["bert"], rank_loss="margin_mse")
+    batch.teacher = torch.tensor([5.0, 2.0, 4.0])
+    assert joint.counts(batch).tolist() == [2]
+    assert joint(batch).tolist() == [5]
+    assert joint.loss(batch).item() == 2.5
 
 
 def test_uncertainty_weighting_is_the_default_of_several_tasks():

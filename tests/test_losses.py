@@ -10,7 +10,8 @@ from gdmtl_lib.losses import (
     FixedWeighting,
     UncertaintyWeighting,
     generation_cross_entropy,
-    graded_pairwise_hinge,
+    listwise_softmax,
+    margin_mse,
     pairwise_hinge,
     pointwise_cross_entropy,
 )
@@ -38,36 +39,28 @@ def test_hinge_gradient_stops_at_the_margin():
     assert negative.grad.tolist() == [0.5, 0]
 
 
-def test_graded_hinge():
-    """Grades 2, 0, 1, 1 with scores 1, 0.5, 2, 0. The pairs of different grades, and what each misses of 1:
-
-    (2 over 0) 1 - 0.5: 0.5; (2 over 1) 1 - 2: 2; (2 over 1) 1 - 0: 0; (1 over 0) 2 - 0.5: 0;
-    (1 over 0) 0 - 0.5: 1.5. Sum 4 over five pairs. The two passages of grade 1 are no pair.
-    """
-    scores, relevance = torch.tensor([1.0, 0.5, 2.0, 0.0]), torch.tensor([2, 0, 1, 1])
-    assert graded_pairwise_hinge(scores, relevance, reduction="sum").item() == 4
-    assert graded_pairwise_hinge(scores, relevance).item() == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_graded_hinge_is_a_loop_over_pairs(seed):
-    rng = random.Random(seed)
-    scores = [rng.gauss(0, 1) for _ in range(rng.randint(2, 9))]
-    grades = [rng.randint(-1, 3) for _ in scores]
-    losses = [
-        max(0.0, 0.7 - (scores[i] - scores[j]))
-        for i in range(len(scores))
-        for j in range(len(scores))
-        if grades[i] > grades[j]
-    ]
-    found = graded_pairwise_hinge(torch.tensor(scores), torch.tensor(grades), margin=0.7)
-    assert found.item() == pytest.approx(sum(losses) / max(len(losses), 1), abs=1e-6)
+def test_listwise_softmax():
+    """Equal scores of 4 passages: log 4. Scores log 3, 0 and 0: the relevant one has 3 of 5 parts. Mean of both."""
+    even, uneven = torch.zeros(1, 4), torch.tensor([[math.log(3), 0.0, 0.0]])
+    assert listwise_softmax(even).item() == pytest.approx(math.log(4))
+    assert listwise_softmax(uneven).item() == pytest.approx(math.log(5 / 3))
+    both = torch.cat([even, torch.tensor([[math.log(3), 0.0, 0.0, -math.inf]])])
+    assert listwise_softmax(both).item() == pytest.approx((math.log(4) + math.log(5 / 3)) / 2)
+    assert listwise_softmax(both, "sum").item() == pytest.approx(math.log(4) + math.log(5 / 3))
 
 
-def test_binary_grades_give_the_plain_hinge():
-    scores = torch.tensor([0.2, 0.9, -0.3])
-    found = graded_pairwise_hinge(scores, torch.tensor([0, 1, 0]))
-    assert found.item() == pytest.approx(pairwise_hinge(scores[[1, 1]], scores[[0, 2]]).item())
+@pytest.mark.parametrize("seed", range(5))
+def test_listwise_softmax_is_the_cross_entropy_of_the_first(seed):
+    scores = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed))
+    loops = [-math.log(math.exp(row[0]) / sum(map(math.exp, row))) for row in scores.tolist()]
+    assert listwise_softmax(scores).item() == pytest.approx(sum(loops) / 3, rel=1e-5)
+
+
+def test_margin_mse():
+    """Margins 2 and -1, the teacher's 1.5 and 1: squares 0.25 and 4. What a score is does not count, only how far apart."""
+    positive, negative, teacher = torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0]), torch.tensor([1.5, 1.0])
+    assert margin_mse(positive, negative, teacher).item() == 2.125
+    assert margin_mse(positive + 7, negative + 7, teacher, "sum").item() == 4.25
 
 
 def test_pointwise():
@@ -133,12 +126,13 @@ def test_nothing_costs_nothing_and_keeps_the_gradient():
     no_targets = torch.zeros(0, dtype=torch.long)
     losses = [
         pairwise_hinge(nothing, nothing),
-        graded_pairwise_hinge(torch.zeros(3, requires_grad=True), torch.ones(3)),
+        listwise_softmax(nothing.view(0, 3)),
+        margin_mse(nothing, nothing, nothing),
         pointwise_cross_entropy(nothing, nothing),
         generation_cross_entropy(nothing.view(0, 4), no_targets),
         generation_cross_entropy(nothing.view(0, 4), no_targets, "sequence", no_targets),
     ]
-    assert [loss.item() for loss in losses] == [0, 0, 0, 0, 0]
+    assert [loss.item() for loss in losses] == [0] * 6
     sum(losses).backward()
 
 
@@ -150,13 +144,8 @@ def test_nothing_costs_nothing_and_keeps_the_gradient():
             "expected as many positive as negative scores, found (3,) and (1,)",
         ),
         (
-            lambda: graded_pairwise_hinge(torch.zeros(3), torch.zeros(2)),
-            "expected one score and one grade for each passage of a query, found (3,) scores and (2,) grades",
-        ),
-        (
-            lambda: graded_pairwise_hinge(torch.zeros(1, 3), torch.zeros(1, 3)),
-            "expected one score and one grade for each passage of a query, "
-            "found (1, 3) scores and (1, 3) grades",
+            lambda: margin_mse(torch.zeros(2), torch.zeros(2), torch.zeros(1)),
+            "expected as many positive and negative scores as margins of the teacher, found (2,), (2,), (1,)",
         ),
         (
             lambda: pairwise_hinge(torch.zeros(1), torch.zeros(1), reduction="sequence"),

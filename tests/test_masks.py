@@ -17,6 +17,7 @@ from gdmtl_lib.masks import (
     columns_seen,
     cross_attention_mask,
     cross_spans,
+    fewest_spans,
     mixed_attention_mask,
     mixed_spans,
     span_mask,
@@ -273,3 +274,5 @@ def test_the_spans_of_some_rows_are_those_rows_of_the_mask(seed):
     chosen = spans_at(spans, np.array(rows))
     assert [row for span in chosen for row in range(span.start, span.end)] == list(range(len(rows)))
     assert torch.equal(as_matrix(chosen, start), as_matrix(spans, start)[rows])
+    fewer = fewest_spans(chosen)
+    assert len(fewer) <= len(chosen) and torch.equal(as_matrix(fewer, start), as_matrix(chosen, start))

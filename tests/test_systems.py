@@ -135,7 +135,7 @@ def test_a_task_that_cannot_be_is_refused(own, task, message):
         ({"tasks": (QUERY,)}, "unknown first task ('query_generation',), expected one of (('rank',),)"),
         ({"tasks": (RANK, "sing")}, "unknown task 'sing', expected one of ('query_generation', 'answer_generation')"),
         ({"rank_layout": "both"}, "unknown rank_layout 'both'"),
-        ({"rank_loss": "listwise"}, "unknown rank_loss 'listwise'"),
+        ({"rank_loss": "bipartite"}, "unknown rank_loss 'bipartite', expected one of ('pairwise', 'pointwise', 'listwise', 'margin_mse')"),
         ({"rank_layout": "separate"}, "an encoder reads passage and query concatenated"),
     ],
 )

@@ -1,10 +1,21 @@
 """Where and in which precision to compute."""
 
+import itertools
+import json
+import math
+import os
+import platform
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gdmtl_lib.data.files import cache_folder
 
 from .reference import is_fast
 
@@ -22,21 +33,85 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-def pick_precision(precision: str, device: torch.device) -> str:
-    """`auto`: bf16 where the hardware multiplies it fast, fp32 elsewhere. Returns `fp32`, `bf16` or `fp16`.
-
-    Raises ValueError for another precision."""
+def pick_precision(precision: str, device: torch.device, training: bool = False) -> str:
+    """`auto`: bf16 where it is fast, fp32 elsewhere; on a CPU that is measured (`products_measured`), and for training
+    apart. Returns `fp32`, `bf16` or `fp16`. Raises ValueError for another precision."""
     if precision in DTYPES:
         return precision
     if precision != "auto":
         raise ValueError(f"precision must be one of auto, {', '.join(DTYPES)}, found {precision!r}")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # A CPU without bf16 instructions computes it several times slower than fp32: ask, never assume.
-    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+    seconds = products_measured()["training" if training else "forward"] if device.type == "cpu" else {}
+    in_fp32 = min((seconds[way] for way in ("mkl", "onednn") if way in seconds), default=0)
+    return "bf16" if seconds.get("bf16", math.inf) * CLEARLY < in_fp32 else "fp32"
 
 
-def _cpu_multiplies_bf16() -> bool:
+CLEARLY = 1.15  # so many times faster bf16 is chosen: what is measured scatters, and there are casts besides products
+PROBE_SECONDS = 0.15
+PROBED = (512, 384, 1536)  # rows, inner, columns: the widest product of a small encoder's layer
+
+
+@cache
+def products_measured() -> dict[str, dict[str, float]]:
+    """Seconds that a layer's product takes on this CPU, `forward` alone and in `training` (with its gradients and casts),
+    by the ways there are: fp32 by `mkl`, fp32 by `onednn` where that rounds nothing, `bf16` where the processor has it.
+
+    Processors say which instructions they have, not which are fast. Measured once, in a fraction of a second, and kept in
+    the user's cache folder by the names of processor and torch: every process, and a training that is resumed, then
+    computes alike.
+    """
+    torch.set_num_threads(torch.get_num_threads())  # as measuring does: MKL then shares out work alike in every process
+    name = re.sub(r"[^\w.+-]+", "_", f"{_cpu_name() or platform.processor() or platform.machine()}-torch{torch.__version__}")
+    path = cache_folder("products") / f"{name}.json"
+    try:
+        return {kind: dict(json.loads(path.read_text())[kind]) for kind in ("forward", "training")}
+    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or spoiled
+        measured = _measure()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        unfinished.write_text(json.dumps(measured))
+        unfinished.replace(path)
+    except OSError:
+        pass  # a home that cannot be written: measured again by the next process
+    return measured
+
+
+def _measure() -> dict[str, dict[str, float]]:
+    """The best of a few rounds in which the ways take turns, in one thread's own time, which other processes cost little."""
+    ways = ["mkl", *(["onednn"] if _onednn_is_exact() else []), *(["bf16"] if _cpu_has_bf16() else [])]
+    rows, inner, columns = PROBED
+    states, weight = torch.ones(rows, inner), torch.ones(columns, inner)
+    seconds = {kind: dict.fromkeys(ways, math.inf) for kind in ("forward", "training")}
+    threads, until = torch.get_num_threads(), time.thread_time() + PROBE_SECONDS
+    torch.set_num_threads(1)
+    try:
+        for number in itertools.count():
+            for kind, way in itertools.product(seconds, ways):
+                taken = _seconds_of(states, weight, way, kind == "training")
+                seconds[kind][way] = min(seconds[kind][way], taken)
+            if number and time.thread_time() > until:
+                return seconds
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds_of(states: Tensor, weight: Tensor, way: str, training: bool) -> float:
+    dtype = torch.bfloat16 if way == "bf16" else torch.float32
+    with torch.inference_mode(not training), torch.set_grad_enabled(training), _products_by_onednn(way == "onednn"):
+        states, weight = (part.clone().requires_grad_() if training else part.to(dtype) for part in (states, weight))
+        # In training autocast rounds the weights at every step; without gradients they are in bf16 from the start.
+        with torch.autocast("cpu", torch.bfloat16, enabled=training and way == "bf16"):
+            start = time.thread_time()
+            product = F.linear(states, weight)
+            if training:
+                product.backward(product.detach())
+            return time.thread_time() - start
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether there are instructions for bf16: without them a CPU computes it many times slower than fp32."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
@@ -49,12 +124,16 @@ def fast_products(device: torch.device) -> Iterator[None]:
     fast there, forward and backward. torch hands it fp32 products only by the setting that allows it to round them to
     bf16, so it is used where none is rounded: see `_onednn_is_exact`. Elsewhere nothing is changed.
     """
-    if not multiplies_with_onednn(device):
+    with _products_by_onednn(multiplies_with_onednn(device)):
         yield
-        return
+
+
+@contextmanager
+def _products_by_onednn(wanted: bool) -> Iterator[None]:
     settings = torch.backends.mkldnn.matmul
     before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
+    if wanted:
+        settings.fp32_precision = "bf16"
     try:
         yield
     finally:
@@ -62,8 +141,12 @@ def fast_products(device: torch.device) -> Iterator[None]:
 
 
 def multiplies_with_onednn(device: torch.device) -> bool:
-    """Whether `fast_products` hands products on this device to oneDNN."""
-    return is_fast("products") and device.type == "cpu" and _cpu_name().startswith("AMD") and _onednn_is_exact()
+    """Whether `fast_products` hands products on this device to oneDNN: where that was measured to be faster, with
+    gradients or without."""
+    if not is_fast("products") or device.type != "cpu" or not _onednn_is_exact():
+        return False
+    seconds = products_measured()["training" if torch.is_grad_enabled() else "forward"]
+    return seconds.get("onednn", math.inf) < seconds["mkl"]
 
 
 def _cpu_name() -> str:
@@ -73,16 +156,10 @@ def _cpu_name() -> str:
 @cache
 def _onednn_is_exact() -> bool:
     """Whether oneDNN, allowed to round, does not: only bf16 matrix units (AMX) do. 1 + 2^-12 is no bf16 number."""
-    settings = torch.backends.mkldnn.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        with torch.inference_mode():
-            for rows, inner, columns in ((1, 384, 384), (256, 256, 256), (2048, 384, 1536), (2048, 1536, 384)):
-                product = torch.full((rows, inner), 1 + 2**-12) @ torch.eye(inner, columns)
-                kept = min(inner, columns)
-                if not (product[:, :kept] == 1 + 2**-12).all() or product[:, kept:].any():
-                    return False
-        return True
-    finally:
-        settings.fp32_precision = before
+    with torch.inference_mode(), _products_by_onednn(True):
+        for rows, inner, columns in ((1, 384, 384), (256, 256, 256), (2048, 384, 1536), (2048, 1536, 384)):
+            product = torch.full((rows, inner), 1 + 2**-12) @ torch.eye(inner, columns)
+            kept = min(inner, columns)
+            if not (product[:, :kept] == 1 + 2**-12).all() or product[:, kept:].any():
+                return False
+    return True

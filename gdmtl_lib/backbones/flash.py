@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdmtl_lib.masks import Spans
+from gdmtl_lib.masks import Spans, fewest_spans
 
 from .reference import is_fast
 
@@ -22,58 +22,71 @@ from .reference import is_fast
 class Call:
     """Spans that one call computes.
 
-    rows, columns: int64, the packed tokens that attend and those attended to, span after span; None: all as they stand.
+    rows, columns: the packed tokens that attend and those attended to, span after span: a slice of all, or int64.
     row_starts, column_starts: int32 [n + 1], where each span begins among them. longest: of rows and of columns.
     """
 
     causal: bool
-    rows: Tensor | None
-    columns: Tensor | None
+    rows: slice | Tensor
+    columns: slice | Tensor
     row_starts: Tensor
     column_starts: Tensor
     longest: tuple[int, int]
 
 
-def calls_of(spans: Spans, tokens: int, keys: int, device: torch.device) -> tuple[list[Call], Tensor | None]:
-    """The calls that spans come to, which all layers share, and where each packed token's row stands among the results of
-    all calls, int64 [t]; None: as it is. tokens, keys: t and u."""
+@dataclass(frozen=True)
+class Plan:
+    """The calls that spans come to. What the first gives for all rows is replaced by what the second gives for its own;
+    where neither has all rows, order says where each row stands among the results of both, int64 [t]; None: as it is."""
+
+    calls: list[Call]
+    replaces: bool = False
+    order: Tensor | None = None
+
+
+def plan_of(spans: Spans, tokens: int, keys: int, device: torch.device) -> Plan:
+    """The calls, which all layers share. tokens, keys: t and u."""
     key = (tokens, keys, device)
     if key not in spans.memo:
-        spans.memo[key] = _calls(spans.table, tokens, keys, device)
+        spans.memo[key] = _plan(fewest_spans(spans).table, tokens, keys, device)
     return spans.memo[key]
 
 
-def _calls(table: np.ndarray, tokens: int, keys: int, device: torch.device) -> tuple[list[Call], Tensor | None]:
-    calls, order = [], []
-    for causal in (False, True):
-        start, end, key_start, key_end, _ = table[table[:, 4] == causal].T
-        if not len(start):
-            continue
-        order.append(_places(start, end))
-        row_starts, column_starts = (np.cumsum([0, *lengths]) for lengths in (end - start, key_end - key_start))
-        calls.append(Call(
-            causal,
-            _chosen(order[-1], tokens, device),
-            _chosen(_places(key_start, key_end), keys, device),
-            *(torch.from_numpy(starts.astype(np.int32)).to(device) for starts in (row_starts, column_starts)),
-            (int((end - start).max()), int((key_end - key_start).max())),
-        ))  # fmt: skip
-    order = np.concatenate(order)
-    return calls, None if _all_in_order(order, tokens) else torch.from_numpy(order.argsort()).to(device)
+def _plan(table: np.ndarray, tokens: int, keys: int, device: torch.device) -> Plan:
+    is_causal = table[:, 4] == 1
+    free, causal = table[~is_causal], table[is_causal]
+    if len(free) and len(causal) and tokens == keys and (free[:, :2] == free[:, 2:4]).all():
+        # To gather the rows and columns of the free spans would copy all queries, keys and values. Rows of causal spans
+        # attend here to one another, which is wrong, and are few: they are computed again, and replace these.
+        everywhere = np.concatenate([table[:, :2], table[:, :2], table[:, 4:]], axis=1)
+        return Plan([_call(False, everywhere, device), _call(True, causal, device)], replaces=True)
+    parts = [(kind, part) for kind, part in ((False, free), (True, causal)) if len(part)]
+    order = np.concatenate([_places(part[:, 0], part[:, 1]) for _, part in parts])
+    in_order = np.array_equal(order, np.arange(tokens))
+    calls = [_call(*part, device) for part in parts]
+    return Plan(calls, order=None if in_order else torch.from_numpy(order.argsort()).to(device))
+
+
+def _call(causal: bool, table: np.ndarray, device: torch.device) -> Call:
+    rows, columns = table[:, :2], table[:, 2:4]
+    starts = (np.cumsum(np.diff(part, axis=1), dtype=np.int32) for part in (rows, columns))
+    row_starts, column_starts = (torch.from_numpy(np.append(np.int32(0), part)).to(device) for part in starts)
+    longest = tuple(int(np.diff(part, axis=1).max()) for part in (rows, columns))
+    return Call(causal, _chosen(rows, device), _chosen(columns, device), row_starts, column_starts, longest)
+
+
+def _chosen(parts: np.ndarray, device: torch.device) -> slice | Tensor:
+    """Tokens from each start to each end, int64 [n, 2]."""
+    start, end = parts.T
+    if (start[1:] == end[:-1]).all():
+        return slice(int(start[0]), int(end[-1]))
+    return torch.from_numpy(_places(start, end)).to(device)
 
 
 def _places(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """start[0], start[0] + 1, ..., end[0] - 1, start[1], ..."""
     lengths = end - start
     return np.arange(lengths.sum()) + np.repeat(start - np.cumsum(lengths) + lengths, lengths)
-
-
-def _chosen(places: np.ndarray, size: int, device: torch.device) -> Tensor | None:
-    return None if _all_in_order(places, size) else torch.from_numpy(places).to(device)
-
-
-def _all_in_order(places: np.ndarray, size: int) -> bool:
-    return np.array_equal(places, np.arange(size))
 
 
 def suits(query: Tensor) -> bool:
@@ -93,18 +106,18 @@ def varlen_attention(
     """query: float [1, h, t, d]; key, value: [1, h, u, d]. Other arguments as in `packed_attention`, whose result this
     is: float [1, t, h, d]."""
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    calls, order = calls_of(spans, len(query), len(key), query.device)
+    plan = plan_of(spans, len(query), len(key), query.device)
     near = -1 if sliding_window is None else sliding_window - 1
     parts = [
-        flash_attention(
-            *(part if chosen is None else part.index_select(0, chosen)
-              for part, chosen in ((query, call.rows), (key, call.columns), (value, call.columns))),
-            call, dropout, scaling, near,
-        )
-        for call in calls
-    ]  # fmt: skip
+        flash_attention(query[call.rows], key[call.columns], value[call.columns], call, dropout, scaling, near)
+        for call in plan.calls
+    ]
+    if plan.replaces:
+        rows = plan.calls[1].rows
+        rows = torch.arange(rows.start, rows.stop, device=query.device) if isinstance(rows, slice) else rows
+        return parts[0].index_copy(0, rows, parts[1])[None]
     output = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return (output if order is None else output.index_select(0, order))[None]
+    return (output if plan.order is None else output[plan.order])[None]
 
 
 def flash_attention(

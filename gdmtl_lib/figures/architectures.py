@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from gdmtl_lib.inside.attention import ATTENTIONS, BIDIRECTIONAL, CAUSAL, CROSS, FRAME, PASSAGE, Layout
-from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, TASK_LABELS, System, get_system, prefixes
+from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, RANK_LOSSES, TASK_LABELS, System, get_system, prefixes
 from .masks import INK, KIND_COLOURS, PALETTE
 from .style import TASK_COLOURS, new_figure, styled, suptitle
 
@@ -152,7 +152,7 @@ def _pass(axis: Axes, system: System, task: str, x: float, bottom: float, bands:
     if task == "rank":
         at = "state of the first token" if system.backbone == "encoder" else "state of the last token"
         head = "feed-forward → score"
-        loss = "hinge" if system.rank_loss == "pairwise" else "cross-entropy of relevance"
+        loss = RANK_LOSSES[system.rank_loss]
     else:
         at = "states that predict it"
         head, loss = f"language model → next token of the {GENERATIVE_TASKS[task].target}", "cross-entropy"

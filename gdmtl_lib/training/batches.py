@@ -6,12 +6,13 @@ needs no random state to go on, and any machine draws the same.
 """
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
+from gdmtl_lib.backbones.devices import pick_device
 from gdmtl_lib.data.splits import nested_share, stable_hash
 from gdmtl_lib.data.trec import validate_run
 from gdmtl_lib.inputs import TokenSequence
@@ -136,9 +137,22 @@ class Batches:
         )
         self._token_ids: dict[tuple[str, str], array] = {}
         self._tokens_kept = 0
+        self._teacher = self._scores(candidates) if self.system.rank_loss == "margin_mse" else {}
         self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
         self.answers = self._answers() if self.system.needs_answers else {}
         self._answered = [pair[:2] for pair in self.instances.pairs if pair[0] in self.answers]
+
+    def _scores(self, candidates: pd.DataFrame) -> dict[tuple[str, str], float]:
+        scored = candidates if "score" in candidates else candidates.assign(score=np.nan)
+        scores = dict(zip(zip(scored["query_id"], scored["doc_id"]), scored["score"].astype(float), strict=True))
+        missing = [pair[:2] for pair in self.instances.pairs if not np.isfinite(scores.get(pair[:2], np.nan))]
+        if missing:
+            raise ValueError(
+                f"{self.system.name} learns a teacher's margins (margin_mse), but the candidates have no score for "
+                f"{len(missing)} relevant passages, query {missing[0][0]!r} and {missing[0][1]!r} first: add these to the "
+                f"candidates, and let the teacher score all of them with rerank"
+            )
+        return scores
 
     def _answers(self) -> dict[str, str]:
         frame = self.collection.answers_of([query_id for query_id, _, _ in self.instances.pairs])
@@ -165,7 +179,11 @@ class Batches:
 
     def packed(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> PackedBatch:
         """Some instances of an epoch, packed. tasks: the system's, or some of them."""
-        return pack(self.sequences(epoch, indices, tasks))
+        sequences = self.sequences(epoch, indices, tasks)
+        if pick_device(self.settings.device).type == "cuda":
+            # The keys of all targets are one slice then (see `flash`). On a CPU the order decides what dropout draws.
+            sequences.sort(key=lambda sequence: sequence.task != "rank")
+        return pack(sequences)
 
     def sequences(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> list[TokenSequence]:
         """Of each instance its relevant passage, its negatives, and what is to be generated."""
@@ -178,7 +196,10 @@ class Batches:
         for instance, query in zip(instances, queries):
             group = [next(passages) for _ in range(1 + self.settings.negatives)]
             if "rank" in tasks:
-                sequences += [self.builder.rank(passage, query) for passage in group]
+                sequences += [
+                    replace(self.builder.rank(passage, query), teacher=self._teacher.get((instance.query_id, doc_id)))
+                    for passage, doc_id in zip(group, (instance.positive, *instance.negatives))
+                ]
             sequences += [self._generation(task, epoch, instance, group[0], query) for task in tasks if task != "rank"]
         return sequences
 

@@ -137,7 +137,7 @@ class _Training:
         self.model, self.collection, self.settings = model, collection, settings
         self.validation, self.relevance_level = validation, relevance_level
         self.device = pick_device(settings.device)
-        self.precision = pick_precision(settings.precision, self.device)
+        self.precision = pick_precision(settings.precision, self.device, training=True)
         if settings.tracker and not {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[settings.tracker]():
             raise ValueError(f"tracker {settings.tracker!r} is not installed: `pip install {settings.tracker}`, or leave it out")
         self.batches = Batches(model, collection, candidates, settings)
@@ -155,6 +155,8 @@ class _Training:
         """Everything that decides the outcome. The device does not: it changes rounding only. Nor does what is looked
         at on the way."""
         left_out = ("device", "gradient_cosines_every", "tracker")
+        learns_scores = self.model.system.rank_loss == "margin_mse"
+        columns = ["query_id", "doc_id", *(["score"] if learns_scores else [])]
         validation = None
         if self.validation is not None:
             validation = {
@@ -168,7 +170,7 @@ class _Training:
             "settings": {name: value for name, value in self.settings.as_dict().items() if name not in left_out},
             "collection": self.collection.fingerprint(),
             "initial_weights": fingerprint_of(self.model),
-            "candidates": frame_hash(candidates[["query_id", "doc_id"]]),
+            "candidates": frame_hash(candidates[columns]),
             "qrels": frame_hash(self.batches.qrels),
             "validation": validation,
         }

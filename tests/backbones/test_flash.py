@@ -19,9 +19,9 @@ from gdmtl_lib.backbones import attention, flash as varlen_attention
 from gdmtl_lib.backbones.attention import packed_attention
 from gdmtl_lib.packing import pack
 from gdmtl_lib.joint import JointLoss
-from gdmtl_lib.backbones.flash import calls_of, suits
+from gdmtl_lib.backbones.flash import plan_of, suits
 from gdmtl_lib.backbones.reference import reference
-from gdmtl_lib.masks import Span, Spans, spans_at
+from gdmtl_lib.masks import Span, Spans, fewest_spans, mixed_spans, spans_at
 
 MODULE = SimpleNamespace(is_causal=False)
 
@@ -67,7 +67,7 @@ def span_by_span(monkeypatch, *given, **named):
 def test_it_is_asked_for_what_the_spans_say(seed, window, kernel, monkeypatch):
     spans, _, qkv = random_batch(seed)
     found, _ = packed_attention(MODULE, *qkv, spans=spans, scaling=0.3, sliding_window=window)
-    assert len(kernel) == len({span.causal for span in spans})
+    assert len(kernel) == len({span.causal for span in fewest_spans(spans)})
     expected = span_by_span(monkeypatch, *qkv, spans=spans, scaling=0.3, sliding_window=window)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -91,9 +91,49 @@ def test_what_stands_in_order_is_not_copied_and_all_layers_share_the_calls(kerne
     qkv = torch.randn(3, 1, 2, 8, 8)
     for _ in range(3):
         packed_attention(MODULE, *qkv, spans=spans, scaling=0.3)
-    assert kernel[0].rows is None and kernel[0].columns is None and kernel[0].row_starts.tolist() == [0, 3, 8]
+    assert kernel[0].rows == kernel[0].columns == slice(0, 8) and kernel[0].row_starts.tolist() == [0, 3, 8]
     assert kernel[0] is kernel[1] is kernel[2]
-    assert calls_of(spans, 8, 8, qkv.device)[1] is None
+    assert plan_of(spans, 8, 8, qkv.device).order is None
+
+
+def generations_last():
+    """Two ranking sequences, then two of a source and a target."""
+    return mixed_spans(np.array([4, 3, 6, 5]), np.array([4, 3, 4, 3]))
+
+
+def test_no_queries_keys_and_values_are_gathered_where_generations_stand_last(kernel, monkeypatch):
+    """One call over all tokens, cut where a target begins; one for the rows of targets, over a slice of keys."""
+    given, original = [], varlen_attention.flash_attention
+    monkeypatch.setattr(varlen_attention, "flash_attention", lambda *g: [given.append(g), original(*g)][1])
+    query, key, value = torch.randn(3, 1, 2, 18, 8)
+    packed_attention(MODULE, query, key, value, spans=generations_last(), scaling=0.3)
+    (q, k, v, free, *_), (rows, few_k, few_v, causal, *_) = given
+    assert free.row_starts.tolist() == free.column_starts.tolist() == [0, 4, 7, 11, 13, 16, 18]
+    assert causal.row_starts.tolist() == [0, 2, 4] and causal.column_starts.tolist() == [0, 6, 11]
+    assert causal.rows.tolist() == [11, 12, 16, 17] and causal.columns == slice(7, 18)
+    for part, whole in ((q, query), (k, key), (v, value), (few_k, key), (few_v, value)):
+        assert part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    assert len(rows) == 4
+
+
+def test_nor_in_the_last_layer(kernel):
+    """Read: the first tokens of the ranking sequences, a source's last token with its target's."""
+    spans = spans_at(generations_last(), np.array([0, 4, 10, 11, 12, 15, 16, 17]))
+    assert len(spans) == 6
+    packed_attention(MODULE, *(torch.randn(1, 2, length, 8) for length in (8, 18, 18)), spans=spans, scaling=0.3)
+    assert [(call.causal, call.rows, call.columns) for call in kernel] == [
+        (False, slice(0, 2), slice(0, 7)), (True, slice(2, 8), slice(7, 18))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradients_are_those_of_the_spans(seed, kernel, monkeypatch):
+    """Rows that are computed twice count once."""
+    spans, _, qkv = random_batch(seed)
+    found, expected = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    packed_attention(MODULE, *found, spans=spans, scaling=0.3)[0].square().sum().backward()
+    span_by_span(monkeypatch, *expected, spans=spans, scaling=0.3).square().sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gdmtl_plus", "gdmtl_c"])

@@ -14,7 +14,6 @@ from tests.conftest import ALL_TOYS
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import rerank as reranking, scoring
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.backbones.devices import pick_precision
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.inputs import InputBuilder
@@ -229,17 +228,6 @@ def test_a_rounded_copy_leaves_the_model_alone(toys, name):
     heads = ("classifier.", "bert.pooler.", "classification_head.", "generation_heads.")
     assert in_fp32 == {key for key, _ in toys[name].named_parameters() if key.startswith(heads)} != set()
     assert scoring.in_precision(toys[name], "fp32") is toys[name]
-
-
-def test_auto_precision_asks_the_processor(monkeypatch):
-    cpu = torch.device("cpu")
-    for capabilities, expected in (
-        ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"bf16": True}, "bf16"),
-        ({"avx512_f": True, "avx512_bf16": False}, "fp32"), ({}, "fp32"),
-    ):  # fmt: skip
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert pick_precision("auto", cpu) == expected
-    assert [pick_precision(name, cpu) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
 
 
 # --- interrupted and resumed --------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,7 +26,7 @@ from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import build_model, load_model
-from gdmtl_lib.systems import SYSTEMS
+from gdmtl_lib.systems import LABELS, SYSTEMS
 from gdmtl_lib.training import batches as training_batches
 from gdmtl_lib.training import loop as training
 from gdmtl_lib.training.batches import Batches, TrainingInstances, describe_instance
@@ -828,3 +830,66 @@ def test_what_a_tracker_is_given(toy_bert_folder, tmp_path, monkeypatch):
     assert [step for step, values in logged if "loss" in values] == list(range(6))
     assert [step for step, values in logged if "RR@10" in values] == [2, 5]
     assert logged[0][1]["loss"] == history["loss"][0] and logged[0][1]["gradient_norm"] > 0
+
+
+# --- losses beyond the paper's
+
+
+@pytest.fixture
+def own_system(monkeypatch):
+    """GDMTL with another ranking loss, known for as long as the test runs."""
+
+    def make(rank_loss):
+        system = replace(SYSTEMS["gdmtl"], name=f"gdmtl_{rank_loss}", rank_loss=rank_loss)
+        monkeypatch.setitem(SYSTEMS, system.name, system)
+        monkeypatch.setitem(LABELS, system.name, system.name)
+        return system.name
+
+    return make
+
+
+@pytest.mark.parametrize("rank_loss", ["listwise", "margin_mse"])
+def test_a_system_with_another_ranking_loss_trains(rank_loss, own_system, toy_bert_folder, tmp_path):
+    """`train` goes through, and a loaded model is of that system; one batch, met again and again, is learned by heart."""
+    once = Training(toy_bert_folder, model=own_system(rank_loss), epochs=1, warmup_epochs=0, negatives=2)
+    model, history = once(tmp_path)
+    assert np.isfinite(history["rank_loss"]).all() and load_model(tmp_path / "checkpoint").system.rank_loss == rank_loss
+    joint = JointLoss(model.train(), settings_of(negatives=2))
+    batch = Batches(model, once.collection, candidates_of(once.collection), settings_of(negatives=2)).packed(0, range(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        losses.append(joint(batch)[0])
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_of_a_teachers_scores_only_how_far_apart_they_lie_counts(own_system, toy_bert_folder):
+    model, settings = build_model(own_system("margin_mse"), checkpoint=toy_bert_folder), settings_of(negatives=2)
+    candidates = candidates_of(collection_of())
+    batches = [
+        Batches(model, collection_of(), candidates.assign(score=candidates["score"] + shift), settings).packed(0, range(4))
+        for shift in (0, 4)
+    ]
+    assert batches[0].teacher.view(4, 3)[0].tolist() == [0.0, *(batches[0].teacher.view(4, 3)[0, 1:].tolist())]
+    assert torch.equal(batches[1].teacher, batches[0].teacher + 4) and (batches[0].teacher[1::3] < 0).all()
+    losses = [JointLoss(model, settings)(batch) for batch in batches]
+    torch.testing.assert_close(*losses)
+
+
+def test_other_scores_of_a_teacher_are_another_training(own_system, toy_bert_folder, tmp_path):
+    once = Training(toy_bert_folder, model=own_system("margin_mse"), epochs=1, warmup_epochs=1)
+    once(tmp_path / "one")
+    other = candidates_of(once.collection).assign(score=lambda run: run["score"] * 3)
+    with pytest.raises(ValueError, match="holds another training"):
+        once(tmp_path / "one", candidates=other)
+
+
+def test_a_teacher_has_to_score_every_relevant_passage(own_system, toy_bert_folder, tmp_path):
+    once = Training(toy_bert_folder, model=own_system("margin_mse"))
+    candidates = candidates_of(once.collection)
+    with pytest.raises(ValueError) as error:
+        once(tmp_path / "one", candidates=candidates[candidates["rank"] > 1])
+    assert "have no score for 11 relevant passages, query 't0' and 'd0' first" in str(error.value)
