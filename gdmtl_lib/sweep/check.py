@@ -17,7 +17,7 @@ from gdmtl_lib.backbones.checkpoints import require_checkpoint
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.data.bm25 import require_java
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.evaluation.comparison import smallest_detectable_difference
+from gdmtl_lib.evaluation.comparison import detectable_difference
 from gdmtl_lib.experiments.notebook import notebook_parameters
 from gdmtl_lib.systems import LABELS
 
@@ -25,10 +25,6 @@ from .config import TRAINING, Config, read_config
 from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, in_words, parameters_of, speed
 from .jobs import Job, plan, without_answers
 from .trainings import first_stage_inputs, trainings
-
-# Standard deviation of a difference in RR@10 between two neural systems of one seed, over queries: the paper's interval in
-# Section 6.4 has it, and on SQuAD's sentences it is 0.16 to 0.19, the means over more seeds spreading as their root says.
-SPREAD = 0.24
 
 
 def missing(config: Config) -> Iterator[str]:
@@ -101,7 +97,7 @@ def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
     for split in config.splits:
         queries = len(collection.qrels(split)["query_id"].unique())
         if queries > 1:
-            seen = smallest_detectable_difference(SPREAD / len(config.seeds) ** 0.5, queries)
+            seen = detectable_difference(queries, len(config.seeds))
             yield (
                 f"{split}: {queries:,} queries and {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)} show a true difference in "
                 f"MRR@10 of {seen:.3f} four times in five"
