@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -24,7 +23,7 @@ from gdmtl_lib.data.provenance import differences, made_from
 from gdmtl_lib.data.trec import canonical_order, read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
 from gdmtl_lib.evaluation.measures import PAPER_NAMES, evaluate, read_values, write_values
-from gdmtl_lib.systems import FIRST_STAGE, LABELS, get_system, system_name
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
 from .metadata import write_metadata
 from .notebook import indexes_folder, results_folder
 
@@ -223,76 +222,6 @@ class Results:
                 f"found it in {', '.join(there) or 'no folder'}; train {system} with notebook 03"
             )
         return list(homes.values())
-
-
-class Models:
-    """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM.
-
-    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained checkpoint
-    folder that comes first for its own system, which is then the `main` one; without it, `gdmtl` is. A model is opened
-    when it is first asked for, and kept.
-
-    Raises FileNotFoundError or ValueError for a checkpoint_dir that is no checkpoint or no encoder that generates.
-    """
-
-    def __init__(self, results: str | os.PathLike, checkpoint_dir: str | os.PathLike | None = None):
-        from gdmtl_lib.pretrained import load_model  # torch, which reading results does without
-
-        self.results, self.main, self._opened = Path(results), "gdmtl", {}
-        if checkpoint_dir is not None:
-            model = load_model(checkpoint_dir)
-            if model.system.backbone != "encoder" or not model.system.generative_tasks:
-                raise ValueError(
-                    f"checkpoint_dir must hold an encoder that generates, gdmtl or gdmtl_plus, "
-                    f"but {checkpoint_dir} holds {model.system.name}"
-                )
-            self.main = model.system.name
-            self._opened[self.main] = _Opened(model, f"{model.system.label}, trained: {checkpoint_dir}", True)
-
-    def __call__(self, system: str):
-        """The model of a system."""
-        return self._open(system).model
-
-    def describe(self, system: str) -> str:
-        """What that model is and where it comes from."""
-        return self._open(system).description
-
-    def label(self, system: str) -> str:
-        """That model for a title: the system's label, and whether it is trained."""
-        opened = self._open(system)
-        return f"{opened.model.system.label} {'trained' if opened.trained else 'before training'}"
-
-    def before_training(self, system: str):
-        """The untrained start of a trained model from MiniLM; None for one that is not trained or is of another family
-        or size, so that it must have started from other weights."""
-        from gdmtl_lib.pretrained import build_model  # as above
-
-        if not self._open(system).trained:
-            return None
-        model, start = self(system), build_model(system)
-        sizes = "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
-        is_alike = all(getattr(model.config, size) == getattr(start.config, size) for size in sizes)
-        return start if is_alike else None
-
-    def _open(self, system: str) -> "_Opened":
-        from gdmtl_lib.pretrained import build_model, load_model  # as above
-
-        system = get_system(system)
-        if system.name not in self._opened:
-            folder = self.results / system.name / "seed0" / "checkpoint"
-            if folder.is_dir():
-                opened = _Opened(load_model(folder), f"{system.label}, trained: {folder}", True)
-            else:
-                words = f"before training, MiniLM with new heads (trained ones are looked for in {folder})"
-                opened = _Opened(build_model(system.name), f"{system.label} {words}", False)
-            self._opened[system.name] = opened
-        return self._opened[system.name]
-
-
-class _Opened(NamedTuple):
-    model: object
-    description: str
-    trained: bool
 
 
 def measure_first_stage(

@@ -16,8 +16,9 @@ from gdmtl_lib.data.splits import kfold
 from gdmtl_lib.data.trec import canonical_order, read_run, write_run
 from gdmtl_lib.evaluation.comparison import MISSED
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
+from gdmtl_lib.experiments.models import Models
 from gdmtl_lib.experiments.results import (
-    Models, Results, join_epochs, labelled, measure_first_stage, measure_system, seed_spread,
+    Results, join_epochs, labelled, measure_first_stage, measure_system, seed_spread,
 )  # fmt: skip
 from gdmtl_lib.pretrained import build_model
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gdmtl_lib import figures as plots
 from gdmtl_lib import pretrained
-from gdmtl_lib.experiments.results import Models
+from gdmtl_lib.experiments.models import Models
 from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, SYSTEMS, TASK_LABELS, System, Task, add_system, add_task
 from gdmtl_lib.widgets.masks import AttentionExplorer, MaskExplorer
@@ -168,7 +168,7 @@ def test_papermill_gets_the_figure_and_jupyterlab_the_widget(tmp_path):
     """nbclient, which papermill runs on, does not say which cell it runs; JupyterLab does."""
     code = f"""
 import gdmtl_lib.widgets.masks as widgets
-from gdmtl_lib.experiments.results import Models
+from gdmtl_lib.experiments.models import Models
 explorer = widgets.MaskExplorer(Models({str(tmp_path)!r}), ["gdmtl"], "ice is blue", "why")
 """
     named = "get_ipython().kernel.get_parent('shell')['metadata']['cellId'] = 'x'\nexplorer"

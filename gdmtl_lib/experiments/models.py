@@ -1,0 +1,72 @@
+"""The models of a config's results, opened to look into them."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from gdmtl_lib import pretrained
+from gdmtl_lib.systems import get_system
+
+
+class Models:
+    """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM.
+
+    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained checkpoint
+    folder that comes first for its own system, which is then the `main` one; without it, `gdmtl` is. A model is opened
+    when it is first asked for, and kept.
+
+    Raises FileNotFoundError or ValueError for a checkpoint_dir that is no checkpoint or no encoder that generates.
+    """
+
+    def __init__(self, results: str | os.PathLike, checkpoint_dir: str | os.PathLike | None = None):
+        self.results, self.main, self._opened = Path(results), "gdmtl", {}
+        if checkpoint_dir is not None:
+            model = pretrained.load_model(checkpoint_dir)
+            if model.system.backbone != "encoder" or not model.system.generative_tasks:
+                raise ValueError(
+                    f"checkpoint_dir must hold an encoder that generates, gdmtl or gdmtl_plus, "
+                    f"but {checkpoint_dir} holds {model.system.name}"
+                )
+            self.main = model.system.name
+            self._opened[self.main] = _Opened(model, f"{model.system.label}, trained: {checkpoint_dir}", True)
+
+    def __call__(self, system: str):
+        """The model of a system."""
+        return self._open(system).model
+
+    def describe(self, system: str) -> str:
+        """What that model is and where it comes from."""
+        return self._open(system).description
+
+    def label(self, system: str) -> str:
+        """That model for a title: the system's label, and whether it is trained."""
+        opened = self._open(system)
+        return f"{opened.model.system.label} {'trained' if opened.trained else 'before training'}"
+
+    def before_training(self, system: str):
+        """The untrained start of a trained model from MiniLM; None for one that is not trained or is of another family
+        or size, so that it must have started from other weights."""
+        if not self._open(system).trained:
+            return None
+        model, start = self(system), pretrained.build_model(system)
+        sizes = "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"
+        is_alike = all(getattr(model.config, size) == getattr(start.config, size) for size in sizes)
+        return start if is_alike else None
+
+    def _open(self, system: str) -> "_Opened":
+        system = get_system(system)
+        if system.name not in self._opened:
+            folder = self.results / system.name / "seed0" / "checkpoint"
+            if folder.is_dir():
+                opened = _Opened(pretrained.load_model(folder), f"{system.label}, trained: {folder}", True)
+            else:
+                words = f"before training, MiniLM with new heads (trained ones are looked for in {folder})"
+                opened = _Opened(pretrained.build_model(system.name), f"{system.label} {words}", False)
+            self._opened[system.name] = opened
+        return self._opened[system.name]
+
+
+class _Opened(NamedTuple):
+    model: object
+    description: str
+    trained: bool
