@@ -1042,6 +1042,10 @@ def hostile_figures():
         "cost": lambda: plots.cost(costs(system=[name, "a", "b"]), name, 0.3, name),
         "training_size": lambda: plots.training_size(studied, seeds, {1.0: 3}, 0.1, "bert", name, name),
         "loss_weighting": lambda: plots.loss_weighting(weighted, weighted.assign(system="bert"), 0.1, sigmas, name, name),
+        "denoising": lambda: plots.denoising(
+            pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0]}), pd.DataFrame({"step": [1], "value": [1.5]}),
+            pd.DataFrame({"system": name, "denoising_steps": [0, 3], "seed": 0, "mean": [0.1, 0.3]}), 0.5, name, name,
+        ),
         "gains": lambda: plots.gains(moved.assign(measure=name), "bert", [name], (name, name), title=name),
         "pair": lambda: plots.pair(values_of, values_of, "bert", name, "RR@10", (name, name), name),
         "twins": lambda: plots.twins(studied.head(1).assign(twin=name, collection=name, by_seed=[[0.1]]), name, {name: 0.1}, name),
