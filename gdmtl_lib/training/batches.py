@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from gdmtl_lib.backbones.devices import pick_device
+from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.splits import nested_share, stable_hash
 from gdmtl_lib.data.trec import validate_run
 from gdmtl_lib.inputs import TokenSequence
@@ -37,7 +38,7 @@ class TrainingInstances:
     """The (query, relevant passage) pairs to learn from, with the candidates their negatives are drawn from.
 
     qrels: query_id, doc_id, relevance; graded judgments pair each relevant passage with lower ones (Eq. 3).
-    candidates: a first-stage run over the training queries. negatives, seed: as in TrainingSettings.
+    candidates: a first-stage run over the training queries, or its compact form. negatives, seed: as in TrainingSettings.
     fraction: share of the queries to keep; those of a smaller share are among those of a larger one.
     level: the lowest grade of a passage to learn from.
 
@@ -48,15 +49,13 @@ class TrainingInstances:
     """
 
     def __init__(
-        self, qrels: pd.DataFrame, candidates: pd.DataFrame, negatives: int = 1, seed: int = 0, fraction: float = 1.0,
+        self, qrels: pd.DataFrame, candidates: pd.DataFrame | Candidates, negatives: int = 1, seed: int = 0, fraction: float = 1.0,
         level: int = 1,
     ):
-        # A passage that stands twice in a list would be drawn twice as often.
-        validate_run(candidates if "score" in candidates else candidates.assign(score=0.0))
+        self.candidates = candidates = compact(candidates)
         self.number_of_negatives, self.seed = negatives, seed
         self.order = lru_cache(maxsize=1)(self._order)  # asked for at every step of an epoch
-        codes, ids = pd.factorize(candidates["query_id"])
-        known = set(ids.tolist())
+        known = set(candidates.query_ids)
         relevant = qrels[qrels["relevance"] >= level]
         query_ids = nested_share([q for q in relevant["query_id"].unique().tolist() if q in known], fraction)
         if not query_ids:
@@ -65,24 +64,16 @@ class TrainingInstances:
                 f"{f' (of grade {level} or more)' if level > 1 else ''}; are these the candidates of the training split?"
             )
         kept = set(query_ids)
-        is_kept = np.array([query_id in kept for query_id in ids.tolist()])
-        # The candidates of a query stand together, in their order: the rows from first to end of these two arrays.
-        rows = np.argsort(codes, kind="stable")
-        rows = rows[is_kept[codes[rows]]]
-        counts = np.bincount(codes)[is_kept]
-        ends = np.cumsum(counts)
-        firsts = ends - counts
-        candidates, ids = candidates.iloc[rows], ids[is_kept].tolist()
-        judged = qrels[[query_id in kept for query_id in qrels["query_id"].tolist()]]
-        self._docs = candidates["doc_id"].array
-        self._grades = _grades(candidates, judged)
-        self._rows = dict(zip(ids, zip(firsts.tolist(), ends.tolist()), strict=True))
-        lowest = dict(zip(ids, np.minimum.reduceat(self._grades, firsts).tolist(), strict=True))
+        judged = qrels[[query_id in kept for query_id in qrels["query_id"].tolist()]].sort_values("query_id", kind="stable")
+        # Grades by passages' numbers, those of a query together. A grade a candidate would take gigabytes.
+        self._judged = np.stack([candidates.numbers_of(judged["doc_id"]), judged["relevance"].to_numpy(dtype=np.int64)])
+        ids, firsts = np.unique(judged["query_id"].to_numpy(dtype=object), return_index=True)
+        self._judged_rows = dict(zip(ids.tolist(), map(slice, firsts.tolist(), [*firsts[1:].tolist(), len(judged)])))
         relevant = judged[judged["relevance"] >= level].sort_values(["query_id", "doc_id"])
         columns = (relevant[name].tolist() for name in ("query_id", "doc_id", "relevance"))
         self.pairs = list(zip(*columns, strict=True))
         for query_id, doc_id, grade in self.pairs:
-            if lowest[query_id] >= grade:
+            if not len(self._lower(query_id, grade)):
                 raise ValueError(
                     f"query {query_id!r} has no candidate that is less relevant than {doc_id!r}: "
                     "retrieve deeper, or leave the query out of the candidates"
@@ -99,25 +90,26 @@ class TrainingInstances:
         """One instance, its negatives drawn uniformly from the candidates of lower grade (with replacement only
         where there are too few)."""
         query_id, positive, grade = self.pairs[index]
-        first, end = self._rows[query_id]
-        lower = np.asarray(self._docs[first:end], dtype=object)[self._grades[first:end] < grade]
+        lower = self._lower(query_id, grade)
         drawn = np.random.default_rng(stable_hash(self.seed, epoch, query_id, positive)).choice(
             lower, self.number_of_negatives, replace=len(lower) < self.number_of_negatives
         )
-        return Instance(query_id, positive, tuple(drawn))
+        return Instance(query_id, positive, tuple(name.decode() for name in self.candidates.names[drawn].tolist()))
+
+    def _lower(self, query_id: str, grade: int) -> np.ndarray:
+        """The numbers of a query's candidates of a lower grade, best first; 0 is that of what nobody judged."""
+        numbers = self.candidates.numbers[self.candidates.rows(query_id)]
+        judged, grades = self._judged[:, self._judged_rows[query_id]]
+        return numbers[~np.isin(numbers, judged[grades >= grade])]
 
 
-def _grades(candidates: pd.DataFrame, judged: pd.DataFrame) -> np.ndarray:
-    """The grade of every candidate, 0 where nobody judged it: int64, one a row. By numbers in place of ids, because
-    there may be many millions of them."""
-    rows = len(candidates)
-    queries, _ = pd.factorize(pd.concat([candidates["query_id"], judged["query_id"]], ignore_index=True))
-    docs, known = pd.factorize(pd.concat([candidates["doc_id"], judged["doc_id"]], ignore_index=True))
-    keys = queries * len(known) + docs
-    order = np.argsort(keys[rows:], kind="stable")
-    judged_keys, grades = keys[rows:][order], judged["relevance"].to_numpy(dtype=np.int64)[order]
-    places = np.minimum(np.searchsorted(judged_keys, keys[:rows]), len(judged_keys) - 1)
-    return np.where(judged_keys[places] == keys[:rows], grades[places], 0)
+def compact(candidates: pd.DataFrame | Candidates) -> Candidates:
+    """Candidates as numbers, whichever form they are given in. Raises ValueError for a frame that is no run: a passage that
+    stands twice in a list would be drawn twice as often."""
+    if isinstance(candidates, Candidates):
+        return candidates
+    validate_run(candidates if "score" in candidates else candidates.assign(score=0.0))
+    return Candidates.of_frame(candidates)
 
 
 class Batches:
@@ -126,13 +118,14 @@ class Batches:
     Raises ValueError as `TrainingInstances`, and where a system learns to write answers and the collection has none.
     """
 
-    def __init__(self, model, collection, candidates: pd.DataFrame, settings: TrainingSettings):
+    def __init__(self, model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings):
         self.collection, self.settings, self.system = collection, settings, model.system
         self.lengths = {"max_length": settings.max_length, "target_length": settings.target_length}
         self.builder = model.input_builder(**self.lengths, generation_mask=settings.generation_mask)
-        self.qrels = collection.qrels_of(candidates["query_id"].unique())
+        numbers = compact(candidates)
+        self.qrels = collection.qrels_of(numbers.query_ids)
         self.instances = TrainingInstances(
-            self.qrels, candidates, settings.negatives, settings.seed, settings.train_fraction,
+            self.qrels, numbers, settings.negatives, settings.seed, settings.train_fraction,
             settings.train_relevance_level,
         )
         self._token_ids: dict[tuple[str, str], array] = {}
@@ -142,7 +135,9 @@ class Batches:
         self.answers = self._answers() if self.system.needs_answers else {}
         self._answered = [pair[:2] for pair in self.instances.pairs if pair[0] in self.answers]
 
-    def _scores(self, candidates: pd.DataFrame) -> dict[tuple[str, str], float]:
+    def _scores(self, candidates: pd.DataFrame | Candidates) -> dict[tuple[str, str], float]:
+        if isinstance(candidates, Candidates):
+            raise ValueError(f"{self.system.name} learns a teacher's margins (margin_mse): give the candidates as a frame with its scores")
         scored = candidates if "score" in candidates else candidates.assign(score=np.nan)
         scores = dict(zip(zip(scored["query_id"], scored["doc_id"]), scored["score"].astype(float), strict=True))
         missing = [pair[:2] for pair in self.instances.pairs if not np.isfinite(scores.get(pair[:2], np.nan))]
@@ -246,7 +241,7 @@ def borrowed(examples: list, seed: int, epoch: int, query_id: str):
     return examples[stable_hash(seed, epoch, query_id, "borrowed") % len(examples)]
 
 
-def describe_instance(model, collection, candidates: pd.DataFrame, settings: TrainingSettings) -> pd.DataFrame:
+def describe_instance(model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings) -> pd.DataFrame:
     """The first training instance as a system reads it: a row a sequence.
 
     Columns task, encoder and decoder (the tokens), source (how many tokens attend to each other freely), predicts.

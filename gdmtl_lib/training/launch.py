@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.trec import read_run, write_run
 from gdmtl_lib.pretrained import load_model
@@ -42,17 +43,20 @@ def train_in_processes(processes: int, device: torch.device, output_dir: Path, *
 
 
 def write_job(
-    folder: Path, output_dir: Path, model, collection, candidates: pd.DataFrame, settings: TrainingSettings,
+    folder: Path, output_dir: Path, model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings,
     validation: pd.DataFrame | None, relevance_level: int,
 ) -> None:
     """Write a training as files that other processes can read."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder / "initial")
-    write_run(candidates, folder / "candidates.trec.gz")
+    stored = candidates.folder if isinstance(candidates, Candidates) else None  # every process maps the same files
+    if stored is None:
+        write_run(candidates if isinstance(candidates, pd.DataFrame) else candidates.frame(), folder / "candidates.trec.gz")
     if validation is not None:
         write_run(validation, folder / "validation.trec.gz")
     job = {
         "collection": collection.name,
+        "candidates": stored and str(stored.resolve()),
         "settings": settings.as_dict(),
         "output_dir": str(output_dir),
         "validation": validation is not None,
@@ -94,7 +98,7 @@ def read_job(folder: Path) -> dict:
     return {
         "model": load_model(folder / "initial"),
         "collection": load_collection(job["collection"]),
-        "candidates": read_run(folder / "candidates.trec.gz"),
+        "candidates": Candidates.open(job["candidates"], check=False) if job["candidates"] else read_run(folder / "candidates.trec.gz"),
         "settings": TrainingSettings(**job["settings"]),
         "output_dir": job["output_dir"],
         "validation": read_run(folder / "validation.trec.gz") if job["validation"] else None,

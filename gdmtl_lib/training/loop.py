@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
+from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import canonical_order, frame_hash, whole_queries, write_run
@@ -47,7 +48,7 @@ CARD_SETTINGS = ("epochs", "batch_size", "learning_rate", "loss_weighting", "max
 def train(
     model,
     collection,
-    candidates: pd.DataFrame,
+    candidates: pd.DataFrame | Candidates,
     settings: TrainingSettings,
     output_dir: str | os.PathLike,
     validation: pd.DataFrame | None = None,
@@ -59,7 +60,7 @@ def train(
 
     model: from `build_model`, as it was built also when a training is resumed. collection: looks up texts, judgments
         and answers by id.
-    candidates: the first stage's run over the training queries, from which negatives are drawn.
+    candidates: the first stage's run over the training queries, from which negatives are drawn, or its compact form.
     validation: the first stage's run over other queries. With it the model is measured after every epoch and the best
         epoch by the mean of `selection_measure` is kept, the earlier of equals; without it the last.
     resume: go on from what output_dir holds if it is the same training, or return at once if that is finished.
@@ -74,7 +75,7 @@ def train(
     """
     check_processes(processes, pick_device(settings.device))
     # In one order, so that processes which read the candidates from a file draw the same negatives.
-    candidates = canonical_order(candidates)
+    candidates = canonical_order(candidates) if isinstance(candidates, pd.DataFrame) else candidates
     validation = None if validation is None else canonical_order(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
     folder = training.folder
@@ -151,7 +152,7 @@ class _Training:
                 )
         self.folder = TrainingFolder(output_dir, self._description(candidates), TrainingSettings().as_dict())
 
-    def _description(self, candidates: pd.DataFrame) -> dict:
+    def _description(self, candidates: pd.DataFrame | Candidates) -> dict:
         """Everything that decides the outcome. The device does not: it changes rounding only. Nor does what is looked
         at on the way."""
         left_out = ("device", "gradient_cosines_every", "tracker")
@@ -170,7 +171,8 @@ class _Training:
             "settings": {name: value for name, value in self.settings.as_dict().items() if name not in left_out},
             "collection": self.collection.fingerprint(),
             "initial_weights": fingerprint_of(self.model),
-            "candidates": frame_hash(candidates[columns]),
+            # The compact form has the hash of the frame that it is of.
+            "candidates": candidates.hash() if isinstance(candidates, Candidates) else frame_hash(candidates[columns]),
             "qrels": frame_hash(self.batches.qrels),
             "validation": validation,
         }
