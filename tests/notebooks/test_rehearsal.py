@@ -53,6 +53,7 @@ def folder(tmp_path_factory) -> Path:
     lines("qrels.train.tsv", [(query, 0, passage, 1) for query, passage in train.items()])
     lines("queries.dev.tsv", [(query, about(passage)) for query, passage in dev.items()] + [(10, "of dev alone")])
     lines("queries.dev.small.tsv", [(query, about(passage)) for query, passage in dev.items()])
+    lines("categories.dev.small.tsv", [(query, ("NUMERIC", "PERSON")[query % 2]) for query in dev])
     lines("qrels.dev.small.tsv", [(query, 0, passage, 1) for query, passage in dev.items()])
     lines(RESOLVED, [(turn, about(passage)) for turn, passage in turns.items()])
     graded = [f"{turn} Q0 MARCO_{passage} {2 + place % 3}\n" for place, (turn, passage) in enumerate(turns.items())]
@@ -240,17 +241,19 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
     """`snakemake -n`, with small files of the right formats and a toy where a config needs what is not in the project."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     change = {}
-    if config in ("msmarco", "cast2019"):
-        change = {"collection": str(folder), "systems": ["bert", "gdmtl"], "parameters": toy}
+    if config in ("msmarco", "msmarco_1h", "msmarco_4h", "released", "cast2019"):
+        change = {"collection": str(folder), "systems": ["bert", "gdmtl"], "parameters": toy, "overrides": {}}
         if config == "cast2019":
             change["collection"] = f"folds:cast-2019:{folder}"
+        if config in ("msmarco", "released"):
+            change["transfer"] = {"collection": str(folder), "split": "cast-2019", "level": 2}
     if config == "wikiqa":
         header = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
         for number, split in enumerate(("train", "dev")):
             line = f"Q{number}\twhat is ice\tD{number}\tIce\tD{number}-0\tIce is water.\t1\n"
             (tmp_path / f"WikiQA-{split}.tsv").write_text(header + line)
         change["collection"] = f"wikiqa:{tmp_path}"
-    if config == "squad_sentences":
+    if config.startswith("squad_sentences"):
         for split in ("dev", "test"):
             (tmp_path / f"src-{split}.txt").write_text(f"ice is water in {split} .\n")
             (tmp_path / f"tgt-{split}.txt").write_text(f"what is ice in {split} ?\n")
@@ -261,6 +264,10 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
     jobs = {"02_collection_and_candidates", "train_bert_seed0", "04_rerank_and_evaluate"}
     if config == "cast2019":
         jobs = jobs - {"train_bert_seed0"} | {"train_bert_seed0_fold4", "rerank_gdmtl_seed0_fold0", "join_gdmtl_seed0"}
+    if config == "msmarco":  # Tables 5, 8 and 9, Figure 7
+        jobs |= {"08_query_categories_dev-small", "09_training_size", "10_transfer_msmarco.cast-2019"}
+    if config == "squad_sentences_cpu":
+        jobs = jobs - {"train_bert_seed0"} | {"train_gdmtl_s_seed2", "denoise_steps600_seed2"}
     if config == "nanobeir":
         jobs |= {"rerank_gdmtl_seed2_msmarco.dev-small", "10_transfer_msmarco.dev-small"}
     assert all(job in listed for job in jobs), listed
