@@ -110,13 +110,13 @@ def load_model(folder: str | os.PathLike):
         inside = folder / "checkpoint"
         advice = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
         raise ValueError(f"{folder} is not a checkpoint folder: it has no {' and no '.join(missing)}{advice}")
-    config = _config(folder)
-    if not hasattr(config, "gdmtl"):
+    if "gdmtl" not in _json(folder / "config.json"):
         raise ValueError(
             f"{folder} is a plain checkpoint, not one that gdmtl has saved: "
             f"give it to build_model as `checkpoint` to start from it"
         )
     check_sums(folder)
+    config = _config(folder)
     _check_family(get_system(config.gdmtl["system"]), config, folder)
     tokenizer = _tokenizer(folder, config)
     check_weights(folder)
@@ -130,9 +130,13 @@ def load_model(folder: str | os.PathLike):
     return model.eval()
 
 
+def _json(path: Path) -> dict:
+    with reading(path, "is not valid JSON"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _config(folder: Path):
-    with reading(folder / "config.json", "is not valid JSON"):
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _json(folder / "config.json")
     with reading(folder / "config.json"):
         return AutoConfig.from_pretrained(folder)
 

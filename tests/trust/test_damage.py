@@ -54,7 +54,9 @@ def checkpoint(tmp_path, toy_bert_folder):
     return folder
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "generation_heads.safetensors", "config.json", "tokenizer.json", "SHA256SUMS"]
+)
 def test_a_damaged_checkpoint_is_refused(checkpoint, file):
     """Where the damage leaves the content as it was (the sums' own line end) it is what was saved."""
     expected = load_model(checkpoint).state_dict()
@@ -278,15 +280,14 @@ def fill(patch):
     patch.setattr(training_folder.Path, "open", open_full)
 
 
-@pytest.mark.parametrize("write", ["save_model", "write_sums"])
+@pytest.mark.parametrize("write", ["save_torch_state_dict", "write_sums"])
 def test_a_full_disk_leaves_the_old_checkpoint(checkpoint, monkeypatch, write):
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     model = load_model(checkpoint)
     with torch.no_grad():
         model.classifier.bias += 1
-    where = models.safetensors.torch if write == "save_model" else models
     with monkeypatch.context() as patch:
-        patch.setattr(where, write, no_space)
+        patch.setattr(models, write, no_space)
         with pytest.raises(OSError, match="No space left"):
             model.save_pretrained(checkpoint)
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before

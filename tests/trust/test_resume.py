@@ -39,6 +39,7 @@ def dies_at(module, name, count, half=False):
             if half:  # what is being written is there in part
                 original(*arguments, **named)
                 file = Path(arguments[1])
+                file = file / "model.safetensors" if file.is_dir() else file
                 os.truncate(file, file.stat().st_size // 2)
             die()
         return original(*arguments, **named)
@@ -46,7 +47,7 @@ def dies_at(module, name, count, half=False):
 {kill}
 Training(Path({checkpoint!r}), validated=True)(Path({folder!r}))
 """
-STATE, WEIGHTS = "training_folder.safetensors.torch, 'save_file'", "models.safetensors.torch, 'save_model'"
+STATE, WEIGHTS = "training_folder.safetensors.torch, 'save_file'", "models, 'save_torch_state_dict'"
 
 
 def moments(rng):
