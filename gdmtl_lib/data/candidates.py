@@ -224,17 +224,6 @@ class Candidates:
         """Places of passages' ids in `names`, int32; -1 for one that no query has."""
         return _numbers(self.names, doc_ids, unknown=-1)
 
-    def grades(self, qrels: pd.DataFrame) -> np.ndarray:
-        """The grade of every candidate, 0 where nobody judged it: int32 [rows]."""
-        grades = np.zeros(len(self), np.int32)
-        judged = qrels[qrels["query_id"].isin(self._places)]
-        numbers = self.numbers_of(judged["doc_id"])
-        for query_id, number, grade in zip(judged["query_id"], numbers, judged["relevance"], strict=True):
-            if number >= 0:
-                rows = self.rows(query_id)
-                grades[rows][self.numbers[rows] == number] = grade
-        return grades
-
     def hash(self) -> str:
         """`frame_hash` of `query_id, doc_id`: the same whether candidates are a frame or stored."""
         if self._hash is None:

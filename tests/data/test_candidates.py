@@ -10,6 +10,7 @@ from gdmtl_lib.data.candidates import Candidates, first_stage_candidates, traini
 from gdmtl_lib.data.collection import Collection, load_collection
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import canonical_order, frame_hash, write_run
+from gdmtl_lib.training.batches import TrainingInstances
 
 WORDS = "ice river king wind water glacier north south".split()
 
@@ -71,13 +72,23 @@ def test_an_interrupted_search_goes_on_where_it_was(collection, tmp_path, search
     assert stored.hash() == other.hash() == frame_hash(stored.frame()[["query_id", "doc_id"]])
 
 
-def test_grades_of_candidates(collection, tmp_path):
-    frame = pd.DataFrame({"query_id": list("aabb"), "doc_id": ["x", "yy", "x", "z"]})
-    qrels = pd.DataFrame(
-        [("a", "yy", 2), ("b", "yy", 3), ("b", "x", 1), ("c", "x", 1), ("a", "?", 1)],
-        columns=["query_id", "doc_id", "relevance"],
-    )
-    assert Candidates.of_frame(frame).grades(qrels).tolist() == [0, 2, 1, 0]
+def test_numbers_of_passages():
+    found = Candidates.of_frame(pd.DataFrame({"query_id": list("aabb"), "doc_id": ["x", "yy", "x", "z"]}))
+    assert found.numbers_of(pd.Series(["yy", "?", "x", "zz"])).tolist() == [1, -1, 0, -1]
+    assert found.numbers_of(pd.Series([], dtype=str)).tolist() == []
+
+
+@pytest.mark.filterwarnings("ignore:BM25 finds no passage")
+def test_training_draws_the_same_of_a_frame_and_of_the_stored_form(collection, tmp_path):
+    frame = bm25_candidates(collection, "train", depth=9, index_dir=tmp_path).sample(frac=1, random_state=0)
+    stored = training_candidates(collection, "train", 9, index_dir=tmp_path)
+    rng = np.random.default_rng(0)
+    judged = stored.frame().groupby("query_id").head(3)[["query_id", "doc_id"]]
+    qrels = judged.assign(relevance=rng.integers(0, 3, len(judged)))
+    of_frame, of_stored = (TrainingInstances(qrels, form, 2) for form in (canonical_order(frame), stored))
+    assert of_frame.pairs == of_stored.pairs and len(of_stored) > 10
+    for index in range(len(of_stored)):
+        assert of_frame.instance(1, index) == of_stored.instance(1, index)
 
 
 @pytest.mark.parametrize("damage", ["numbers.npy", "starts.npy", "names.npy", "queries.txt", "made_from.json"])
