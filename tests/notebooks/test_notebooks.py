@@ -53,7 +53,7 @@ def test_it_opens_with_a_title_and_what_it_reads_writes_and_takes(notebook):
 def test_every_parameter_is_typed_and_has_its_help(parameters):
     """One literal a line: what papermill's `--help-notebook` shows."""
     for line in parameters.source.splitlines():
-        assert re.fullmatch(r"\w+: [\w\[\] |]+ = [^#]+  # \S.*", line), line
+        assert re.fullmatch(r"\w+: [\w\[\], |]+ = [^#]+  # \S.*", line), line
         [declaration] = ast.parse(line).body
         ast.literal_eval(declaration.value)
         assert "=" not in line.partition("#")[2], f"papermill misreads an equals sign in {line!r}"
