@@ -244,3 +244,28 @@ def builder_of(tokenizers):
         return InputBuilder(tokenizers[family], system, decoder_start_id=2, **lengths)
 
     return make
+
+
+def plain_pack(sequences) -> dict:
+    """What `pack` does for an encoder, token by token in lists: the oracle of its arrays, and what it is timed against."""
+    ids, segments, positions, spans, read = [], [], [], [], []
+    score_at, predict_at, targets = [], {}, {}
+    for sequence in sequences:
+        start = len(ids)
+        ids += list(sequence.input_ids)
+        segments += list(sequence.segment_ids)
+        positions += [place for place in range(len(sequence.input_ids))]
+        middle, end = start + sequence.source_length, len(ids)
+        spans.append((start, middle, start, middle, False))
+        if end > middle:
+            spans.append((middle, end, start, end, True))
+        if sequence.task == "rank":
+            score_at.append(start + sequence.score_at)
+            read.append(score_at[-1])
+            continue
+        for place, target in enumerate(sequence.targets):
+            read.append(start + sequence.predict_from + place)
+            predict_at.setdefault(sequence.task, []).append(read[-1])
+            targets.setdefault(sequence.task, []).append(target)
+    return dict(input_ids=ids, segment_ids=segments, position_ids=positions, spans=spans, score_at=score_at,
+                predict_at=predict_at, targets=targets, read_at=sorted(set(read)))  # fmt: skip

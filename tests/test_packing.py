@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from tests.conftest import as_matrix
+from tests.conftest import as_matrix, plain_pack
 
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.masks import Span, bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
@@ -41,6 +41,20 @@ def test_pack_puts_encoder_sequences_into_one_row():
     assert batch.predict_at["query_generation"].tolist() == [4, 5, 6]
     assert batch.targets["query_generation"].tolist() == [20, 21, 3]
     assert batch.decoder_ids is batch.decoder_position_ids is batch.decoder_spans is batch.cross_spans is None
+
+
+@pytest.mark.parametrize("generation_mask", ["mixed", "mlm"])
+@pytest.mark.parametrize("seed", range(5))
+def test_arrays_are_what_lists_give_token_by_token(builder_of, seed, generation_mask):
+    sequences = random_sequences(builder_of("gdmtl_plus", generation_mask=generation_mask), random.Random(seed))
+    batch, expected = pack(sequences), plain_pack(sequences)
+    for name in ("input_ids", "segment_ids", "position_ids"):
+        assert getattr(batch, name)[0].tolist() == expected[name] and getattr(batch, name).dtype == torch.long
+    for name in ("score_at", "read_at"):
+        assert getattr(batch, name).tolist() == expected[name]
+    for name in ("predict_at", "targets"):
+        assert {task: values.tolist() for task, values in getattr(batch, name).items()} == expected[name]
+    assert list(batch.spans) == expected["spans"]
 
 
 def test_pack_puts_encoder_decoder_sequences_into_two_rows():
