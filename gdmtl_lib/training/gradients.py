@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.trec import canonical_order
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.packing import PackedBatch
@@ -62,11 +63,12 @@ def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
 
 
 def gradients_now(
-    model, collection, candidates: pd.DataFrame, settings: TrainingSettings, batches: int = 4
+    model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings, batches: int = 4
 ) -> pd.DataFrame:
     """The cosines of `gradient_cosines` for a model as it is, on the first batches of the first epoch that `train`
     would make of the same arguments: `batch` and the columns there."""
-    made = Batches(model, collection, canonical_order(candidates), settings)
+    frame = isinstance(candidates, pd.DataFrame)
+    made = Batches(model, collection, canonical_order(candidates) if frame else candidates, settings)
     joint, device = JointLoss(model, settings), next(model.parameters()).device
     return pd.DataFrame([
         {"batch": number} | row
