@@ -56,7 +56,7 @@ def first_stage(monkeypatch):
         rows = [(query, doc, -rank, rank) for query in collection.queries(split)["query_id"] for rank, doc in enumerate(docs, 1)]
         return pd.DataFrame(rows, columns=["query_id", "doc_id", "score", "rank"]).astype({"score": float})
 
-    monkeypatch.setattr(result_files, "bm25_candidates", candidates)
+    monkeypatch.setattr(result_files, "first_stage_candidates", candidates)
 
 
 def test_every_trained_system_is_measured_away(trained, make_collection):
