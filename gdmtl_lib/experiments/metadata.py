@@ -24,7 +24,7 @@ def metadata_path(run: str | os.PathLike) -> Path:
     return run.with_name(f"{run.name.removesuffix('.gz').rpartition('.')[0] or run.name}.ir-metadata.yml")
 
 
-def write_metadata(run: str | os.PathLike, system: str, collection: str | None = None, **first_stage) -> None:
+def write_metadata(run: str | os.PathLike, system: str, collection: str | None = None, /, **first_stage) -> None:
     """Write what a run was made with, on and by.
 
     run: its file. system: who made it, a name or a label. collection: what was searched, as `load_collection` takes it.

@@ -287,12 +287,15 @@ def test_without_a_checkpoint(tmp_path, collection, candidates):
     )
 
 
-def test_the_first_stage_is_kept(tmp_path, collection):
-    run = measure_first_stage(tmp_path, collection, "dev", depth=3)
+@pytest.mark.parametrize("first_stage", [{}, {"run": None, "k1": 0.9, "b": 0.4, "enriched": None}])
+def test_the_first_stage_is_kept(tmp_path, collection, first_stage):
+    """Notebooks give every parameter of the first stage, also those that are left out."""
+    run = measure_first_stage(tmp_path, collection, "dev", depth=3, **first_stage)
     pd.testing.assert_frame_equal(read_run(tmp_path / "bm25" / "run.dev.trec.gz"), run)
     assert run.groupby("query_id").size().max() == 3
     said = yaml.safe_load((tmp_path / "bm25" / "run.dev.ir-metadata.yml").read_text())
     assert [stage["name"] for stage in said["method"]["retrieval"]] == ["bm25"]
+    assert said["method"]["retrieval"][0]["method"].endswith("BM25Similarity")
     pd.testing.assert_frame_equal(Results(tmp_path).values("bm25", "dev"), evaluate(run, collection.qrels("dev")))
 
 
