@@ -118,7 +118,8 @@ class UncertaintyWeighting(nn.Module):
 
     def regulariser(self) -> Tensor:
         """The part of Eq. 6 that keeps the variances from growing."""
-        return sum(F.softplus(value) if self.is_log else torch.log1p(value) for value in self._parameters_by_task().values())
+        learned = self._parameters_by_task().values()
+        return sum(F.softplus(value) if self.is_log else torch.log1p(value) for value in learned)
 
     def _parameters_by_task(self) -> nn.ParameterDict:
         return self.log_variance if self.is_log else self.variance

@@ -111,7 +111,7 @@ class _Heads:
         )
 
     def read(self, batch: PackedBatch | PaddedBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The last states that the heads read, float [r, d], and what turns positions of the batch into rows of them."""
+        """The last states that the heads read, float [r, d], and what turns positions of a batch into rows of them."""
         return self.states(batch), lambda positions: positions
 
     def input_builder(self, **settings) -> InputBuilder:

@@ -37,15 +37,15 @@ from .systems import PUBLISHED, System, get_system
 
 
 def build_model(
-    system: str, checkpoint: str | None = None, layers: int | None = None, seed: int = 0, fresh_vocabulary: bool = False,
-    attention_dropout: float | None = None, activation_dropout: float | None = None,
+    system: str, checkpoint: str | None = None, layers: int | None = None, seed: int = 0,
+    fresh_vocabulary: bool = False, attention_dropout: float | None = None, activation_dropout: float | None = None,
 ):
     """A system of the paper on pretrained weights, its new heads drawn from `seed`.
 
     system: a name of `SYSTEMS`. checkpoint: a folder or a name; by default all systems start from
     `DEFAULT_CHECKPOINT` (MiniLM), which needs no network; the paper's own is `SYSTEMS[system].checkpoint`.
     An encoder-decoder system given a BERT checkpoint is warm-started from it (Rothe et al., 2020).
-    `monobert` is a published re-ranker with its own head, of two classes: `castorini/monobert-large-msmarco` by default.
+    `monobert` is a published re-ranker with its own head of two classes, `castorini/monobert-large-msmarco` by default.
     layers: keep the first so many layers (of the encoder and of the decoder); all by default.
 
     Language-model heads start from the checkpoint's own masked-language-model head where it has one, and share the word
@@ -147,8 +147,8 @@ def _tokenizer(folder: Path, config):
     last = max(tokenizer.vocab_size - 1, *tokenizer.added_tokens_decoder)
     if last >= config.vocab_size:
         raise ValueError(
-            f"{folder}: its tokenizer knows tokens up to number {last}, but there are embeddings of {config.vocab_size}: "
-            "call resize_token_embeddings(len(tokenizer)) of the model that tokens were added to, and save it again"
+            f"{folder}: its tokenizer knows tokens up to number {last}, but there are embeddings of {config.vocab_size}"
+            ": call resize_token_embeddings(len(tokenizer)) of the model that tokens were added to, and save it again"
         )
     return tokenizer
 

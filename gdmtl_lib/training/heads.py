@@ -1,5 +1,5 @@
-"""How language-model heads start: from their tokens' frequencies where no checkpoint has trained them, and trained alone
-for some steps where settings ask for it."""
+"""How language-model heads start: from their tokens' frequencies where no checkpoint has trained them, and trained
+alone for some steps where settings ask for it."""
 
 import torch
 from accelerate import Accelerator

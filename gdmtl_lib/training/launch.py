@@ -27,8 +27,8 @@ def check_processes(processes: int, device: torch.device) -> None:
         raise ValueError(f"processes must be at least 1, found {processes}")
     if device.type == "cuda" and processes > (there := torch.cuda.device_count()):
         raise ValueError(
-            f"processes must be at most {there}, the number of GPUs that are visible here, found {processes}: lower it, "
-            "or train with device cpu"
+            f"processes must be at most {there}, the number of GPUs that are visible here, found {processes}: lower "
+            "it, or train with device cpu"
         )
 
 
@@ -43,15 +43,16 @@ def train_in_processes(processes: int, device: torch.device, output_dir: Path, *
 
 
 def write_job(
-    folder: Path, output_dir: Path, model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings,
-    validation: pd.DataFrame | None, relevance_level: int,
+    folder: Path, output_dir: Path, model, collection, candidates: pd.DataFrame | Candidates,
+    settings: TrainingSettings, validation: pd.DataFrame | None, relevance_level: int,
 ) -> None:
     """Write a training as files that other processes can read."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder / "initial")
     stored = candidates.folder if isinstance(candidates, Candidates) else None  # every process maps the same files
     if stored is None:
-        write_run(candidates if isinstance(candidates, pd.DataFrame) else candidates.frame(), folder / "candidates.trec.gz")
+        frame = candidates if isinstance(candidates, pd.DataFrame) else candidates.frame()
+        write_run(frame, folder / "candidates.trec.gz")
     if validation is not None:
         write_run(validation, folder / "validation.trec.gz")
     job = {
@@ -95,10 +96,11 @@ def run_job(folder: Path, processes: int, device: torch.device = torch.device("c
 def read_job(folder: Path) -> dict:
     """The arguments of `train` for one process of a job."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    stored = job["candidates"]
     return {
         "model": load_model(folder / "initial"),
         "collection": load_collection(job["collection"]),
-        "candidates": Candidates.open(job["candidates"], check=False) if job["candidates"] else read_run(folder / "candidates.trec.gz"),
+        "candidates": Candidates.open(stored, check=False) if stored else read_run(folder / "candidates.trec.gz"),
         "settings": TrainingSettings(**job["settings"]),
         "output_dir": job["output_dir"],
         "validation": read_run(folder / "validation.trec.gz") if job["validation"] else None,

@@ -86,7 +86,8 @@ def train(
             history = pd.DataFrame(training.run().history)
         else:
             train_in_processes(
-                processes, training.device, folder.folder, model, collection, candidates, settings, validation, relevance_level
+                processes, training.device, folder.folder, model, collection, candidates, settings, validation,
+                relevance_level,
             )
             history = folder.history()
         _load_kept_weights(model, folder)
@@ -107,7 +108,7 @@ def loss_of_part(
 ) -> torch.Tensor:
     """What a part of a batch, one process's or one of several accumulated, adds to the joint loss of the whole batch.
 
-    sums: each task's loss summed over the part, counts: what the mean over the whole batch divides it by, float [tasks].
+    sums: each task's loss summed over the part, counts: what the mean over the batch divides it by, float [tasks].
     processes: gradients are averaged over them, so the loss is multiplied by their number. share: of the regulariser,
     which is counted once a step.
     """
@@ -116,10 +117,11 @@ def loss_of_part(
 
 
 def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]:
-    """AdamW's groups: no decay on biases and layer norms; the uncertainty weights have a rate of their own, or a share of
-    the others' rate: more than 1 of it."""
-    constant = settings.sigma_schedule == "constant"
-    sigma = {"rate": settings.sigma_learning_rate} if constant else {"share": settings.sigma_learning_rate / settings.learning_rate}
+    """AdamW's groups: no decay on biases and layer norms; the uncertainty weights have a `rate` of their own, or a
+    `share` of the others', which may be more than 1."""
+    sigma = {"rate": settings.sigma_learning_rate}
+    if settings.sigma_schedule == "warmup":
+        sigma = {"share": settings.sigma_learning_rate / settings.learning_rate}
     decayed, plain = [], []
     for parameter in joint.model.parameters():
         (decayed if parameter.dim() > 1 else plain).append(parameter)
@@ -139,8 +141,10 @@ class _Training:
         self.validation, self.relevance_level = validation, relevance_level
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device, training=True)
-        if settings.tracker and not {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[settings.tracker]():
-            raise ValueError(f"tracker {settings.tracker!r} is not installed: `pip install {settings.tracker}`, or leave it out")
+        is_there = {None: bool, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[settings.tracker]
+        if settings.tracker and not is_there():
+            instead = f"`pip install {settings.tracker}`, or leave it out"
+            raise ValueError(f"tracker {settings.tracker!r} is not installed: {instead}")
         self.batches = Batches(model, collection, candidates, settings)
         model.config.gdmtl = model.config.gdmtl | {"inputs": self.batches.lengths}
         if validation is not None:
@@ -230,8 +234,8 @@ class _Training:
                 except torch.OutOfMemoryError as error:
                     settings = self.settings
                     raise RuntimeError(
-                        f"out of memory on {accelerator.device}: lower batch_size ({settings.batch_size}) or max_length "
-                        f"({settings.max_length}), or raise gradient_accumulation ({settings.gradient_accumulation})"
+                        f"out of memory on {accelerator.device}: lower batch_size ({settings.batch_size}) or "
+                        f"max_length ({settings.max_length}), or raise gradient_accumulation ({settings.gradient_accumulation})"
                     ) from error
                 if last:
                     self._read(last, progress, bar)
@@ -277,11 +281,11 @@ class _Training:
         limit = math.inf if settings.max_gradient_norm is None else settings.max_gradient_norm
         row["gradient's norm"] = accelerator.clip_grad_norm_(self.model.parameters(), limit)
         values = torch.stack([value.detach().float() for value in row.values()])
-        if accelerator.scaler is None:
+        if accelerator.scaler is None and accelerator.device.type != "mps":
             self.failed = torch.maximum(self.failed, 1 - torch.stack((values[0], values[-1])).isfinite().all().float())
             optimizer.found_inf = self.failed  # what AdamW's fused form asks before it changes anything
-        elif not math.isfinite(values[0]):
-            self._refuse(step, "loss", float(values[0]))
+        else:
+            self._require_finite(step, float(values[0]), float(values[-1]))
         self.optimizer.step()
         self.optimizer.zero_grad()
         tokens = sum(batch.input_ids.numel() for _, batch in parts)
@@ -293,23 +297,23 @@ class _Training:
             made.arrived.synchronize()
         numbers = dict(zip(made.names, made.values.tolist()))
         norm = numbers.pop("gradient's norm")
-        # The scaler of fp16 leaves out steps whose gradient overflowed, by design.
-        found = {"loss": numbers["loss"]} | ({} if self.accelerator.scaler else {"gradient's norm": norm})
-        for what, value in found.items():
-            if not math.isfinite(value):
-                self._refuse(made.step, what, value)
-        row = {"epoch": made.step // self.batches.steps_per_epoch, "step": made.step, "learning_rate": made.rate} | numbers
+        self._require_finite(made.step, numbers["loss"], norm)
+        epoch = made.step // self.batches.steps_per_epoch
+        row = {"epoch": epoch, "step": made.step, "learning_rate": made.rate} | numbers
         progress.history.append(row)
-        bar.set_postfix(epoch=row["epoch"] + 1, loss=f"{row['loss']:.3f}")
+        bar.set_postfix(epoch=epoch + 1, loss=f"{row['loss']:.3f}")
         self.accelerator.log(numbers | {"learning_rate": made.rate, "gradient_norm": norm}, step=made.step)
 
-    def _refuse(self, step: int, what: str, value: float) -> None:
-        epoch, chosen = self.batches.chosen(step)
-        queries = ", ".join(self.batches.instances.pairs[index][0] for index in chosen)
-        raise FloatingPointError(
-            f"the {what} is {value} at step {step} (epoch {epoch}, queries {queries}): this step was not made, "
-            f"and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
-        )
+    def _require_finite(self, step: int, loss: float, norm: float) -> None:
+        # The scaler of fp16 leaves out steps whose gradient overflowed, by design.
+        for what, value in {"loss": loss, "gradient's norm": 0.0 if self.accelerator.scaler else norm}.items():
+            if not math.isfinite(value):
+                epoch, chosen = self.batches.chosen(step)
+                queries = ", ".join(self.batches.instances.pairs[index][0] for index in chosen)
+                raise FloatingPointError(
+                    f"the {what} is {value} at step {step} (epoch {epoch}, queries {queries}): this step was not made, "
+                    f"and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
+                )
 
     def _gradients(self, step: int, parts: list) -> list[dict]:
         """Before every n-th step, how the tasks' gradients lie to each other: on the step's own instances, on the first
@@ -328,13 +332,12 @@ class _Training:
         accelerator, settings = self.accelerator, self.settings
         epoch = progress.step // self.batches.steps_per_epoch - 1
         # The processes share the chunks of a single one, so that all scores are what they would be there.
-        chunks = list(whole_queries(self.validation["query_id"], CHUNK_PAIRS))[accelerator.process_index :: accelerator.num_processes]
-        runs = [
-            rerank(
-                self.model, self.collection, self.validation.iloc[np.concatenate(chunks)], device=accelerator.device.type,
-                precision=settings.precision, progress=False,
-            )
-        ] if chunks else []  # fmt: skip
+        chunks = list(whole_queries(self.validation["query_id"], CHUNK_PAIRS))
+        mine, runs = chunks[accelerator.process_index :: accelerator.num_processes], []
+        if mine:
+            candidates, device = self.validation.iloc[np.concatenate(mine)], accelerator.device.type
+            how = dict(device=device, precision=settings.precision, progress=False)
+            runs.append(rerank(self.model, self.collection, candidates, **how))
         if accelerator.num_processes > 1:
             runs = gather_object(runs)
         run = runs[0] if len(runs) == 1 else canonical_order(pd.concat(runs, ignore_index=True))
@@ -360,13 +363,15 @@ class _Training:
             "collection": Path(self.collection.name).name,
             "queries": len({query_id for query_id, _, _ in self.batches.instances.pairs}),
             "steps": self.settings.epochs * self.batches.steps_per_epoch,
-            "settings": {name: value for name, value in settings.items() if name in CARD_SETTINGS or value != default[name]},
+            "settings": {
+                name: value for name, value in settings.items() if name in CARD_SETTINGS or value != default[name]
+            },
         }
         if values is not None:
             mean, error = float(values["value"].mean()), float(values["value"].sem()) if len(values) > 1 else math.nan
             margin = 1.96 * error
-            measured = {"measure": self.settings.selection_measure, "value": mean, "low": mean - margin, "high": mean + margin}
-            trained["measured"] = [measured | {"queries": len(values)}]
+            measured = {"measure": self.settings.selection_measure, "value": mean, "queries": len(values)}
+            trained["measured"] = [measured | {"low": mean - margin, "high": mean + margin}]
         self.model.config.gdmtl_card = getattr(self.model.config, "gdmtl_card", {}) | {"trained": trained}
         self.model.save_pretrained(self.folder.checkpoint)
 

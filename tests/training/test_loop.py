@@ -690,8 +690,11 @@ def test_the_parts_of_a_batch_add_up_to_it(weighting, processes):
 
 def test_none_means_no_clipping(toy_bert_folder, tmp_path):
     train = Training(toy_bert_folder, "bert", epochs=1)
-    norms = {limit: train(tmp_path / str(limit), settings={"max_gradient_norm": limit})[1]["loss"] for limit in (None, 1e6, 1e-3)}
-    assert norms[None].equals(norms[1e6]) and not norms[None].equals(norms[1e-3])
+    losses = {
+        limit: train(tmp_path / str(limit), settings={"max_gradient_norm": limit})[1]["loss"]
+        for limit in (None, 1e6, 1e-3)
+    }
+    assert losses[None].equals(losses[1e6]) and not losses[None].equals(losses[1e-3])
 
 
 def test_the_uncertainty_weights_follow_the_schedule(toy_bert_folder, tmp_path, monkeypatch):
@@ -793,7 +796,8 @@ def test_a_stopped_cell_run_again_with_the_same_model_says_so(toy_bert_folder, t
         "steps, is not what it was. Build the model anew (build_model) to go on with it; or choose another output_dir, "
         "or resume=False to replace it"
     )
-    gdmtl.train(build_model("gdmtl", checkpoint=toy_bert_folder), collection, candidates_of(collection), settings_of(), tmp_path)
+    anew = build_model("gdmtl", checkpoint=toy_bert_folder)
+    gdmtl.train(anew, collection, candidates_of(collection), settings_of(), tmp_path)
 
 
 def test_a_training_of_before_some_settings_were_there_is_known(finished, tmp_path):
