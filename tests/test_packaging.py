@@ -44,7 +44,7 @@ def third_party_imports(folder: str) -> dict[str, Path]:
                 continue
             for module in modules:
                 found.setdefault(module.partition(".")[0], file.relative_to(ROOT))
-    ours = {"gdmtl_lib", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
+    ours = {"gdmtl_lib", "tests", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
     return {module: file for module, file in found.items() if module not in sys.stdlib_module_names | ours}
 
 

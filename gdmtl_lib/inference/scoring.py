@@ -107,7 +107,7 @@ def _packer(tokens: "_Tokens", pairs: list[tuple[str, str]]) -> tuple[np.ndarray
     """The lengths of the sequences of some pairs, int64, and what packs those of some numbers."""
     builder = tokens.builder
     query_tokens, passage_tokens = tokens.of([query for query, _ in pairs], [passage for _, passage in pairs])
-    if builder.system.backbone != "encoder" or not is_fast("pairs"):
+    if builder.system.rank_layout != "concatenated" or builder.system.backbone != "encoder" or not is_fast("pairs"):
         sequences = [builder.rank(passage_tokens[passage].tolist(), query_tokens[query]) for query, passage in pairs]
         lengths = np.array([len(each.input_ids) + len(each.decoder_ids) for each in sequences])
         return lengths, lambda batch: pack([sequences[i] for i in batch])

@@ -68,7 +68,7 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         ({"overrides": {"momo": {}}}, "config test: unknown system 'momo' (did you mean 'mono'?): expected some of mono, "),
         ({"overrides": {"bert": 3}}, "config test: overrides of bert must be a mapping, found 3"),
         ({"parameters": {"epoch": 1}}, "config test, parameters: unknown parameter 'epoch' (did you mean 'epochs'?): "
-         "03_train has checkpoint, layers, denoising_steps, "),
+         "03_train has checkpoint, layers, fresh_vocabulary, "),
         ({"parameters": {"epochs": "many"}}, "config test: parameters: epochs must be int, found 'many' (str)"),
         ({"parameters": {"epochs": 0}}, "config test, gdmtl_plus: epochs must be at least 1, found 0"),
         ({"overrides": {"bert": {"learning_rate": "nan"}}},

@@ -16,7 +16,7 @@ MEGABYTE = 2**20
 
 PEAK = f"""
 import sys
-sys.path.append({str(Path(__file__).parent / "benchmarks")!r})
+sys.path.append({str(Path(__file__).parents[1] / "benchmarks")!r})
 from harness import peak_memory as peak
 """
 

@@ -166,7 +166,7 @@ def test_texts_arrive_in_a_kernel(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), tmp_path / "tiny.ipynb")
     execute_notebook(tmp_path / "tiny.ipynb", tmp_path / "done.ipynb", {"texts": NASTY}, tmp_path, "tiny")
     assert json.loads((tmp_path / "got.json").read_text()) == NASTY
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["done.ipynb", "got.json", "tiny.ipynb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done.html", "done.ipynb", "got.json", "tiny.ipynb"]
 
 
 # --- configs
