@@ -373,7 +373,12 @@ def _is_kept(folder: Path, split: str, record: Mapping) -> bool:
     if weights := there.pop("checkpoint", None):  # as the first version wrote it: two hashes, and no versions
         there["model"] = hashlib.sha256(f"{there['model']} {weights}".encode()).hexdigest()
         there["versions"] = record["versions"]
-    return kept["files"] == {path.name: file_hash(path) for path in paths} and not differences(there, record)
+    if kept["files"] != {path.name: file_hash(path) for path in paths}:
+        return False
+    if "epochs" in there:  # joined of the training's own runs: the run of one epoch does not take its place
+        runs = {name: folder / "epoch_runs" / name for name in there["epochs"]}
+        return all(runs[name].is_file() and file_hash(runs[name]) == made for name, made in there["epochs"].items())
+    return not differences(there, record)
 
 
 def _record(path: Path) -> dict:

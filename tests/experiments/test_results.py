@@ -381,3 +381,20 @@ def test_the_joined_epochs_are_what_a_slow_loop_chooses(tmp_path):
     reached = found[found["measure"] == "RR@10"].set_index("query_id")["value"]
     assert all(reached[query] == pytest.approx(values[epoch, query]) for query, epoch in expected.items())
     assert len(set(expected.values())) > 1 and set(reached.index) == set(queries)
+
+
+def test_joined_epochs_are_not_measured_over(trained, collection, candidates, reranked):
+    """What a notebook measures again is the joined run, for as long as the runs it was joined of are there."""
+    queries = sorted(collection.qrels("dev")["query_id"].unique())
+    for epoch in range(2):
+        run = candidates.assign(score=candidates["score"] * (-1) ** epoch)
+        write_run(canonical_order(run), trained / "epoch_runs" / f"epoch{epoch}.trec.gz")
+    rows = [(epoch, query, float(epoch)) for epoch in range(2) for query in queries]
+    pd.DataFrame(rows, columns=["epoch", "query_id", "value"]).to_csv(trained / "validation_queries.csv", index=False)
+    joined = join_epochs(trained, collection, "dev", "bert")
+    there = (trained / "run.dev.trec.gz").read_bytes()
+    pd.testing.assert_frame_equal(measure(trained, collection, candidates), joined)
+    assert reranked == [] and (trained / "run.dev.trec.gz").read_bytes() == there
+    (trained / "epoch_runs" / "epoch1.trec.gz").unlink()
+    measure(trained, collection, candidates)
+    assert len(reranked) == 1
