@@ -204,7 +204,8 @@ PARAMETERS = [
     (lambda: gdmtl.bm25_candidates(None, "dev", b=1.1), "expected b to be a number from 0 to 1, found 1.1"),
     (lambda: parameter("int", "3"), "parameter x must be int, found '3' (str)"),
     (lambda: parameter("int", True), "parameter x must be int, found True (bool)"),
-    (lambda: parameter("str or None", 3), "parameter x must be str or None, found 3 (int)"),
+    (lambda: parameter("str or None", 3),
+     "parameter x must be str or None, found 3 (int); to papermill, a text that looks like a number is -r x 3"),
     (lambda: parameter("list[str]", "bert"), "parameter x must be list[str], found 'bert' (str)"),
     (lambda: parameter("list[int]", [1, "2"]), "parameter x must be list[int], found [1, '2'] (list)"),
 ]  # fmt: skip
