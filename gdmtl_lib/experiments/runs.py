@@ -13,7 +13,6 @@ from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import canonical_order, read_qrels, read_run
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate
-from gdmtl_lib.systems import LABELS
 from .notebook import results_folder, unknown_name
 from .results import Results
 

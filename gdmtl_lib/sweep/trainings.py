@@ -1,7 +1,7 @@
 """What a config's systems are trained on and how: BM25's settings, and every execution of 03_train that it asks for."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,6 +4,7 @@ import json
 import random
 
 import pandas as pd
+import pytest
 import torch
 
 import gdmtl_lib as gdmtl
@@ -136,3 +137,14 @@ def assert_equal_bits(found, expected):
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.equal(found[name], expected[name]), name
+
+
+def assert_an_interruption_changes_nothing(train, folder, monkeypatch):
+    """A training stopped at its fourth step and begun again (`cut`) leaves what one in a single go does (`whole`)."""
+    train(folder / "whole")
+    with monkeypatch.context() as patch:
+        fails_at(patch, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(folder / "cut")
+    train(folder / "cut")
+    assert_same_training(folder / "cut", folder / "whole")

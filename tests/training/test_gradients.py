@@ -12,7 +12,9 @@ from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.training.batches import Batches
 from gdmtl_lib.training.gradients import gradient_cosines, gradients_now, layers
 
-from .conftest import Training, assert_same_training, candidates_of, collection_of, fails_at, settings_of
+from .conftest import (
+    Training, assert_an_interruption_changes_nothing, assert_same_training, candidates_of, collection_of, fails_at, settings_of,
+)  # fmt: skip
 
 
 def joint_and_batch(name, checkpoint):
@@ -94,13 +96,7 @@ def test_the_training_is_the_same_with_and_without(name, toy_bert_folder, tmp_pa
 
 def test_an_interrupted_training_ends_with_the_same_rows(toy_bert_folder, tmp_path, monkeypatch):
     train = Training(toy_bert_folder, "gdmtl", gradient_cosines_every=1)
-    train(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        fails_at(patch, 4, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "cut")
-    train(tmp_path / "cut")
-    assert_same_training(tmp_path / "cut", tmp_path / "whole")
+    assert_an_interruption_changes_nothing(train, tmp_path, monkeypatch)
 
 
 def test_rows_changed_on_the_disk_are_noticed(toy_bert_folder, tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ from .conftest import (
     ENCODER,
     WORDS,
     Training,
+    assert_an_interruption_changes_nothing,
     assert_same_training,
     candidates_of,
     collection_of,
@@ -724,13 +725,7 @@ def test_the_variance_itself_is_learned(toy_bert_folder, tmp_path):
 def test_the_measure_that_chooses_and_the_runs_of_every_epoch(toy_bert_folder, tmp_path, monkeypatch):
     """An interrupted training leaves the same files; the run of an epoch has the values that are written of it."""
     train = Training(toy_bert_folder, "bert", validated=True, selection_measure="nDCG@10", keep_epoch_runs=True)
-    train(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        fails_at(patch, 4, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "cut")
-    train(tmp_path / "cut")
-    assert_same_training(tmp_path / "cut", tmp_path / "whole")
+    assert_an_interruption_changes_nothing(train, tmp_path, monkeypatch)
     written = pd.read_csv(tmp_path / "whole" / "validation_queries.csv")
     for epoch in (0, 1):
         runs = [read_run(tmp_path / name / "epoch_runs" / f"epoch{epoch}.trec.gz") for name in ("cut", "whole")]
