@@ -52,13 +52,8 @@ class InputBuilder:
     """
 
     def __init__(
-        self,
-        tokenizer,
-        system: System,
-        max_length: int = 256,
-        target_length: int = 56,
-        generation_mask: str = "mixed",
-        decoder_start_id: int | None = None,
+        self, tokenizer, system: System, max_length: int = 256, target_length: int = 56,
+        generation_mask: str = "mixed", decoder_start_id: int | None = None,
     ):
         if generation_mask not in GENERATION_MASKS:
             raise ValueError(f"unknown generation_mask {generation_mask!r}: expected one of {', '.join(GENERATION_MASKS)}")
@@ -111,9 +106,7 @@ class InputBuilder:
         if self.system.rank_layout == "separate":
             decoder_ids = [self.decoder_start_id, *self._cut_query(query, self.target_length - 1)]
             source = self._source("rank", passage)
-            return TokenSequence(
-                "rank", source, [0] * len(source), len(source), decoder_ids, score_at=len(decoder_ids) - 1
-            )
+            return TokenSequence("rank", source, [0] * len(source), len(source), decoder_ids, score_at=len(decoder_ids) - 1)
         if self.system.rank_layout == "query_first":
             query = self._cut_query(query, self.max_length // 2)
             left = [self.first, *query, *self.between]
@@ -133,10 +126,21 @@ class InputBuilder:
         task: a name of `GENERATIVE_TASKS`, which says whether the query is part of the source.
         target: token ids from `tokens`, or those of them that are written already.
         """
-        if "query" not in GENERATIVE_TASKS[task].source:
-            return self._generation(task, self._source(task, passage), target)
-        passage_part, query_part = self._pair(task, passage, query)
-        return self._generation(task, passage_part + query_part, target)
+        source = self._source(task, passage)
+        if "query" in GENERATIVE_TASKS[task].source:
+            left, right = self._pair(task, passage, query)
+            source = left + right
+        target = target[: self.target_length - 1]
+        sequence = TokenSequence(task, source, [], len(source), targets=[*target, self.end])
+        if self.system.backbone == "encoder_decoder":
+            sequence.decoder_ids = [self.decoder_start_id, *target]
+        elif self.generation_mask == "mlm":
+            sequence.input_ids = source + [self.tokenizer.mask_token_id] * len(sequence.targets)
+            sequence.source_length, sequence.predict_from = len(sequence.input_ids), len(source)
+        else:  # the last source token predicts the first target token, the last target token predicts the end
+            sequence.input_ids, sequence.predict_from = source + target, len(source) - 1
+        sequence.segment_ids = [0] * len(source) + [1] * (len(sequence.input_ids) - len(source))
+        return sequence
 
     def query_generation(self, passage: list[int], query: list[int]) -> TokenSequence:
         """Passage -> query."""
@@ -155,25 +159,6 @@ class InputBuilder:
         query = self._cut_query(query, self.max_length // 2)
         room = self.max_length - len(query) - len(self.prefix_ids[task]) - len(self.between) - 2
         return [self.first, *self.prefix_ids[task], *passage[:room], *self.between], [*query, self.end]
-
-    def _generation(self, task: str, source: list[int], target: list[int]) -> TokenSequence:
-        target = target[: self.target_length - 1]
-        targets = [*target, self.end]
-        if self.system.backbone == "encoder_decoder":
-            return TokenSequence(
-                task, source, [0] * len(source), len(source), [self.decoder_start_id, *target], targets
-            )
-        if self.generation_mask == "mlm":
-            masked = [self.tokenizer.mask_token_id] * len(targets)
-            ids = source + masked
-            return TokenSequence(
-                task, ids, [0] * len(source) + [1] * len(masked), len(ids), [], targets, predict_from=len(source)
-            )
-        # The last source token predicts the first target token, the last target token predicts the end.
-        segments = [0] * len(source) + [1] * len(target)
-        return TokenSequence(
-            task, source + target, segments, len(source), [], targets, predict_from=len(source) - 1
-        )
 
     def _cut_query(self, query: list[int], limit: int) -> list[int]:
         if len(query) > limit and not self._warned:

@@ -3,16 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from .packing import PackedBatch, PaddedBatch
-from .losses import (
-    FixedWeighting,
-    UncertaintyWeighting,
-    generation_cross_entropy,
-    listwise_softmax,
-    margin_mse,
-    pairwise_hinge,
-    pointwise_cross_entropy,
-)
+from .losses import FixedWeighting, UncertaintyWeighting, generation_cross_entropy
+from .losses import listwise_softmax, margin_mse, pairwise_hinge, pointwise_cross_entropy
+from .packing import Batch
 from .settings import TrainingSettings
 
 
@@ -28,7 +21,7 @@ class JointLoss(nn.Module):
             fixed = {task: settings.loss_weighting for task in model.system.generative_tasks}
             self.weighting = FixedWeighting({"rank": 1.0} | fixed)
 
-    def counts(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+    def counts(self, batch: Batch) -> Tensor:
         """What each task's mean is over: pairs (passages, point-wise; instances, list-wise), and target tokens; float
         [tasks]."""
         instances = len(batch.score_at) // (1 + self.settings.negatives)
@@ -36,7 +29,7 @@ class JointLoss(nn.Module):
         ranked = instances * each.get(self.model.system.rank_loss, self.settings.negatives)
         return torch.tensor([ranked, *(len(batch.targets[t]) for t in self.model.system.generative_tasks)]).float()
 
-    def forward(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """The loss of each task summed over the batch (Eq. 3 to 5), float [tasks].
 
         batch: of instances, each one's relevant passage before its negatives.
@@ -62,22 +55,19 @@ class JointLoss(nn.Module):
         ]
         return torch.stack([ranking, *generation])
 
-    def loss(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """The joint loss of a batch: its mean losses, weighted (Eq. 2, or Eq. 6 with learned weights)."""
         sums = self(batch)
         means = sums / self.counts(batch).to(sums.device).clamp(min=1)
         return self.weighting(dict(zip(self.tasks, means)))
 
-    def describe(self, means: Tensor) -> dict[str, float]:
-        """A row of the history: the joint loss, each task's mean loss, and its sigma squared where it is learned."""
-        return {name: float(value) for name, value in self.row(means).items()}
-
     @torch.no_grad()
     def row(self, means: Tensor) -> dict[str, Tensor]:
-        """The same, still on the device: reading a number waits for it."""
+        """A row of the history: the joint loss, each task's mean loss, and its sigma squared where it is learned; still
+        on the device, since reading a number waits for it."""
         by_task = dict(zip(self.tasks, means))
         return {
             "loss": self.weighting(by_task),
             **{f"{task}_loss": loss for task, loss in by_task.items()},
-            **{f"sigma2_{task}": variance for task, variance in self.weighting.variance_tensors().items()},
+            **{f"sigma2_{task}": variance for task, variance in self.weighting.variances().items()},
         }

@@ -86,7 +86,35 @@ def _reduce(losses: Tensor, reduction: str, known: tuple[str, ...] = ("mean", "s
     return losses.sum() / max(losses.numel(), 1) if reduction == "mean" else losses.sum()
 
 
-class UncertaintyWeighting(nn.Module):
+class _Weighting(nn.Module):
+    """A joint loss: `weighted`, which is linear in the losses (and so adds up over parts of a batch), and a regulariser."""
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """losses: one scalar a task. Returns the joint scalar."""
+        return self.weighted(losses) + self.regulariser()
+
+    def regulariser(self) -> float | Tensor:
+        """The part that keeps learned variances from growing."""
+        return 0.0
+
+    def variances(self) -> dict[str, Tensor]:
+        """sigma^2 of each task, where it is learned."""
+        return {}
+
+
+class FixedWeighting(_Weighting):
+    """Joint loss with fixed weights (Eq. 2). weights: one number a task."""
+
+    def __init__(self, weights: Mapping[str, float]):
+        super().__init__()
+        self.weights = dict(weights)
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        _check_tasks(self.weights, losses)
+        return sum(weight * losses[task] for task, weight in self.weights.items())
+
+
+class UncertaintyWeighting(_Weighting):
     """Joint loss weighted by learned uncertainty (Eq. 6): sum over tasks of L / (2 sigma^2) + log(1 + sigma^2).
 
     What is learned is log sigma^2, so that sigma^2 stays positive; it starts at sigma^2 = 1. For a constant loss L
@@ -104,55 +132,21 @@ class UncertaintyWeighting(nn.Module):
         self.add_module(parameter, nn.ParameterDict((task, nn.Parameter(start(()))) for task in tasks))
         self.is_log = parameter == "log_variance"
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """losses: one scalar a task. Returns the joint scalar."""
-        return self.weighted(losses) + self.regulariser()
-
-    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The part of Eq. 6 that is linear in the losses (and so adds up over parts of a batch)."""
-        learned = self._parameters_by_task()
-        _check_tasks(learned.keys(), losses)
-        if self.is_log:
-            return sum(losses[task] * torch.exp(-value) / 2 for task, value in learned.items())
-        return sum(losses[task] / (2 * value) for task, value in learned.items())
-
-    def regulariser(self) -> Tensor:
-        """The part of Eq. 6 that keeps the variances from growing."""
-        learned = self._parameters_by_task().values()
-        return sum(F.softplus(value) if self.is_log else torch.log1p(value) for value in learned)
-
-    def _parameters_by_task(self) -> nn.ParameterDict:
+    @property
+    def learned(self) -> nn.ParameterDict:
         return self.log_variance if self.is_log else self.variance
 
-    def variances(self) -> dict[str, float]:
-        return {task: float(value) for task, value in self.variance_tensors().items()}
-
-    def variance_tensors(self) -> dict[str, Tensor]:
-        learned = self._parameters_by_task().items()
-        return {task: value.detach().exp() if self.is_log else value.detach() for task, value in learned}
-
-
-class FixedWeighting(nn.Module):
-    """Joint loss with fixed weights (Eq. 2). weights: one number a task."""
-
-    def __init__(self, weights: Mapping[str, float]):
-        super().__init__()
-        self.weights = dict(weights)
-
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        return self.weighted(losses)
-
     def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
-        _check_tasks(self.weights, losses)
-        return sum(weight * losses[task] for task, weight in self.weights.items())
+        _check_tasks(self.learned.keys(), losses)
+        if self.is_log:
+            return sum(losses[task] * torch.exp(-value) / 2 for task, value in self.learned.items())
+        return sum(losses[task] / (2 * value) for task, value in self.learned.items())
 
-    def regulariser(self) -> float:
-        return 0.0
+    def regulariser(self) -> Tensor:
+        return sum(F.softplus(value) if self.is_log else torch.log1p(value) for value in self.learned.values())
 
-    def variances(self) -> dict[str, float]:
-        return {}
-
-    variance_tensors = variances
+    def variances(self) -> dict[str, Tensor]:
+        return {task: value.detach().exp() if self.is_log else value.detach() for task, value in self.learned.items()}
 
 
 def _check_tasks(expected, found) -> None:

@@ -23,8 +23,7 @@ from huggingface_hub import HfApi, ModelCard, save_torch_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.models.bart.modeling_bart import BartForSequenceClassification
-from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
+from transformers.utils import cached_file, logging
 
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.card import model_card
@@ -34,8 +33,8 @@ from gdmtl_lib.backbones.last_layer import last_layer_at
 from gdmtl_lib.backbones.reference import is_fast
 
 from .inputs import InputBuilder
-from .packing import PackedBatch, PaddedBatch
-from .systems import System, get_system
+from .packing import Batch, PackedBatch, PaddedBatch
+from .systems import get_system
 
 PREFIX = "generation_heads."  # of the names of their weights
 SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible
@@ -51,17 +50,15 @@ class Output:
 
 class GenerationHead(nn.Module):
     """A language-model head: logits over the vocabulary by the word embeddings (tied: passed in, not owned), or by a
-    matrix of its own.
+    matrix of its own. An encoder's has a dense layer, activation and norm before it; BART's has none."""
 
-    transform: an encoder's dense layer, activation and norm before the embeddings; BART has none.
-    own_size: of the vectors of a matrix of its own; None for the tied one.
-    """
-
-    def __init__(self, config, transform: nn.Module | None = None, own_size: int | None = None):
+    def __init__(self, config):
         super().__init__()
-        self.transform = transform or nn.Identity()
+        is_bart = config.model_type == "bart"
+        self.transform = nn.Identity() if is_bart else Transform(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.vocabulary = nn.Embedding(config.vocab_size, own_size) if own_size else None
+        size = config.hidden_size if is_bart else self.transform.LayerNorm.normalized_shape[0]
+        self.vocabulary = nn.Embedding(config.vocab_size, size) if config.gdmtl.get("fresh_vocabulary") else None
 
     def matrix(self, embeddings: Tensor) -> Tensor:
         """What the states are multiplied with, float [v, d]: the word embeddings, or the head's own."""
@@ -82,35 +79,33 @@ class GenerationHead(nn.Module):
         return F.linear(states, embeddings, bias)
 
 
-def head_parts(config) -> tuple[nn.Module | None, int | None]:
-    """A head's transform (an encoder's), and the size of its own vectors where it is not to be tied."""
-    transform = None if config.model_type == "bart" else Transform(config)
-    size = config.hidden_size if config.model_type == "bart" else transform.LayerNorm.normalized_shape[0]
-    return transform, size if config.gdmtl.get("fresh_vocabulary") else None
-
-
 class _Heads:
     """What the two architectures share: the heads over the states of one pass, the tokenizer, saving."""
 
-    system: System
     first_position = 0
 
-    def forward(self, batch: PackedBatch | PaddedBatch) -> Output:
+    def __init__(self, config, tokenizer=None):
+        config.num_labels = 1
+        config._attn_implementation = PACKED
+        super().__init__(config)
+        self.system = get_system(config.gdmtl["system"])
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.name_or_path, split_special_tokens=True)
+        self.generation_heads = nn.ModuleDict({task: GenerationHead(config) for task in self.system.generative_tasks})
+        for head in self.generation_heads.values():
+            head.apply(self._init_weights)
+
+    def forward(self, batch: Batch) -> Output:
         """One pass over all sequences of the batch; scores and logits only where they are needed."""
         states, row_of = self.read(batch)
         embeddings = self.get_input_embeddings().weight
         # Scores are compared with one another: in bf16 many would tie that do not.
         with torch.autocast(states.device.type, enabled=False):
             scores = self.score(states[row_of(batch.score_at)].float())
-        return Output(
-            scores=scores,
-            logits={
-                task: self.generation_heads[task](states[row_of(positions)], embeddings)
-                for task, positions in batch.predict_at.items()
-            },
-        )
+        predicted = batch.predict_at.items()
+        logits = {task: self.generation_heads[task](states[row_of(at)], embeddings) for task, at in predicted}
+        return Output(scores, logits)
 
-    def read(self, batch: PackedBatch | PaddedBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def read(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The last states that the heads read, float [r, d], and what turns positions of a batch into rows of them."""
         return self.states(batch), lambda positions: positions
 
@@ -175,25 +170,24 @@ class _Heads:
             card = model_card(self.system.label, self.config.gdmtl, about, self.system.backbone == "encoder")
             (fresh / "README.md").write_text(card, encoding="utf-8")
             write_sums(fresh)
+            old = folder.with_name(f"{folder.name}.old{os.getpid()}")
             if folder.exists():
-                old = folder.with_name(f"{folder.name}.old{os.getpid()}")
                 folder.rename(old)
-                fresh.rename(folder)
+            fresh.rename(folder)
+            if old.exists():
                 shutil.rmtree(old)
-            else:
-                fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), max_shard_size=max_shard_size, **hub)
 
     def push_to_hub(
-        self, repo_id: str, *, commit_message: str = "Upload model", commit_description: str | None = None,
-        private: bool | None = None, token: str | bool | None = None, revision: str | None = None,
-        create_pr: bool = False, max_shard_size: int | str = "50GB", tags: list[str] | None = None,
+        self, repo_id: str, *, private: bool | None = None, token: str | bool | None = None,
+        max_shard_size: int | str = "50GB", tags: list[str] | None = None, **commit,
     ) -> str:
         """Upload all that `save_pretrained` writes, the card with it, to the hub; its repository is made where there is
-        none. The arguments are transformers' own; tags: beside those of the card. Returns the commit's address."""
+        none. The arguments are transformers' own (commit: those of a commit, as `commit_message`, `revision`,
+        `create_pr`); tags: beside those of the card. Returns the commit's address."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with TemporaryDirectory() as home:
@@ -203,10 +197,7 @@ class _Heads:
                 card = ModelCard.load(folder / "README.md")
                 card.data.tags += tags
                 card.save(folder / "README.md")
-            return api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=revision,
-                commit_description=commit_description, create_pr=create_pr,
-            )
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, **{"commit_message": "Upload model"} | commit)
 
 
 class EncoderGDMTL(_Heads):
@@ -218,28 +209,17 @@ class EncoderGDMTL(_Heads):
     """
 
     def __init__(self, config, tokenizer=None):
-        config.num_labels = 1
-        config._attn_implementation = PACKED
-        super().__init__(config)
-        self.system = get_system(config.gdmtl["system"])
-        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.name_or_path, split_special_tokens=True)
+        super().__init__(config, tokenizer)
         self.family = family_of(config)
         self.first_position = self.family.first_position(config)
-        self.generation_heads = nn.ModuleDict(
-            {task: GenerationHead(config, *head_parts(config)) for task in self.system.generative_tasks}
-        )
-        for head in self.generation_heads.values():
-            head.apply(self._init_weights)
 
-    def states(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+    def states(self, batch: Batch) -> Tensor:
         """The encoder's last states, float [t, d]: packed tokens, or the padded rows one after the other."""
-        if isinstance(batch, PackedBatch):
-            how = dict(position_ids=batch.position_ids, spans=batch.spans)
-        else:
-            how = dict(mask=batch.mask)
+        packed = isinstance(batch, PackedBatch)
+        how = dict(position_ids=batch.position_ids, spans=batch.spans) if packed else dict(mask=batch.mask)
         return self.encode(batch.input_ids, batch.segment_ids, **how).flatten(0, 1)
 
-    def read(self, batch: PackedBatch | PaddedBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def read(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         if not (is_fast("last layer") and self.family.has_berts_layers and isinstance(batch, PackedBatch)):
             return super().read(batch)
         with last_layer_at(self.base_model.encoder.layer, batch.read_at, batch.read_spans):
@@ -278,30 +258,13 @@ def _on(ranks: type[PreTrainedModel]) -> type[EncoderGDMTL]:
 class EncoderDecoderGDMTL(_Heads, BartForSequenceClassification):
     """BART that ranks with the last decoder state and generates with the decoder (Section 4.3, Figure 4)."""
 
-    def __init__(self, config, tokenizer=None):
-        config.num_labels = 1
-        config._attn_implementation = PACKED
-        super().__init__(config)
-        self.system = get_system(config.gdmtl["system"])
-        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.name_or_path, split_special_tokens=True)
-        self.generation_heads = nn.ModuleDict(
-            {task: GenerationHead(config, *head_parts(config)) for task in self.system.generative_tasks}
-        )
-        for head in self.generation_heads.values():
-            head.apply(self._init_weights)
-
-    def states(self, batch: PackedBatch | PaddedBatch) -> Tensor:
+    def states(self, batch: Batch) -> Tensor:
         """The decoder's last states, float [t, d]: packed tokens, or the padded rows one after the other."""
         encoder, decoder = self.model.encoder, self.model.decoder
         if isinstance(batch, PaddedBatch):
             source = encoder(batch.input_ids, attention_mask=batch.mask).last_hidden_state
-            output = decoder(
-                batch.decoder_ids,
-                attention_mask=batch.decoder_mask,
-                encoder_hidden_states=source,
-                encoder_attention_mask=batch.cross_mask,
-            )
-            return output.last_hidden_state.flatten(0, 1)
+            how = dict(attention_mask=batch.decoder_mask, encoder_attention_mask=batch.cross_mask)
+            return decoder(batch.decoder_ids, encoder_hidden_states=source, **how).last_hidden_state.flatten(0, 1)
         source = self.encode(batch)
         states = self._embed(decoder, batch.decoder_ids, batch.decoder_position_ids)
         for layer in decoder.layers:
@@ -334,12 +297,12 @@ def class_for(config) -> type[_Heads]:
 @contextmanager
 def quiet():
     """transformers reports heads that it did not find; here they are meant to be new."""
-    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
         if bar:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()

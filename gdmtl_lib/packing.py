@@ -33,75 +33,72 @@ def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iter
         yield order[start:]
 
 
-@dataclass
-class PackedBatch:
-    """Sequences packed into one row of real tokens.
+@dataclass(kw_only=True)
+class Batch:
+    """Sequences, packed into one row of real tokens or padded to one row each.
 
-    input_ids, segment_ids, position_ids: int64 [1, t]; spans: who attends to whom.
-    decoder_ids, decoder_position_ids: int64 [1, t'], decoder_spans, cross_spans: the same for a decoder, or None.
+    input_ids, segment_ids: int64 [1, t] or [b, s]; decoder_ids: the same for a decoder, or None.
     score_at: int64 [b'], where the scores of the ranking sequences are read, in the order they were given.
     predict_at, targets: per generative task int64 [n]. teacher: float32 [b'], another ranker's scores, or None.
-    read_at: int64 [r], all these positions of an encoder, rising; read_spans: who those tokens attend to.
-    All positions count packed tokens of the encoder, or of the decoder where there is one.
+    All positions count tokens, row after row, of the encoder, or of the decoder where there is one.
     """
 
     input_ids: Tensor
     segment_ids: Tensor
-    position_ids: Tensor
-    spans: Spans
+    decoder_ids: Tensor | None = None
     score_at: Tensor
     predict_at: dict[str, Tensor]
     targets: dict[str, Tensor]
     teacher: Tensor | None = None
-    decoder_ids: Tensor | None = None
+
+    def to(self, device):
+        return type(self)(**{name: _move(value, device) for name, value in vars(self).items()})
+
+
+@dataclass(kw_only=True)
+class PackedBatch(Batch):
+    """One row of real tokens.
+
+    position_ids: int64 [1, t]; spans: who attends to whom; decoder_position_ids, decoder_spans, cross_spans: the same for
+    a decoder, or None. read_at: int64 [r], where anything of an encoder is read, rising; read_spans: who those tokens
+    attend to.
+    """
+
+    position_ids: Tensor
+    spans: Spans
     decoder_position_ids: Tensor | None = None
     decoder_spans: Spans | None = None
     cross_spans: Spans | None = None
     read_at: Tensor | None = None
     read_spans: Spans | None = None
 
-    def to(self, device) -> "PackedBatch":
-        return type(self)(**{name: _move(value, device) for name, value in vars(self).items()})
 
+@dataclass(kw_only=True)
+class PaddedBatch(Batch):
+    """The reference: one padded row a sequence, with literal masks. mask: bool [b, 1, s, s]; decoder_mask: bool
+    [b, 1, t, t], cross_mask: bool [b, 1, t, s], or None."""
 
-@dataclass
-class PaddedBatch:
-    """The same sequences, one padded row each, with literal masks: the reference.
-
-    input_ids, segment_ids: int64 [b, s]; mask: bool [b, 1, s, s]. decoder_ids: int64 [b, t], decoder_mask: bool
-    [b, 1, t, t], cross_mask: bool [b, 1, t, s], or None. score_at, predict_at: positions in the flattened rows.
-    """
-
-    input_ids: Tensor
-    segment_ids: Tensor
     mask: Tensor
-    score_at: Tensor
-    predict_at: dict[str, Tensor]
-    targets: dict[str, Tensor]
-    teacher: Tensor | None = None
-    decoder_ids: Tensor | None = None
     decoder_mask: Tensor | None = None
     cross_mask: Tensor | None = None
-
-    to = PackedBatch.to
 
 
 def pack(sequences: list[TokenSequence]) -> PackedBatch:
     """One row of all real tokens. The order of the sequences is kept."""
-    lengths = _lengths(sequence.input_ids for sequence in sequences)
+    ids, decoder_ids = ([getattr(each, name) for each in sequences] for name in ("input_ids", "decoder_ids"))
+    lengths, written = _lengths(ids), _lengths(decoder_ids)
     sources = np.array([sequence.source_length for sequence in sequences])
     segments = np.frombuffer(b"".join(bytes(sequence.segment_ids) for sequence in sequences), dtype=np.uint8)
     batch = dict(
-        input_ids=_row(_joined(sequence.input_ids for sequence in sequences)),
+        input_ids=_row(_joined(ids)),
         segment_ids=_row(segments.astype(np.int64)),
         position_ids=_row(_counted(lengths)),
         spans=mixed_spans(lengths, sources),
     )
-    if any(sequence.decoder_ids for sequence in sequences):
-        written = _lengths(sequence.decoder_ids for sequence in sequences)
+    if written.any():
         heads = _heads(sequences, np.cumsum(written) - written)
         batch |= dict(
-            decoder_ids=_row(_joined(sequence.decoder_ids for sequence in sequences)),
+            decoder_ids=_row(_joined(decoder_ids)),
             decoder_position_ids=_row(_counted(written)),
             decoder_spans=mixed_spans(written, np.zeros_like(written)),
             cross_spans=cross_spans(written, lengths),
@@ -149,7 +146,8 @@ def pad(sequences: list[TokenSequence], pad_id: int) -> PaddedBatch:
             decoder_mask=causal_mask(decoder_padding_mask)[:, None],
             cross_mask=cross_attention_mask(decoder_padding_mask, padding_mask)[:, None],
         )
-    return PaddedBatch(input_ids, segment_ids, mask, **decoder, **_heads(sequences, width * np.arange(len(sequences))))
+    heads = _heads(sequences, width * np.arange(len(sequences)))
+    return PaddedBatch(input_ids=input_ids, segment_ids=segment_ids, mask=mask, **decoder, **heads)
 
 
 def _heads(sequences: list[TokenSequence], starts: np.ndarray) -> dict:

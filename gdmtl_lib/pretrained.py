@@ -11,25 +11,12 @@ from pathlib import Path
 import safetensors
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BartConfig,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import BartConfig
 
 from gdmtl_lib.backbones.card import describe_base
-from gdmtl_lib.backbones.checkpoints import (
-    DEFAULT_CHECKPOINT,
-    NOT_THIS_MODEL,
-    check_sums,
-    check_weights,
-    find_checkpoint,
-    reading,
-    weight_files,
-)
+from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, NOT_THIS_MODEL, find_checkpoint
+from gdmtl_lib.backbones.checkpoints import check_sums, check_weights, reading, weight_files
 from gdmtl_lib.backbones.families import cut_layers, ranking_class, why_refused
 
 from .models import EncoderGDMTL, class_for, quiet
@@ -59,8 +46,7 @@ def build_model(
     system = get_system(system)
     checkpoint = checkpoint or (system.checkpoint if system.name in PUBLISHED else DEFAULT_CHECKPOINT)
     folder = find_checkpoint(checkpoint)
-    config = _config(folder)
-    _check_family(system, config, checkpoint)
+    config = _config(folder, system, checkpoint)
     depth = config.encoder_layers if config.model_type == "bart" else config.num_hidden_layers
     if layers is not None and not 1 <= layers <= depth:
         raise ValueError(f"layers must be between 1 and the checkpoint's {depth}, found {layers}")
@@ -72,9 +58,9 @@ def build_model(
         with reading(weight_files(folder)[0], NOT_THIS_MODEL):
             backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         config = _configure(config, system, layers, tokenizer)
-        _set_dropout(config, attention_dropout, activation_dropout)
-        if fresh_vocabulary:
-            config.gdmtl["fresh_vocabulary"] = True
+        config.gdmtl |= {"fresh_vocabulary": True} if fresh_vocabulary else {}
+        _set_dropout(config, "attention_dropout", attention_dropout, "attention_probs_dropout_prob")
+        _set_dropout(config, "activation_dropout", activation_dropout)
         torch.manual_seed(seed)
         model = class_for(config)(config, tokenizer)
         if system.backbone == "encoder":
@@ -110,14 +96,14 @@ def load_model(folder: str | os.PathLike):
         inside = folder / "checkpoint"
         advice = f"; did you mean {inside}?" if (inside / "config.json").is_file() else ""
         raise ValueError(f"{folder} is not a checkpoint folder: it has no {' and no '.join(missing)}{advice}")
-    if "gdmtl" not in _json(folder / "config.json"):
+    about = _json(folder / "config.json")
+    if "gdmtl" not in about:
         raise ValueError(
             f"{folder} is a plain checkpoint, not one that gdmtl has saved: "
             f"give it to build_model as `checkpoint` to start from it"
         )
     check_sums(folder)
-    config = _config(folder)
-    _check_family(get_system(config.gdmtl["system"]), config, folder)
+    config = _config(folder, get_system(about["gdmtl"]["system"]), folder)
     tokenizer = _tokenizer(folder, config)
     check_weights(folder)
     with torch.random.fork_rng(devices=[]), reading(needed[1], NOT_THIS_MODEL):
@@ -135,10 +121,21 @@ def _json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _config(folder: Path):
+def _config(folder: Path, system: System, where: str | os.PathLike):
+    """A checkpoint's configuration; ValueError, with the reason, for one that the system cannot stand on."""
     _json(folder / "config.json")
     with reading(folder / "config.json"):
-        return AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+    families = "bert" if system.backbone == "encoder" else "bert or bart"
+    reason = why_refused(config) if system.backbone == "encoder" else None
+    if system.backbone == "encoder_decoder" and config.model_type not in ("bert", "bart"):
+        reason = "its weights fit neither encoder nor decoder of BART"
+    if reason is not None:
+        raise ValueError(
+            f"{system.name} needs a checkpoint of the {families} family, "
+            f"but {where} is of {config.model_type!r}: {reason}"
+        )
+    return config
 
 
 def _tokenizer(folder: Path, config):
@@ -151,20 +148,6 @@ def _tokenizer(folder: Path, config):
             ": call resize_token_embeddings(len(tokenizer)) of the model that tokens were added to, and save it again"
         )
     return tokenizer
-
-
-def _check_family(system: System, config, where: str | os.PathLike) -> None:
-    """Refuse a checkpoint that a system cannot stand on, with the reason."""
-    if system.backbone == "encoder":
-        families, reason = "bert", why_refused(config)
-    else:
-        families, fits = "bert or bart", config.model_type in ("bert", "bart")
-        reason = None if fits else "its weights fit neither encoder nor decoder of BART"
-    if reason is not None:
-        raise ValueError(
-            f"{system.name} needs a checkpoint of the {families} family, "
-            f"but {where} is of {config.model_type!r}: {reason}"
-        )
 
 
 def _configure(config, system: System, layers: int, tokenizer):
@@ -201,18 +184,13 @@ def _configure(config, system: System, layers: int, tokenizer):
     return config
 
 
-def _set_dropout(config, attention: float | None, activation: float | None) -> None:
-    for what, value, names in (
-        ("attention_dropout", attention, ("attention_dropout", "attention_probs_dropout_prob")),
-        ("activation_dropout", activation, ("activation_dropout",)),
-    ):
-        if value is None:
-            continue
-        found = [name for name in names if hasattr(config, name)]
-        if not found or not 0 <= value < 1:
-            expected = "a number from 0 to below 1" if found else f"None: {config.model_type} has no such dropout"
-            raise ValueError(f"{what}: expected {expected}, found {value!r}")
-        setattr(config, found[0], float(value))
+def _set_dropout(config, what: str, value: float | None, also_called: str = "") -> None:
+    name = next((name for name in (what, also_called) if hasattr(config, name)), None)
+    if value is not None and (name is None or not 0 <= value < 1):
+        expected = "a number from 0 to below 1" if name else f"None: {config.model_type} has no such dropout"
+        raise ValueError(f"{what}: expected {expected}, found {value!r}")
+    if value is not None:
+        setattr(config, name, float(value))
 
 
 def _copy_two_classes(folder: Path, model: EncoderGDMTL) -> None:
@@ -265,12 +243,11 @@ def _warm_start(bert: nn.Module, bart: nn.Module) -> None:
             attentions = [(layer.self_attn, layer.self_attn_layer_norm)]
             if side is bart.decoder:
                 attentions.append((layer.encoder_attn, layer.encoder_attn_layer_norm))
+            own, output = source.attention.self, source.attention.output
             for attention, norm in attentions:
-                attention.q_proj.load_state_dict(source.attention.self.query.state_dict())
-                attention.k_proj.load_state_dict(source.attention.self.key.state_dict())
-                attention.v_proj.load_state_dict(source.attention.self.value.state_dict())
-                attention.out_proj.load_state_dict(source.attention.output.dense.state_dict())
-                norm.load_state_dict(source.attention.output.LayerNorm.state_dict())
+                projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, norm)
+                for into, of in zip(projections, (own.query, own.key, own.value, output.dense, output.LayerNorm)):
+                    into.load_state_dict(of.state_dict())
             layer.fc1.load_state_dict(source.intermediate.dense.state_dict())
             layer.fc2.load_state_dict(source.output.dense.state_dict())
             layer.final_layer_norm.load_state_dict(source.output.LayerNorm.state_dict())

@@ -7,15 +7,42 @@ from numbers import Integral, Real
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
+_CHOICES = {
+    "tracker": (None, "tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
+    "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
+}  # fmt: skip
 
-SIGMA_SCHEDULES = ("constant", "warmup")
-SIGMA_PARAMETERS = ("log_variance", "variance")
-TRACKERS = ("tensorboard", "wandb")
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
 
 _KINDS = {
-    int: "a whole number", float: "a number", str: "a text", str | float: "'uncertainty' or a number",
-    float | None: "a number, or None", str | None: "a text, or None", bool: "True or False",
-}  # fmt: skip
+    int: ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
+    float: ("a number", _is_number),
+    str: ("a text", _is_text),
+    str | float: ("'uncertainty' or a number", lambda value: _is_text(value) or _is_number(value)),
+    float | None: ("a number, or None", lambda value: _is_number(value) or value is None),
+    str | None: ("a text, or None", lambda value: _is_text(value) or value is None),
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+}
+_LIMITS = (
+    ("at least 1", lambda value: value >= 1,
+     ("epochs", "batch_size", "negatives", "gradient_accumulation", "train_relevance_level")),
+    ("0 or more", lambda value: value >= 0,
+     ("generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate", "gradient_cosines_every")),
+    ("more than 0", lambda value: value is None or value > 0,
+     ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm")),
+    ("more than 0 and at most 1", lambda value: 0 < value <= 1, ("train_fraction",)),
+    ("between 16 and 4096", lambda value: 16 <= value <= 4096, ("max_length",)),
+    ("between 2 and 4096", lambda value: 2 <= value <= 4096, ("target_length",)),
+    ("'uncertainty' or a number above 0, without quotes",
+     lambda value: value == "uncertainty" if _is_text(value) else value > 0, ("loss_weighting",)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,58 +109,23 @@ class TrainingSettings:
 
     def __post_init__(self):
         for field in fields(self):
-            object.__setattr__(self, field.name, self._checked_type(field.name, field.type))
-        for name in ("epochs", "batch_size", "negatives", "gradient_accumulation", "train_relevance_level"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            "generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate",
-            "gradient_cosines_every",
+            expected, fits = _KINDS[field.type]
+            value = getattr(self, field.name)
+            self._check(field.name, fits(value), expected)
+            if _is_number(value):  # NumPy's numbers become Python's, so that equal settings are written alike
+                object.__setattr__(self, field.name, int(value) if field.type is int else float(value))
+        for expected, fits, names in _LIMITS:
+            for name in names:
+                self._check(name, fits(getattr(self, name)), expected)
+        for name, known in _CHOICES.items():
+            expected = f"{'None or ' if None in known else ''}one of {', '.join(filter(None, known))}"
+            self._check(name, getattr(self, name) in known, expected)
+        for name, limit, called in (
+            ("min_learning_rate", "learning_rate", "learning_rate"), ("gradient_accumulation", "batch_size", "batch_size"),
+            ("warmup_epochs", "epochs", "number of epochs"),
         ):  # fmt: skip
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "sigma_learning_rate", "margin"):
-            self._check(name, getattr(self, name) > 0, "more than 0")
-        self._check("max_gradient_norm", self.max_gradient_norm is None or self.max_gradient_norm > 0, "more than 0")
-        self._check("tracker", self.tracker in (None, *TRACKERS), f"None or one of {', '.join(TRACKERS)}")
-        self._check("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1")
-        self._check(
-            "min_learning_rate",
-            self.min_learning_rate <= self.learning_rate,
-            f"at most the learning_rate ({self.learning_rate})",
-        )
-        self._check(
-            "gradient_accumulation",
-            self.gradient_accumulation <= self.batch_size,
-            f"at most the batch_size ({self.batch_size})",
-        )
-        self._check("warmup_epochs", self.warmup_epochs <= self.epochs, f"at most the number of epochs ({self.epochs})")
-        self._check("max_length", 16 <= self.max_length <= 4096, "between 16 and 4096")
-        self._check("target_length", 2 <= self.target_length <= 4096, "between 2 and 4096")
-        choices = {
-            "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
-            "sigma_schedule": SIGMA_SCHEDULES, "sigma_parameter": SIGMA_PARAMETERS,
-        }  # fmt: skip
-        for name, known in choices.items():
-            self._check(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        weighting = self.loss_weighting
-        fits = weighting == "uncertainty" if isinstance(weighting, str) else weighting > 0
-        self._check("loss_weighting", fits, "'uncertainty' or a number above 0, without quotes")
-
-    def _checked_type(self, name: str, expected):
-        value = getattr(self, name)
-        is_text = isinstance(value, str)
-        is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        accepted = {
-            int: is_number and isinstance(value, Integral),
-            float: is_number,
-            str: is_text,
-            str | float: is_text or is_number,
-            float | None: is_number or value is None,
-            str | None: is_text or value is None,
-            bool: isinstance(value, bool),
-        }
-        self._check(name, accepted[expected], _KINDS[expected])
-        # NumPy's numbers become Python's, so that equal settings are written alike.
-        return float(value) if is_number and expected is not int else int(value) if expected is int else value
+            most = getattr(self, limit)
+            self._check(name, getattr(self, name) <= most, f"at most the {called} ({most})")
 
     def _check(self, name: str, passed: bool, expected: str) -> None:
         if not passed:
