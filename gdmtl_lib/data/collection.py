@@ -13,7 +13,7 @@ import pandas as pd
 from .irds import open_irds
 from .msmarco import read_msmarco
 from .readers import read_folder, read_sentences, read_squad, read_wikiqa
-from .splits import Split, sample_splits, session_folds, split_name
+from .splits import Split, nested_sample, session_folds, split_name
 from .trec import recall
 
 KINDS = {
@@ -25,6 +25,7 @@ KINDS = {
     "sentences:<folder>": "sentences and the questions they answer, src-<split>.txt and tgt-<split>.txt",
     "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
 }
+SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 
 _NOTHING = {
     "qrels": pd.DataFrame(columns=["query_id", "doc_id", "relevance"], dtype=str).astype({"relevance": int}),
@@ -35,9 +36,11 @@ _NOTHING = {
 class Collection:
     """Passages and, for each split, queries with their judgments. Ids are strings; frames are pandas.
 
-    A query id belongs to one split, so that queries, judgments and answers can be looked up by id alone. (The
-    splits of MS MARCO, and of other data sets of ir_datasets, are samples of one another: there the first that has
-    the query, and the part of it that is asked for, counts.)
+    A query id belongs to one split, so that queries, judgments and answers can be looked up by id alone. (The splits of
+    MS MARCO, and of other data sets of ir_datasets, are samples of one another: there the first that has the query, and
+    the part of it that is asked for, counts.)
+
+    name: how messages call it. passages: text by doc_id. splits: by name. fingerprint: see the method.
     """
 
     def __init__(
@@ -47,11 +50,7 @@ class Collection:
         splits: Mapping[str, Split],
         fingerprint: Callable[[], str] | None = None,
     ):
-        """name: how messages call it. passages: text by doc_id. splits: by name. fingerprint: see the method."""
-        self.name = name
-        self._passages = passages
-        self._splits = splits
-        self._fingerprint = fingerprint
+        self.name, self._passages, self._splits, self._fingerprint = name, passages, splits, fingerprint
         self._query_texts: dict[str, str] = {}  # of the splits that were needed so far
 
     def __repr__(self) -> str:
@@ -67,11 +66,14 @@ class Collection:
         return tuple(self._splits)
 
     def sampled(self, sizes: Mapping[str, int]) -> "Collection":
-        """The same collection with a fixed sample of some splits' queries. sizes: how many, by split."""
+        """The same collection with a fixed sample of some splits' queries. sizes: how many, by split. Raises ValueError
+        for an unknown split."""
         asked = "&".join(f"{split}={size}" for split, size in sizes.items())
-        return Collection(
-            f"{self.name}?{asked}", self._passages, sample_splits(self._splits, sizes), self._fingerprint
-        )
+        samples = {
+            split: self._split(split).of_queries(lambda queries, size=size: nested_sample(queries["query_id"], size))
+            for split, size in sizes.items()
+        }
+        return Collection(f"{self.name}?{asked}", self._passages, {**self._splits, **samples}, self._fingerprint)
 
     def queries(self, split: str) -> pd.DataFrame:
         """Columns query_id, text, and category and session where the collection has them."""
@@ -106,11 +108,11 @@ class Collection:
         return len(self._passages if doc_ids is None else doc_ids)
 
     def fingerprint(self) -> str:
-        """SHA-256 of all texts with their ids, passages, queries and answers, whatever their order.
+        """SHA-256 of all texts with their ids, passages, queries and answers, whatever their order: what was computed
+        from texts may be reused while it stays the same.
 
-        What was computed from texts may be reused while it stays the same. Of ir_datasets it is that of the
-        data set's id: ir_datasets verifies what it downloads, and nine million texts are not read for a name.
-        Of MS MARCO's own files it is the files'.
+        Of ir_datasets it is that of the data set's id: ir_datasets verifies what it downloads, and nine million texts
+        are not read for a name. Of MS MARCO's own files it is the files'.
         """
         if self._fingerprint is not None:
             return self._fingerprint()
@@ -132,13 +134,10 @@ class Collection:
 
     def text(self, doc_ids: Iterable[str]) -> list[str]:
         """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""
-        texts = []
-        for doc_id in doc_ids:
-            try:
-                texts.append(self._passages[doc_id])
-            except KeyError:
-                raise ValueError(f"collection {self.name!r} has no passage {doc_id!r}") from None
-        return texts
+        try:
+            return [self._passages[unknown := doc_id] for doc_id in doc_ids]
+        except KeyError:
+            raise ValueError(f"collection {self.name!r} has no passage {unknown!r}") from None
 
     def query_texts(self, query_ids: Iterable[str]) -> list[str]:
         """The queries' texts, of any split, in the order of the ids. Raises ValueError for an unknown id."""
@@ -160,18 +159,16 @@ class Collection:
         return self._of_queries(query_ids, "answers")
 
     def by_session(self, split: str, folds: int = 5) -> "Collection":
-        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT).
-
-        Its splits are `train0`, `validate0`, `test0`, `train1`, ...; passages and texts are this collection's, and
-        so are the first stage's candidates for a query.
+        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT): its splits
+        are `train0`, `validate0`, `test0`, `train1`, ...; passages, texts and a query's candidates are this
+        collection's.
 
         Raises ValueError where the split's queries have no sessions, and as `session_folds`.
         """
         whole = self._split(split)
-        queries = whole.queries
-        if "session" not in queries:
+        if "session" not in whole.queries:
             raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
-        rotations = session_folds(dict(zip(queries["query_id"], queries["session"], strict=True)), folds)
+        rotations = session_folds(dict(zip(whole.queries["query_id"], whole.queries["session"], strict=True)), folds)
         splits = {
             f"{part}{number}": whole.of_queries(getattr(rotation, part))
             for number, rotation in enumerate(rotations)
@@ -181,9 +178,8 @@ class Collection:
 
     def _split(self, split: str) -> Split:
         if split not in self._splits:
-            raise ValueError(
-                f"collection {self.name!r} has no split {split!r}: its splits are {', '.join(self.splits)}"
-            )
+            known = ", ".join(self.splits)
+            raise ValueError(f"collection {self.name!r} has no split {split!r}: its splits are {known}")
         return self._splits[split]
 
     def _part(self, split: str, part: str) -> pd.DataFrame:
@@ -249,69 +245,50 @@ def load_collection(
     """Open a collection.
 
     Args:
-        name: `sample` (the embedded one), a folder (`readers.read_folder`'s, or MS MARCO's own files),
-            `irds:<ir_datasets id>`, `wikiqa:<folder>`, `squad:<file>.json`, `sentences:<folder>`, or
-            `folds:<split>:<collection>` for any of these (five folds, `folds7:` for seven; see
-            `Collection.by_session`). Any of them may end in
+        name: one of the forms in `KINDS` (`folds7:` makes seven folds, see `Collection.by_session`). Any may end in
             `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
             (`irds:msmarco-passage?dev-small=500`). A collection that is open is returned as it is.
-        seed: for `squad:` alone, decides which articles go to which split (0 unless given).
-        shares: for `squad:` alone, each split's share of the articles
-            (`{"train": 0.8, "dev": 0.1, "test": 0.1}` unless given).
+        seed: for `squad:` alone, decides which articles go to which split (0 unless given). shares: for `squad:` alone,
+        each split's share of the articles (0.8 `train`, 0.1 `dev`, 0.1 `test` unless given).
 
-    Returns:
-        The collection. All but `irds:` and MS MARCO's files is read and checked at once.
-
-    Raises:
-        FileNotFoundError: there is no such folder or file, or the kind is unknown.
-        ValueError: a file is malformed; the message names file and line.
+    All but `irds:` and MS MARCO's files is read and checked at once. Raises FileNotFoundError where there is no such
+    folder or file, or the kind is unknown, ValueError, naming file and line, where a file is malformed.
     """
     if isinstance(name, Collection):
         return name
     name, sizes = split_name(os.fspath(name))
     collection = _load(name, seed, shares)
-    for split in sizes:
-        collection.queries(split)  # refuses an unknown one
     return collection.sampled(sizes) if sizes else collection
 
 
 def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Collection:
     kind, colon, rest = name.partition(":")
     if kind != "squad" and (seed is not None or shares is not None):
-        raise ValueError(
-            f"seed and shares split a squad:<file>.json, and nothing else: leave them out for {name!r}"
-        )
+        raise ValueError(f"seed and shares split a squad:<file>.json, and nothing else: leave them out for {name!r}")
     if name == "sample":
         return Collection(name, *read_folder(Path(str(files("gdmtl_lib.data") / "sample"))))
     if rotations := rotations_of(name):
         whole, split, folds = rotations
         return load_collection(whole).by_session(split, folds)
-    if colon and kind == "irds":
-        return Collection(name, *open_irds(rest))
-    if colon and kind == "wikiqa":
-        return Collection(name, *read_wikiqa(Path(rest).expanduser()))
-    if colon and kind == "squad":
-        shares = {"train": 0.8, "dev": 0.1, "test": 0.1} if shares is None else shares
-        return Collection(name, *read_squad(Path(rest).expanduser(), seed or 0, shares))
-    if colon and kind == "sentences":
-        return Collection(name, *read_sentences(Path(rest).expanduser()))
+    readers = {
+        "irds": lambda path: open_irds(rest),
+        "wikiqa": read_wikiqa,
+        "squad": lambda path: read_squad(path, seed or 0, SHARES if shares is None else shares),
+        "sentences": read_sentences,
+    }
+    if colon and kind in readers:
+        return Collection(name, *readers[kind](Path(rest).expanduser()))
     folder = Path(name).expanduser()
     if not folder.is_dir():
         known = "; ".join(f"{form} ({meaning})" for form, meaning in KINDS.items())
-        raise FileNotFoundError(
-            f"no collection {name!r}, and no folder of that name; a collection is one of: {known}"
-        )
-    if list(folder.glob("collection.*")) and not list(folder.glob("passages.tsv*")):
-        return Collection(name, *read_msmarco(folder))
-    return Collection(name, *read_folder(folder))
+        raise FileNotFoundError(f"no collection {name!r}, and no folder of that name; a collection is one of: {known}")
+    is_msmarco = list(folder.glob("collection.*")) and not list(folder.glob("passages.tsv*"))
+    return Collection(name, *(read_msmarco if is_msmarco else read_folder)(folder))
 
 
 def describe(collection: Collection, candidates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What is at hand for each split: queries, judged relevant passages (grade 1 and up), candidates, and their
-    recall.
-
-    candidates: first-stage runs by split.
-    """
+    """What is at hand for each split: queries, judged relevant passages (grade 1 and up), candidates (first-stage runs
+    by split), and their recall."""
     rows = {
         split: {
             "queries": len(collection.queries(split)),

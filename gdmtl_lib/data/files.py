@@ -30,10 +30,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file, or of one in a zip file, without their ends, with their numbers from 1; at least one.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is empty, not UTF-8, holds a NUL or a carriage return within a line, or is named `.gz` and is
-            damaged or something else.
+    Raises FileNotFoundError where there is no such file, ValueError where it is empty, not UTF-8, holds a NUL or a
+    carriage return within a line, or is named `.gz` and is damaged or something else.
     """
     path, number = path if isinstance(path, zipfile.Path) else Path(path), 0
     if not path.is_file():
@@ -70,10 +68,19 @@ _NAMES = frozenset(
 )
 
 
-def refuse_header(path: str | os.PathLike, fields: Sequence[str]) -> None:
-    """Refuse a first line that names columns in place of holding values, with ValueError."""
-    if {field.strip().lower().replace("-", "_") for field in fields[:1] + fields[-1:]} <= _NAMES and fields:
+def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> list[str]:
+    """The fields of a line. form: its columns, `doc_id, text` where tabs separate them, `query_id 0 doc_id relevance`
+    where any white space does. Raises ValueError for another number of fields, and for a first line of columns'
+    names."""
+    has_tabs, count = "," in form, len(form.split())
+    fields = line.split("\t") if has_tabs else line.split()
+    ends = {field.strip().lower().replace("-", "_") for field in fields[:1] + fields[-1:] if number == 1}
+    if ends and ends <= _NAMES:
         raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
+    if len(fields) != count:
+        kind = "fields separated by tabs" if has_tabs else "columns"
+        raise ValueError(f"{path}, line {number}: expected {count} {kind} ({form}), found {len(fields)}")
+    return fields
 
 
 def read_table(
@@ -81,11 +88,9 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV table as this library writes them, every number exactly: of pandas' versions some lose a last digit.
 
-    Args:
-        text: the columns that are text, whatever they look like; the others hold numbers, int64 where all of them are
-            whole, else float64, NaN where a field is empty.
-        columns: those that are expected, in order; any unless given.
-        remedy: what a message says to do.
+    text: the columns that are text, whatever they look like; the others hold numbers, int64 where all of them are
+    whole, else float64, NaN where a field is empty. columns: those that are expected, in order; any unless given.
+    remedy: what a message says to do.
 
     Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
     """
@@ -104,12 +109,9 @@ def read_table(
                 rows.append([kind(field) for kind, field in zip(kinds, fields)])
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}; {remedy}") from error
-    values = zip(*rows) if rows else [()] * len(names)
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
     return pd.DataFrame(
-        {
-            name: pd.Series(column, dtype=str) if name in text else np.array(column)
-            for name, column in zip(names, map(list, values), strict=True)
-        }
+        {name: pd.Series(part, dtype=str) if name in text else np.array(part) for name, part in columns.items()}
     )
 
 
@@ -171,11 +173,11 @@ def cache_folder(kind: str) -> Path:
 def try_lock(lock: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone runs the block. With `wait` it waits until it does.
 
-    lock: the file that is locked meanwhile; it says the process that holds it, and is removed at the end. What a
-        killed process has left of it locks nothing. Where the file system has no flock (some of clusters) nothing is
-        locked.
+    lock: the file that is locked meanwhile; it says the process that holds it, and is removed at the end. What a killed
+    process has left of it locks nothing. Where the file system has no flock (some of clusters) nothing is locked.
     """
     path, file_lock = Path(lock), FileLock(lock, timeout=-1 if wait else 0, fallback_to_soft=False)
+    is_mine = True
     try:
         file_lock.acquire()
     except Timeout:
@@ -183,9 +185,6 @@ def try_lock(lock: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
             raise
-        is_mine = True
-    else:
-        is_mine = True
     try:
         if is_mine:
             path.write_text(str(os.getpid()), encoding="utf-8")
@@ -200,9 +199,8 @@ def try_lock(lock: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
 def hold_lock(lock: str | os.PathLike, what: str) -> Iterator[None]:
     """Hold a lock file as long as the block runs; a new folder of its own that is left empty is removed with it.
 
-    what: the beginning of the sentence, as `the run is being written already`.
-
-    Raises RuntimeError, naming the process, where another one (or another call of this one) holds it.
+    Raises RuntimeError where another process (or another call of this one) holds it, and names it; `what` begins the
+    sentence, as `the run is being written already`.
     """
     lock = Path(lock)
     is_new = not lock.parent.exists()

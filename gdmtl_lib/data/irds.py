@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import answers
 from .cast import RESOLVED, RESOLVED_URL, ms_marco_part, sessions_of
-from .readers import qrels_frame, read_pairs, texts_frame
+from .readers import labels_of, qrels_frame, read_pairs, texts_frame
 from .splits import Split
 from .trec import without_repetitions
 
@@ -22,30 +22,24 @@ MS_MARCO, CAST_2019, QNA = "msmarco-passage", "trec-cast/v1/2019", "msmarco-qna"
 def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
     """Open a data set of ir_datasets, which announces and verifies what it has to download.
 
-    A split with judgments has the queries that were judged: of `msmarco-passage/train`'s 808,731, 502,939.
-
-    A split is named after what follows the passages' own id, with `-` for `/` (names of files hold it): of
-    `msmarco-passage`, `dev-small` is `msmarco-passage/dev/small`. Given `msmarco-passage/dev/small` itself,
-    `dev-small` is the only split. Queries of the passages' own id are the split `all`.
+    A split with judgments has the queries that were judged: of `msmarco-passage/train`'s 808,731, 502,939. It is named
+    after what follows the passages' own id, with `-` for `/` (names of files hold it): of `msmarco-passage`,
+    `dev-small` is `msmarco-passage/dev/small`. Given `msmarco-passage/dev/small` itself, `dev-small` is the only split.
+    Queries of the passages' own id are the split `all`.
 
     Two data sets are more than ir_datasets has of them. The queries of `msmarco-passage` get their answers and
-    categories from MS MARCO's question answering data, by id, where that is on this machine. `trec-cast/v1/2019` is its MS MARCO part,
-    under MS MARCO's ids, with the sessions; its one split is `2019`. The texts are the resolved queries, whose file
-    has to lie in ir_datasets' folder.
+    categories from MS MARCO's question answering data, by id, where that is on this machine. `trec-cast/v1/2019` is its
+    MS MARCO part, under MS MARCO's ids, with the sessions; its one split is `2019`. The texts are the resolved queries,
+    whose file has to lie in ir_datasets' folder.
 
-    Returns:
-        The passages, which are looked up on disk, and the splits, which are read when first used.
-
-    Raises:
-        ValueError: ir_datasets does not know the id, or it has no passages or no queries.
+    Returns the passages, which are looked up on disk, and the splits, which are read when first used. Raises ValueError
+    where ir_datasets does not know the id, or it has no passages or no queries.
     """
     import ir_datasets
 
     known = ir_datasets.registry
     if dataset_id not in known:
-        raise ValueError(
-            f"ir_datasets knows no {dataset_id!r}: its ids are listed at https://ir-datasets.com"
-        )
+        raise ValueError(f"ir_datasets knows no {dataset_id!r}: its ids are listed at https://ir-datasets.com")
     if not known[dataset_id].has_docs():
         raise ValueError(f"{dataset_id!r} of ir_datasets has no passages")
     if dataset_id in (CAST_2019, f"{CAST_2019}/judged"):
@@ -65,7 +59,7 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
 
 
 class IrdsPassages(Mapping[str, str]):
-    """The passages of an ir_datasets data set by doc_id, looked up on disk: never all in memory."""
+    """The passages of a data set by doc_id, looked up on disk: never all in memory."""
 
     def __init__(self, dataset_id: str):
         self.dataset_id = dataset_id
@@ -73,10 +67,8 @@ class IrdsPassages(Mapping[str, str]):
 
     @cached_property
     def _store(self) -> Any:
-        import ir_datasets
-
-        with _downloading(self.dataset_id, self._command):
-            return ir_datasets.load(self.dataset_id).docs_store()
+        with _loading(self.dataset_id, self._command) as dataset:
+            return dataset.docs_store()
 
     @property
     def fingerprint(self) -> str:
@@ -84,25 +76,21 @@ class IrdsPassages(Mapping[str, str]):
         return hashlib.sha256(f"irds:{self.dataset_id}".encode()).hexdigest()
 
     def __getitem__(self, doc_id: str) -> str:
-        with _downloading(self.dataset_id, self._command):
+        with _loading(self.dataset_id, self._command):
             return self._store.get(doc_id).default_text()
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Pairs of doc_id and text, in the data set's order."""
-        import ir_datasets
-
-        with _downloading(self.dataset_id, self._command):
-            for document in ir_datasets.load(self.dataset_id).docs_iter():
+        with _loading(self.dataset_id, self._command) as dataset:
+            for document in dataset.docs_iter():
                 yield document.doc_id, document.default_text()
 
     def __iter__(self) -> Iterator[str]:
         return (doc_id for doc_id, _ in self.items())
 
     def __len__(self) -> int:
-        import ir_datasets
-
-        with _downloading(self.dataset_id, self._command):
-            known = ir_datasets.load(self.dataset_id).docs_count()  # None until passages have been looked up
+        with _loading(self.dataset_id, self._command) as dataset:
+            known = dataset.docs_count()  # None until passages have been looked up
         return sum(1 for _ in self) if known is None else known
 
 
@@ -116,10 +104,7 @@ def _split(dataset_id: str) -> Split:
 
 def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """Queries, judgments, answers."""
-    import ir_datasets
-
-    dataset = ir_datasets.load(dataset_id)
-    with _downloading(dataset_id, f"export {dataset_id} queries"):
+    with _loading(dataset_id, f"export {dataset_id} queries") as dataset:
         rows = [(query.query_id, query.default_text()) for query in dataset.queries_iter()]
     texts: dict[str, str] = {}
     for query_id, text in rows:
@@ -132,15 +117,17 @@ def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.Data
     if qrels is not None:
         judged = set(qrels["query_id"])
         texts = {query_id: text for query_id, text in texts.items() if query_id in judged}
-    return _with_qna(texts_frame(texts), qrels, dataset_id)
+    queries, known = texts_frame(texts), _known_answers(dataset_id)
+    kinds = [known[query_id][0] if query_id in known else None for query_id in texts]
+    if any(kinds):
+        queries = queries.assign(category=kinds)
+    found = {query_id: known[query_id][1] for query_id in texts if query_id in known and known[query_id][1]}
+    return queries, qrels, texts_frame(found) if found else None
 
 
 def _qrels(dataset_id: str) -> pd.DataFrame:
-    import ir_datasets
-
-    with _downloading(dataset_id, f"export {dataset_id} qrels"):
-        rows = ir_datasets.load(dataset_id).qrels_iter()
-        qrels = qrels_frame((row.query_id, row.doc_id, row.relevance) for row in rows)
+    with _loading(dataset_id, f"export {dataset_id} qrels") as dataset:
+        qrels = qrels_frame((row.query_id, row.doc_id, row.relevance) for row in dataset.qrels_iter())
     return without_repetitions(qrels, f"the judgments of {dataset_id!r} of ir_datasets")
 
 
@@ -149,40 +136,27 @@ def _cast_frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame, None]:
     path = _home() / "trec-cast" / RESOLVED
     if not path.is_file():
         raise FileNotFoundError(
-            f"the resolved queries of {dataset_id!r}, which ir_datasets does not have, are not at {path}: fetch them with "
-            f"`curl --create-dirs -o {path} {RESOLVED_URL}`"
+            f"the resolved queries of {dataset_id!r}, which ir_datasets does not have, are not at {path}: fetch them "
+            f"with `curl --create-dirs -o {path} {RESOLVED_URL}`"
         )
     qrels = ms_marco_part(_qrels(dataset_id))
     judged = set(qrels["query_id"])
     texts = {query_id: text for query_id, text in read_pairs(path, "query_id", "text").items() if query_id in judged}
-    if missing := judged - set(texts):
-        raise ValueError(
-            f"{path} has no line for query id {min(missing)!r} ({len(missing)} missing): fetch it anew from {RESOLVED_URL}"
-        )
+    labels_of(sorted(judged), texts, path, f"fetch it anew from {RESOLVED_URL}")  # refuses a missing one
     return texts_frame(texts).assign(session=sessions_of(texts)), qrels, None
 
 
-def _with_qna(
-    queries: pd.DataFrame, qrels: pd.DataFrame | None, dataset_id: str
-) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
-    """The queries with their kinds, the judgments, and the answers, where MS MARCO's question answering data is on this
-    machine: `train_v2.1.json.gz` or `dev_v2.1.json.gz` in ir_datasets' folder `msmarco-qna` (see `answers`), else what
-    ir_datasets has made of them, whose first answer is taken. Nobody who only ranks has to wait for them."""
-    import ir_datasets
-
+def _known_answers(dataset_id: str) -> dict[str, tuple[str, str]]:
+    """Kinds and answers of queries, where MS MARCO's question answering data is on this machine: `train_v2.1.json.gz`
+    or `dev_v2.1.json.gz` in ir_datasets' folder `msmarco-qna` (see `answers`), else what ir_datasets has made of them,
+    whose first answer is taken. Nobody who only ranks has to wait for them."""
     part = _qna_part(dataset_id)
-    known: dict[str, tuple[str, str]] = {}
     if part and (path := _home() / QNA / answers.FILES[part]).is_file():
-        known = answers.read_answers(path)
-    elif part and (_home() / QNA / f"{part}.queries.tsv").is_file():
-        with _downloading(f"{QNA}/{part}", f"export {QNA}/{part} queries"):
-            for query in ir_datasets.load(f"{QNA}/{part}").queries_iter():
-                known[query.query_id] = query.type, next(iter(query.answers), "").strip()
-    ours = [known.get(query_id, (None, "")) for query_id in queries["query_id"]]
-    if any(kind for kind, _ in ours):
-        queries = queries.assign(category=[kind for kind, _ in ours])
-    texts = {query_id: text for query_id, (_, text) in zip(queries["query_id"], ours, strict=True) if text}
-    return queries, qrels, texts_frame(texts) if texts else None
+        return answers.read_answers(path)
+    if part is None or not (_home() / QNA / f"{part}.queries.tsv").is_file():
+        return {}
+    with _loading(f"{QNA}/{part}", f"export {QNA}/{part} queries") as dataset:
+        return {each.query_id: (each.type, next(iter(each.answers), "").strip()) for each in dataset.queries_iter()}
 
 
 def _qna_part(dataset_id: str) -> str | None:
@@ -197,11 +171,13 @@ def _home() -> Path:
 
 
 @contextmanager
-def _downloading(dataset_id: str, command: str) -> Iterator[None]:
-    """What ir_datasets cannot get hold of, or read, in a sentence with the command that fetches it."""
+def _loading(dataset_id: str, command: str) -> Iterator[Any]:
+    """The data set; what ir_datasets cannot get hold of, or read, in a sentence with the command that fetches it."""
+    import ir_datasets
+
     # ir_datasets raises RuntimeError when all of a file's sources failed; requests' errors are OSErrors.
     try:
-        yield
+        yield ir_datasets.load(dataset_id)
     except ImportError as error:
         raise ValueError(
             f"ir_datasets reads {dataset_id!r} with a package that is not installed ({error}): install it with "

@@ -8,7 +8,9 @@ pass over the file, and appears whole or not at all.
 import hashlib
 import mmap
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -16,19 +18,18 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .files import BYTE_ORDER_MARK, cache_folder, decode_line, read_lines, refuse_header, replace_file
-
-_GROWS_BY = 1 << 20  # rows
+from .files import BYTE_ORDER_MARK, cache_folder, decode_line, read_lines, replace_file, split_line
+from .readers import check_id
 
 
 class PassageFile(Mapping[str, str]):
     """The passages of a file by doc_id: looked up on disk, never all in memory.
 
-    path: UTF-8, not compressed, an id without white space and a text a line.
-    cache_dir: the folder that gets the index; `gdmtl/offsets` in the user's cache folder unless given.
+    path: UTF-8, not compressed, an id without white space and a text a line. cache_dir: the folder that gets the index;
+    `gdmtl/offsets` in the user's cache folder unless given.
 
-    Raises FileNotFoundError where there is no such file. When first used, ValueError for a malformed file; the
-    message names file and line.
+    Raises FileNotFoundError where there is no such file; when first used, ValueError, naming file and line, for a
+    malformed one.
     """
 
     def __init__(self, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
@@ -38,13 +39,15 @@ class PassageFile(Mapping[str, str]):
             raise FileNotFoundError(f"no file {self.path}")
 
     def __getitem__(self, doc_id: str) -> str:
-        line = self._find(doc_id)
-        if line is None:
-            raise KeyError(doc_id)
-        return line.partition(b"\t")[2].removesuffix(b"\r").decode()
-
-    def __contains__(self, doc_id: object) -> bool:
-        return isinstance(doc_id, str) and self._find(doc_id) is not None
+        begin, (hashes, starts) = f"{doc_id}\t".encode(), self._index
+        wanted = np.uint64(_hash(begin[:-1]))
+        same = slice(*(np.searchsorted(hashes, wanted, side) for side in ("left", "right")))
+        for start in starts[same].tolist():  # two ids of one hash stand side by side
+            if self._content[start : start + len(begin)] == begin:
+                end = self._content.find(b"\n", start)
+                text = self._content[start + len(begin) : end if end >= 0 else len(self._content)]
+                return text.removesuffix(b"\r").decode()
+        raise KeyError(doc_id)
 
     def __len__(self) -> int:
         return self._index.shape[1]
@@ -72,20 +75,6 @@ class PassageFile(Mapping[str, str]):
         """SHA-256 of the file, 64 hexadecimal digits; taken when the index is made."""
         return self._index_path.stem.rpartition("-")[2]
 
-    def _find(self, doc_id: str) -> bytes | None:
-        """The line of a passage, without its end."""
-        key, (hashes, starts) = doc_id.encode(), self._index
-        wanted = np.uint64(_hash(key))
-        place = int(np.searchsorted(hashes, wanted))
-        while place < len(hashes) and hashes[place] == wanted:  # two ids of one hash stand side by side
-            start = int(starts[place])
-            end = self._content.find(b"\n", start)
-            line = self._content[start : end if end >= 0 else len(self._content)]
-            if line.startswith(key + b"\t"):
-                return line
-            place += 1
-        return None
-
     @cached_property
     def _content(self) -> mmap.mmap:
         with self.path.open("rb") as file:
@@ -101,13 +90,10 @@ class PassageFile(Mapping[str, str]):
         state = self.path.stat()
         name = f"{_digest(str(self.path))}-{_digest(f'{state.st_size} {state.st_mtime_ns}')}"
         for found in self.cache_dir.glob(f"{name}-*.npy"):
-            try:
+            with suppress(ValueError, OSError, EOFError):  # it is damaged
                 open_memmap(found, mode="r")
                 return found
-            except (ValueError, OSError, EOFError):  # damaged
-                found.unlink(missing_ok=True)
         index, content = self._make(state.st_size)
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
         for outdated in self.cache_dir.glob(f"{_digest(str(self.path))}-*.npy"):
             outdated.unlink(missing_ok=True)
         made = self.cache_dir / f"{name}-{content}.npy"
@@ -116,10 +102,9 @@ class PassageFile(Mapping[str, str]):
         return made
 
     def _make(self, size: int) -> tuple[np.ndarray, str]:
-        """One pass over the file: every line checked, its id's hash and its start noted. Returns the index, [2, n]
-        uint64, and the SHA-256 of the file."""
-        hashes, starts = np.empty(_GROWS_BY, np.uint64), np.empty(_GROWS_BY, np.uint64)
-        content, start, number = hashlib.sha256(), 0, 0
+        """The index, [2, n] uint64, and the SHA-256 of the file, in one pass in which every line is checked."""
+        hashes, starts = array("Q"), array("Q")
+        content, start = hashlib.sha256(), 0
         with (
             self.path.open("rb") as file,
             tqdm(total=size, unit="B", unit_scale=True, desc=f"indexing {self.path.name}") as bar,
@@ -127,47 +112,29 @@ class PassageFile(Mapping[str, str]):
             for number, raw in enumerate(file, 1):
                 content.update(raw)
                 mark = len(BYTE_ORDER_MARK) if number == 1 and raw.startswith(BYTE_ORDER_MARK) else 0
-                if number > len(hashes):
-                    hashes = np.append(hashes, np.empty(_GROWS_BY, np.uint64))
-                    starts = np.append(starts, np.empty(_GROWS_BY, np.uint64))
-                hashes[number - 1] = _hash(self._checked_id(number, raw))
-                starts[number - 1] = start + mark
+                doc_id, _ = split_line(self.path, number, decode_line(self.path, number, raw), "doc_id, text")
+                check_id(f"{self.path}, line {number}", "doc_id", doc_id)
+                hashes.append(_hash(doc_id.encode()))
+                starts.append(start + mark)
                 start += len(raw)
                 if number % 10_000 == 0:
                     bar.update(start - bar.n)
             bar.update(start - bar.n)
-        if number == 0:
+        if not hashes:
             raise ValueError(f"{self.path} is empty")
-        order = np.argsort(hashes[:number], kind="stable")
-        index = np.stack([hashes[:number][order], starts[:number][order]])
+        order = np.argsort(hashes, kind="stable")
+        index = np.stack([np.array(column)[order] for column in (hashes, starts)])
         self._refuse_repeated_ids(index, order)
         return index, content.hexdigest()
-
-    def _checked_id(self, number: int, raw: bytes) -> bytes:
-        fields = decode_line(self.path, number, raw).split("\t")
-        where = f"{self.path}, line {number}"
-        if len(fields) != 2:
-            raise ValueError(
-                f"{where}: expected 2 fields separated by a tab (doc_id, text), found {len(fields)}"
-            )
-        if number == 1:
-            refuse_header(self.path, fields)
-        if fields[0].split() != [fields[0]]:
-            raise ValueError(
-                f"{where}: doc_id {fields[0]!r} is empty or holds white space, which TREC files cannot carry"
-            )
-        return fields[0].encode()
 
     def _refuse_repeated_ids(self, index: np.ndarray, order: np.ndarray) -> None:
         same = np.flatnonzero(index[0][1:] == index[0][:-1])
         for place in same:  # none, or the file is wrong, or (once in a million such files) two ids have one hash
             starts = index[1][place : place + 2].tolist()
-            ids = [self._content[start : self._content.find(b"\t", start)] for start in starts]
-            if ids[0] == ids[1]:
-                raise ValueError(
-                    f"{self.path}, line {order[place + 1] + 1}: doc_id {ids[1].decode()!r} stood before: "
-                    "ids must be unique"
-                )
+            first, second = (self._content[start : self._content.find(b"\t", start)] for start in starts)
+            if first == second:
+                where = f"{self.path}, line {order[place + 1] + 1}"
+                raise ValueError(f"{where}: doc_id {second.decode()!r} stood before: ids must be unique")
 
 
 def _hash(key: bytes) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,25 +30,23 @@ def made_from(
     None is left out.
     """
     record = {
-        "model": _hash_of(model),
+        "model": None if model is None else _hash_of(model),
         "texts": None if collection is None else collection.fingerprint(),
         "candidates": None if candidates is None else candidates[["query_id", "doc_id"]],
         "precision": precision,
         "versions": versions(),
     } | more  # fmt: skip
-    hashed = {key: frame_hash(value) if isinstance(value, pd.DataFrame) else value for key, value in record.items()}
-    given = {key: value for key, value in hashed.items() if value is not None}
-    return json.loads(json.dumps(given, default=str))
+    given = {key: value for key, value in record.items() if value is not None}
+    hashed = {key: frame_hash(value) if isinstance(value, pd.DataFrame) else value for key, value in given.items()}
+    return json.loads(json.dumps(hashed, default=str))
 
 
 def versions() -> dict[str, str]:
     """Of this library and of those that compute for it, as far as they are installed."""
     found = {"gdmtl": __version__}
     for name in COMPUTED_BY:
-        try:
+        with suppress(PackageNotFoundError):  # a machine for analysis alone
             found[name] = version(name)
-        except PackageNotFoundError:  # a machine for analysis alone
-            continue
     return found
 
 
@@ -77,9 +76,9 @@ def fingerprint_of(model) -> str:
     return hashlib.sha256(json.dumps([model.config.gdmtl, weights], sort_keys=True).encode()).hexdigest()
 
 
-def _hash_of(model) -> str | None:
-    if model is None or not isinstance(model, str | os.PathLike):
-        return None if model is None else fingerprint_of(model)
+def _hash_of(model) -> str:
+    if not isinstance(model, str | os.PathLike):
+        return fingerprint_of(model)
     # The weights may be in parts: those of the ranking path, of the heads, shards.
     files = [file_hash(path) for path in (Path(model) / "config.json", *sorted(Path(model).glob("*.safetensors")))]
     return hashlib.sha256(" ".join(files).encode()).hexdigest()

@@ -8,8 +8,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -18,6 +18,7 @@ from .rounding import first_best
 from .trec import canonical_order
 
 _PARTS = ("queries", "qrels", "answers", "candidates")
+_Part = pd.DataFrame | Callable[[], pd.DataFrame | None] | None
 
 
 class Split:
@@ -30,10 +31,10 @@ class Split:
 
     def __init__(
         self,
-        queries: pd.DataFrame | Callable[[], pd.DataFrame],
-        qrels: pd.DataFrame | Callable[[], pd.DataFrame | None] | None = None,
-        answers: pd.DataFrame | Callable[[], pd.DataFrame | None] | None = None,
-        candidates: pd.DataFrame | Callable[[], pd.DataFrame | None] | None = None,
+        queries: _Part,
+        qrels: _Part = None,
+        answers: _Part = None,
+        candidates: _Part = None,
         doc_ids: tuple[str, ...] | None = None,
         advice: Mapping[str, str] | None = None,
     ):
@@ -99,16 +100,6 @@ def split_name(name: str) -> tuple[str, dict[str, int]]:
     return match[1], sizes
 
 
-def sample_splits(splits: Mapping[str, Split], sizes: Mapping[str, int]) -> dict[str, Split]:
-    """The splits of a collection, some of them with a sample of their queries alone. sizes: queries to keep, by split."""
-    return {
-        name: split.of_queries(lambda queries, size=sizes[name]: nested_sample(queries["query_id"], size))
-        if name in sizes
-        else split
-        for name, split in splits.items()
-    }
-
-
 def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[str]]:
     """Queries dealt into folds of equal size, give or take one: a function of the seed and the ids, whatever their
     order.
@@ -125,8 +116,7 @@ def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[
     return [[query_ids[place] for place in places] for _, places in dealt]
 
 
-@dataclass(frozen=True)
-class Rotation:
+class Rotation(NamedTuple):
     """One turn of a cross-validation: the ids of the queries to train on, to validate on and to test on."""
 
     train: tuple[str, ...]
@@ -136,13 +126,10 @@ class Rotation:
 
 def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]:
     """Turns dealt into folds by session, GroupKFold's; in rotation i fold i tests, the next one validates, and the
-    others (three of five) train.
+    others (three of five) train. No session is ever split, and every turn is tested once.
 
-    No session is ever split, and every turn is tested once.
-
-    sessions: the session of each turn, by query_id.
-
-    Raises ValueError for fewer than three folds and for fewer sessions than folds.
+    sessions: the session of each turn, by query_id. Raises ValueError for fewer than three folds or sessions than
+    folds.
     """
     if folds < 3:
         raise ValueError(f"expected 3 folds or more, for training, validation and test, found {folds}")
@@ -151,32 +138,24 @@ def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]
     _check(folds, len(set(groups)), "sessions")
     from sklearn.model_selection import GroupKFold
 
-    dealt = [
-        tuple(query_ids[place] for place in places) for _, places in GroupKFold(folds).split(query_ids, groups=groups)
-    ]
+    dealt = [tuple(query_ids[i] for i in places) for _, places in GroupKFold(folds).split(query_ids, groups=groups)]
     rotations = []
-    for test in range(folds):
-        validate = (test + 1) % folds
-        rest = (fold for fold in range(folds) if fold not in (test, validate))
-        rotations.append(Rotation(tuple(sorted(sum((dealt[fold] for fold in rest), ()))), dealt[validate], dealt[test]))
+    for number in range(folds):
+        test, validate, *rest = dealt[number:] + dealt[:number]
+        rotations.append(Rotation(tuple(sorted(sum(rest, ()))), validate, test))
     return rotations
 
 
 def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """The epoch that each fold's queries are measured with: the best on all the other folds, the earlier of equals.
+    """The epoch that each fold's queries are measured with: the best on all the other folds, the earlier of equals. So
+    a query has no say in the epoch that it is measured with (Section 5.2).
 
-    So a query has no say in the epoch that it is measured with (Section 5.2).
+    values: `epoch` int, `query_id` str, `value` float: every query after every epoch. folds: as from `kfold`; together
+    all queries of `values`, each once.
 
-    Args:
-        values: `epoch` int, `query_id` str, `value` float: every query after every epoch.
-        folds: as from `kfold`; together all queries of `values`, each once.
-
-    Returns:
-        A row a query, in the order of the folds: `fold` (from 0), `query_id`, `epoch`, `value`. The mean of its
-        values is the cross-validated effectiveness.
-
-    Raises:
-        ValueError: fewer than two folds, a query that was not measured after an epoch or stands in no fold or in two.
+    Returns a row a query, in the order of the folds: `fold` (from 0), `query_id`, `epoch`, `value`. The mean of its
+    values is the cross-validated effectiveness. Raises ValueError for fewer than two folds, and for a query that was
+    not measured after an epoch or stands in no fold or in two.
     """
     if len(folds) < 2:
         raise ValueError(f"expected 2 folds or more, found {len(folds)}")
@@ -207,17 +186,13 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
     that is best on the other folds. The weights that a training keeps, and all that is made with them, are those after
     the epoch that is best on all validation queries, for other epochs' weights are not kept.
 
-    Args:
-        table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer.
-        seed: of the folds.
+    table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer. seed: of
+    the folds.
 
-    Returns:
-        By `fold` (from 0, and `all`): `queries`, `epoch` (from 0; for all the one that is kept), `cross-validated`, the
-        mean after the fold's own epoch, and `kept`, the mean after the epoch that is kept. By how much the last is
-        larger is what choosing and measuring on the same queries flatters.
-
-    Raises:
-        ValueError: there are fewer than two queries, and as `cross_validated_epochs`.
+    Returns by `fold` (from 0, and `all`): `queries`, `epoch` (from 0; for all the one that is kept), `cross-validated`,
+    the mean after the fold's own epoch, and `kept`, the mean after the epoch that is kept. By how much the last is
+    larger is what choosing and measuring on the same queries flatters. Raises ValueError for fewer than two queries,
+    and as `cross_validated_epochs`.
     """
     values = read_table(table, text=["query_id"])
     queries = values["query_id"].unique()
@@ -238,10 +213,11 @@ def cross_validated_run(chosen: pd.DataFrame, run_of: Callable[[int], pd.DataFra
     """The run that cross-validation measures: each query's list from the epoch that was chosen for its fold.
 
     chosen: what `cross_validated_epochs` returns. run_of: the run of an epoch; it may lack queries that found nothing.
-    Returns `query_id, doc_id, score, rank` in canonical order; scores are of different models, comparable within a query.
+    Returns `query_id, doc_id, score, rank` in canonical order; scores are of different models, comparable within a
+    query.
     """
-    epochs = chosen.groupby("epoch")["query_id"]
-    return canonical_order(join_parts(run.loc[run["query_id"].isin(ids)] for epoch, ids in epochs for run in [run_of(epoch)]))
+    parts = (run_of(epoch).merge(ids, on="query_id") for epoch, ids in chosen.groupby("epoch")["query_id"])
+    return canonical_order(join_parts(parts))
 
 
 def join_parts(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -1,52 +1,41 @@
 """Runs and judgments as frames, and as TREC files.
 
-A run has the columns `query_id, doc_id, score, rank`, judgments (qrels) `query_id, doc_id, relevance`; ids
-are strings.
+A run has the columns `query_id, doc_id, score, rank`, judgments (qrels) `query_id, doc_id, relevance`; ids are strings.
 
-Tools disagree about ties: pytrec_eval puts the larger doc_id first, ir-measures' own reciprocal rank the
-smaller one, cwl_eval keeps the order of the rows; and trec_eval compares scores as float32. So a run has one
-canonical order here, trec_eval's, and everything that reads or writes ranks uses it.
+Tools disagree about ties: pytrec_eval puts the larger doc_id first, ir-measures' own reciprocal rank the smaller one,
+cwl_eval keeps the order of the rows; and trec_eval compares scores as float32. So a run has one canonical order here,
+trec_eval's, and everything that reads or writes ranks uses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
-from .files import read_lines, refuse_header, write_lines
+from .files import read_lines, split_line, write_lines
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
 _ROWS_AT_ONCE = 100_000
-# White space separates the columns of a TREC file; C programs end an id at a NUL.
-_NOT_IN_AN_ID = re.compile(r"[\s\x00]")
 
 _Problem = tuple[int, str] | None  # the first bad row and what is wrong with it
-_Check = Callable[[pd.Series], _Problem]
 
 
 def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
     """Order a run as trec_eval does and number its ranks.
 
-    Queries keep the order of their first row. Within a query passages stand by float32 score, highest first,
-    and ties by doc_id, last in byte order first.
+    Queries keep the order of their first row. Within a query passages stand by float32 score, highest first, and ties
+    by doc_id, last in byte order first.
 
-    Args:
-        run: `query_id` str, `doc_id` str, `score` number; other columns, `rank` too, are not looked at.
-
-    Returns:
-        `query_id` str, `doc_id` str, `score` float32, `rank` int64 from 1, one row for each row of `run`.
-
-    Raises:
-        ValueError: as `validate_run`.
+    Returns `query_id` str, `doc_id` str, `score` float32, `rank` int64 from 1, one row for each of `run`, whose own
+    `rank` is not looked at. Raises ValueError as `validate_run`.
     """
     validate_run(run)
     return _ordered(run)
@@ -55,59 +44,30 @@ def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
 def with_scores(run: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     """A run's passages with other scores, in canonical order.
 
-    Args:
-        run: one that `validate_run` has passed: its ids are not looked at again, which takes long for millions.
-        scores: float32 [rows of `run`].
-
-    Returns:
-        As `canonical_order`.
-
-    Raises:
-        ValueError: a score is not finite; the message names the row.
+    run: one that `validate_run` has passed: its ids are not looked at again, which takes long for millions.
+    scores: float32 [rows of `run`]. Raises ValueError, naming the row, for a score that is not finite.
     """
     run = run[["query_id", "doc_id"]].assign(score=scores)
-    _refuse_row("run", _bad_score(run["score"]))
+    _refuse("run, row", _bad_score(run["score"]))
     return _ordered(run)
 
 
 def validate_run(run: pd.DataFrame) -> None:
-    """Check that a frame is a run.
+    """Check that a frame is a run: `query_id` str, `doc_id` str, `score` number; other columns are not looked at.
 
-    Args:
-        run: `query_id` str, `doc_id` str, `score` number; other columns are not looked at.
-
-    Raises:
-        ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
-            a NUL, a score is not finite as float32, or a passage stands twice in one query's list. The
-            message names the row, counted from 1.
+    Raises ValueError where a column is missing, there is no row, an id is no string, is empty or holds white space or a
+    NUL, a score is not finite as float32, or a passage stands twice in a query's list; it names the row, from 1.
     """
-    _validate(run, "run", "score", _bad_score)
+    _validate(run, "run", "score")
 
 
 def validate_qrels(qrels: pd.DataFrame) -> None:
-    """Check that a frame holds relevance judgments.
-
-    Args:
-        qrels: `query_id` str, `doc_id` str, `relevance` integer; other columns are not looked at.
-
-    Raises:
-        ValueError: a column is missing, there is no row, an id is no string, is empty or holds white space or
-            a NUL, a grade is not an integer within ±1,000,000, or a passage is judged twice for one query.
-            The message names the row, counted from 1.
-    """
-    _validate(qrels, "qrels", "relevance", _bad_grade)
+    """Check, as `validate_run`, a frame of judgments: `query_id, doc_id, relevance`, an integer within ±1,000,000."""
+    _validate(qrels, "qrels", "relevance")
 
 
 def of_judged_queries(run: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a run whose query has judgments, whatever they say.
-
-    Args:
-        run: `query_id` and any other columns.
-        qrels: `query_id` and any other columns.
-
-    Raises:
-        ValueError: no query of the run has judgments.
-    """
+    """The rows of a run whose query has judgments, whatever they say. Raises ValueError where none has."""
     judged = run[run["query_id"].isin(qrels["query_id"])]
     if judged.empty:
         raise ValueError(
@@ -119,12 +79,10 @@ def of_judged_queries(run: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
 
 
 def recall(run: pd.DataFrame, qrels: pd.DataFrame, depth: int | None = None, relevance_level: int = 1) -> pd.Series:
-    """The share of a query's relevant passages among its first candidates: float64 by query_id, for the queries that
-    have a relevant passage.
+    """The share of a query's relevant passages among its first candidates, all of them unless `depth` is given: float64
+    by query_id, for the queries that have a passage of `relevance_level` or more.
 
-    Args:
-        run: one that `canonical_order` returned, not empty. depth: how many candidates count, all unless given.
-        qrels: `query_id, doc_id, relevance`. relevance_level: the lowest grade that is relevant.
+    run: one that `canonical_order` returned, not empty.
     """
     import ir_measures  # takes long, and most who read a run measure nothing
 
@@ -138,17 +96,12 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
     """Read a TREC run, `query_id Q0 doc_id rank score tag` a line, or MS MARCO's form of one, `query_id doc_id rank`.
 
     Of TREC's columns the second, fourth and sixth are not looked at: as in trec_eval, the scores make the ranks. MS
-    MARCO's has no scores: they are minus the ranks.
+    MARCO's form has no scores: they are minus the ranks.
 
-    Args:
-        path: a UTF-8 file, gzip where its name ends in `.gz`; a byte-order mark and Windows line ends are allowed.
+    path: a UTF-8 file, gzip where its name ends in `.gz`; a byte-order mark and Windows line ends are allowed.
 
-    Returns:
-        The run in canonical order, as `canonical_order` returns it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no TREC run; the message names file and line.
+    Returns the run in canonical order. Raises FileNotFoundError where there is no such file, ValueError, naming file
+    and line, where it is no run.
     """
     query_ids, doc_ids, scores = [], [], []
     for number, fields in _read_fields(path, "query_id Q0 doc_id rank score tag", "query_id doc_id rank"):
@@ -166,33 +119,25 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
 def run_of_lines(path: str | os.PathLike, run: pd.DataFrame, lines: Sequence[int] | None = None) -> pd.DataFrame:
     """What a file's lines say, `query_id, doc_id, score`, in canonical order. lines: their numbers, where some of the
     file's are not among them. Raises ValueError, naming file and line, where they are no run."""
-    if problem := _first_problem(run, _bad_score(run["score"])):
-        row, text = problem
-        raise ValueError(f"{path}, line {row + 1 if lines is None else lines[row]}: {text}")
+    _refuse(f"{os.fspath(path)}, line", _first_problem(run, "score"), lines)
     return _ordered(run)
 
 
 def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
     """Write a run as a TREC file, in canonical order; gzip where the name ends in `.gz`.
 
-    The same run gives the same bytes, and reading them gives the same float32 scores. The file appears whole
-    or not at all; its folder is made when it is missing.
+    The same run gives the same bytes, and reading them gives the same float32 scores. The file appears whole or not at
+    all; its folder is made when it is missing. tag: the run's name, the last column.
 
-    Args:
-        run: as for `canonical_order`.
-        path: where to write; a file there is replaced.
-        tag: the run's name, the last column.
-
-    Raises:
-        ValueError: as `validate_run`, or the tag is empty or holds white space.
+    Raises ValueError as `validate_run`, and for a tag that is empty or holds white space.
     """
-    _refuse_tag(tag)
     write_ordered(canonical_order(run), path, tag)
 
 
 def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
-    """`write_run` for what `canonical_order`, `with_scores` or `read_run` returned: neither checked nor ordered again."""
-    _refuse_tag(tag)
+    """`write_run` for what `canonical_order`, `with_scores` or `read_run` gave: neither checked nor ordered again."""
+    if not _are_ids([tag]):
+        raise ValueError(f"tag: expected a name without white space, found {tag!r}")
     columns = ("query_id", "doc_id", "rank", "score")
     rows = (row for part in _parts(run) for row in zip(*(part[column].tolist() for column in columns), strict=True))
     # Nine significant digits tell any two float32 apart, also when a reader goes through float64.
@@ -200,18 +145,12 @@ def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl"
 
 
 def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
-    """Read TREC judgments: query_id, 0, doc_id, relevance a line.
+    """Read TREC judgments, `query_id 0 doc_id relevance` a line.
 
-    Args:
-        path: a UTF-8 file, gzip where its name ends in `.gz`; a byte-order mark and Windows line ends are allowed.
+    Returns `query_id` str, `doc_id` str, `relevance` int64, in the order of the file. Lines that say the same (ten of
+    MS MARCO's stand twice) count once, and a warning says how many there are.
 
-    Returns:
-        `query_id` str, `doc_id` str, `relevance` int64, in the order of the file. Lines that say the same (ten of MS
-        MARCO's stand twice) count once, and a warning says how many there are.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no TREC judgments; the message names file and line.
+    Args, raises: as `read_run`.
     """
     query_ids, doc_ids, grades = [], [], []
     for number, fields in _read_fields(path, "query_id 0 doc_id relevance"):
@@ -220,8 +159,7 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
         grades.append(_number(int, fields[3], "an integer as relevance", path, number))
     # Python's integers have no limit, int64 has.
     qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": pd.Series(grades, dtype=object)})
-    if problem := _bad_grade(qrels["relevance"]):
-        raise ValueError(f"{path}, line {problem[0] + 1}: {problem[1]}")
+    _refuse(f"{os.fspath(path)}, line", _bad_grade(qrels["relevance"]))
     return without_repetitions(qrels.astype({"relevance": np.int64}), os.fspath(path))
 
 
@@ -299,46 +237,39 @@ def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     return rows, np.arange(1, len(rows) + 1) - np.repeat(first, np.diff(first, append=len(rows)))
 
 
-def _validate(frame: pd.DataFrame, name: str, value: str, bad_value: _Check) -> None:
-    missing = [column for column in ("query_id", "doc_id", value) if column not in frame.columns]
-    if missing:
+def _validate(frame: pd.DataFrame, name: str, value: str) -> None:
+    columns = ("query_id", "doc_id", value)
+    if missing := [column for column in columns if column not in frame.columns]:
         raise ValueError(
-            f"{name}: expected the columns query_id, doc_id, {value}, "
+            f"{name}: expected the columns {', '.join(columns)}, "
             f"found {', '.join(map(str, frame.columns)) or 'none'}; add {', '.join(missing)}"
         )
     if frame.empty:
         raise ValueError(f"{name}: expected at least one row, found none")
-    _refuse_row(name, _first_problem(frame, bad_value(frame[value])))
+    _refuse(f"{name}, row", _first_problem(frame, value))
 
 
-def _refuse_row(name: str, problem: _Problem) -> None:
+def _refuse(where: str, problem: _Problem, numbers: Sequence[int] | None = None) -> None:
+    """numbers: what the rows are called; from 1 unless given."""
     if problem:
         row, text = problem
-        raise ValueError(f"{name}, row {row + 1}: {text}")
+        raise ValueError(f"{where} {row + 1 if numbers is None else numbers[row]}: {text}")
 
 
-def _refuse_tag(tag: str) -> None:
-    if not tag or _NOT_IN_AN_ID.search(tag):
-        raise ValueError(f"tag: expected a name without white space, found {tag!r}")
-
-
-def _first_problem(frame: pd.DataFrame, bad_value: _Problem) -> _Problem:
+def _first_problem(frame: pd.DataFrame, value: str) -> _Problem:
     for column in ("query_id", "doc_id"):
         for ids in (part.tolist() for part in _parts(frame[column].unique())):
-            if _are_ids(ids):
-                continue
-            for found in ids:
-                if not isinstance(found, str) or not found or _NOT_IN_AN_ID.search(found):
-                    text = f"expected {column} to be a string without white space or NUL, found {found!r}"
-                    return _row_of(frame[column], found), text
-    if bad_value:
+            if not _are_ids(ids):
+                found = next(found for found in ids if not _are_ids([found]))
+                text = f"expected {column} to be a string without white space or NUL, found {found!r}"
+                return _row_of(frame[column], found), text
+    if bad_value := _bad_score(frame["score"]) if value == "score" else _bad_grade(frame["relevance"]):
         return bad_value
     pairs = frame[["query_id", "doc_id"]]
     by_query = whole_queries(frame["query_id"], _ROWS_AT_ONCE)  # the pairs of all at once would take a large table
     twice = np.concatenate([rows[pairs.iloc[rows].duplicated().to_numpy()] for rows in by_query])
     if len(twice):
-        row = int(twice.min())
-        query, doc = frame["query_id"].iloc[row], frame["doc_id"].iloc[row]
+        query, doc = pairs.iloc[row := int(twice.min())]
         return row, f"passage {doc!r} stands a second time for query {query!r}; keep one of the two"
     return None
 
@@ -376,16 +307,11 @@ def _row_of(column: pd.Series, found: object) -> int:
 
 
 def _read_fields(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
-    columns, count = forms[0], len(forms[0].split())
+    form = forms[0]
     for number, line in read_lines(path):
-        fields = line.split()
         if number == 1:
-            refuse_header(path, fields)
-            columns = next((form for form in forms if len(form.split()) == len(fields)), columns)
-            count = len(columns.split())
-        if len(fields) != count:
-            raise ValueError(f"{path}, line {number}: expected {count} columns ({columns}), found {len(fields)}")
-        yield number, fields
+            form = next((form for form in forms if len(form.split()) == len(line.split())), form)
+        yield number, split_line(path, number, line, form)
 
 
 def frame_hash(frame: pd.DataFrame) -> str:

@@ -133,16 +133,16 @@ def test_fingerprints_tell_contents_apart(tmp_path):
 
 BAD_FOLDERS = [
     # A file with its bad content; what follows the file's name in the message.
-    ("passages.tsv", "d1\n", ", line 1: expected 2 fields separated by a tab (doc_id, text), found 1"),
+    ("passages.tsv", "d1\n", ", line 1: expected 2 fields separated by tabs (doc_id, text), found 1"),
     (
         "passages.tsv",
         "d1\ta\nd2\tb\tc\n",
-        ", line 2: expected 2 fields separated by a tab (doc_id, text), found 3",
+        ", line 2: expected 2 fields separated by tabs (doc_id, text), found 3",
     ),
     (
         "passages.tsv",
         PASSAGES + "\n",
-        ", line 4: expected 2 fields separated by a tab (doc_id, text), found 1",
+        ", line 4: expected 2 fields separated by tabs (doc_id, text), found 1",
     ),
     ("passages.tsv", PASSAGES + "d1\tagain\n", ", line 4: doc_id 'd1' stood before: ids must be unique"),
     ("passages.tsv", "d1\t \n", ", line 1: the text of 'd1' is empty"),
@@ -339,7 +339,8 @@ LINE = "Q1\tq\tD1\tt\tD1-0\ts\t1\n"
             ", line 1: expected the header QuestionID Question DocumentID DocumentTitle SentenceID "
             "Sentence Label, separated by tabs",
         ),
-        (HEADER + "Q1\tq\tD1\tt\tD1-0\ts\n", ", line 2: expected 7 fields separated by tabs, found 6"),
+        (HEADER + "Q1\tq\tD1\tt\tD1-0\ts\n", ", line 2: expected 7 fields separated by tabs (QuestionID, Question, "
+         "DocumentID, DocumentTitle, SentenceID, Sentence, Label), found 6"),
         (HEADER + LINE.replace("\t1", "\t2"), ", line 2: expected the Label 0 or 1, found '2'"),
         (
             HEADER + LINE + LINE[:-2] + {"0": "1", "1": "0"}[LINE[-2]] + "\n",
@@ -381,7 +382,7 @@ def test_wikiqa_question_in_two_splits_or_file_twice(tmp_path):
     refuses(
         lambda: load_collection(f"wikiqa:{tmp_path}"),
         ValueError,
-        f"{tmp_path} holds WikiQA-dev twice, as .tsv and as .tsv.gz: keep one of them",
+        f"{tmp_path} holds both WikiQA-dev.tsv and WikiQA-dev.tsv.gz, WikiQA of 'dev': keep one of them",
     )
 
 
@@ -391,7 +392,7 @@ def test_missing_wikiqa(tmp_path):
         FileNotFoundError,
         f"{tmp_path} holds no WikiQA-<split>.tsv, for example WikiQA-dev.tsv.gz",
     )
-    refuses(lambda: load_collection("wikiqa:/no/such"), FileNotFoundError, "no WikiQA folder /no/such")
+    refuses(lambda: load_collection("wikiqa:/no/such"), FileNotFoundError, "no folder /no/such")
 
 
 @pytest.mark.skipif(not (DATA / "wikiqa").is_dir(), reason="WikiQA is not here")
@@ -632,14 +633,14 @@ def test_bad_sentences(tmp_path, files, kind, message):
 
 def test_missing_sentences(tmp_path):
     refuses(
-        lambda: load_collection("sentences:/no/such"), FileNotFoundError, "no folder of sentences /no/such"
+        lambda: load_collection("sentences:/no/such"), FileNotFoundError, "no folder /no/such"
     )
     write_sentences(tmp_path, src_dev="a\n", tgt_dev="b\n")
     (tmp_path / "src-dev.txt.gz").write_bytes(gzip.compress(b"a\n"))
     refuses(
         lambda: load_collection(f"sentences:{tmp_path}"),
         ValueError,
-        f"{tmp_path} holds src-dev twice, as .txt and as .txt.gz: keep one of them",
+        f"{tmp_path} holds both src-dev.txt and src-dev.txt.gz, src of 'dev': keep one of them",
     )
 
 

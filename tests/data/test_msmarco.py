@@ -169,9 +169,9 @@ def test_msmarco_files_that_are_wrong_are_refused_when_they_are_read(tmp_path, n
         ({"collection.tsv": None}, FileNotFoundError,
          "{} holds no collection.tsv, which has to be unpacked: passages are looked up in the file itself"),
         ({"queries.dev-small.tsv": "20\ta\n"}, ValueError,
-         "{} holds queries.dev-small.tsv and queries.dev.small.tsv, both queries of 'dev-small': keep one of them"),
+         "{} holds both queries.dev-small.tsv and queries.dev.small.tsv, queries of 'dev-small': keep one of them"),
         ({"qrels.dev2.tsv": "20 0 1 1\n"}, ValueError,
-         "{}/qrels.dev2.tsv has no queries of 'dev2' beside it: add them, or rename the file to one of the splits "
+         "{}/qrels.dev2.tsv has no queries.dev2.tsv beside it: add it, or rename the file to one of the splits "
          "train, dev, dev-small, eval-small, dl-2019, cast-2019"),
     ],
 )  # fmt: skip

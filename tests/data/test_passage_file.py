@@ -101,10 +101,10 @@ def test_an_index_that_cannot_be_written_leaves_nothing(make, tmp_path, monkeypa
     ("content", "message"),
     [
         ("", " is empty"),
-        ("1\ta\n2\n", ", line 2: expected 2 fields separated by a tab (doc_id, text), found 1"),
+        ("1\ta\n2\n", ", line 2: expected 2 fields separated by tabs (doc_id, text), found 1"),
         ("doc_id\ttext\n1\ta\n", ", line 1: expected values, found a row of names (doc_id text): remove it"),
         ("1\ta\0b\n", ", line 1: holds a NUL or carriage-return character: remove it"),
-        ("1\ta\tb\n", ", line 1: expected 2 fields separated by a tab (doc_id, text), found 3"),
+        ("1\ta\tb\n", ", line 1: expected 2 fields separated by tabs (doc_id, text), found 3"),
         ("1\ta\n\tb\n", ", line 2: doc_id '' is empty or holds white space, which TREC files cannot carry"),
         ("1\ta\n2\tb\n3\tc\n2\td\n", ", line 4: doc_id '2' stood before: ids must be unique"),
         (b"1\ta\n2\tcaf\xe9\n", ", line 2: not UTF-8 (byte 0xe9 at position 6): convert the file to UTF-8"),
@@ -129,9 +129,8 @@ def test_the_users_cache_folder_is_the_default(make, tmp_path, monkeypatch):
     assert len(list((tmp_path / "home" / "gdmtl" / "offsets").iterdir())) == 1
 
 
-def test_looking_up_passages_takes_no_memory_that_grows_with_the_file(make, tmp_path, monkeypatch):
+def test_looking_up_passages_takes_no_memory_that_grows_with_the_file(make, tmp_path):
     """Of 20 MB of texts the index keeps 16 bytes a passage, on disk; a lookup takes the passage alone."""
-    monkeypatch.setattr(passage_file, "_GROWS_BY", 1000)
     make("".join(f"{number}\t{'word ' * 200}\n" for number in range(20_000)))["0"]
     passages = PassageFile(tmp_path / "collection.tsv", tmp_path / "cache")
     tracemalloc.start()

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.data.splits import Split, nested_sample, sample_splits, split_name
+from gdmtl_lib.data.collection import Collection, load_collection
+from gdmtl_lib.data.splits import Split, nested_sample, split_name
 
 QUERIES = [f"q{number}" for number in range(200)]
 
@@ -75,10 +75,11 @@ def test_splits_are_read_only_when_they_are_needed():
     def refuse():
         raise AssertionError("was read")
 
-    splits = sample_splits({"dev": Split(queries, candidates=refuse), "test": Split(refuse)}, {"dev": 3})
-    assert list(splits) == ["dev", "test"] and len(splits) == 2 and read == []
-    assert list(splits["dev"].queries["query_id"]) == nested_sample(QUERIES, 3)
-    assert splits["dev"].qrels is None and read == ["queries"]
+    whole = Collection("whole", {}, {"dev": Split(queries, candidates=refuse), "test": Split(refuse)})
+    sampled = whole.sampled({"dev": 3})
+    assert sampled.splits == ("dev", "test") and read == []
+    assert list(sampled.queries("dev")["query_id"]) == nested_sample(QUERIES, 3)
+    assert sampled._split("dev").qrels is None and read == ["queries"]
 
 
 def test_samples_are_spread_evenly():
