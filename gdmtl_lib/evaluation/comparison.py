@@ -1,15 +1,16 @@
 """Which of two systems is better, on what, and whether the queries suffice to say so.
 
-Per-query values are frames `query_id, measure, value` as `evaluation.evaluate` returns them. Systems are
-compared query by query, so they have to be measured on the same queries. Marks are the paper's: ▲ ▼ for
-better and worse at p < 0.01, △ ▽ at p < 0.05.
+Per-query values are frames `query_id, measure, value` as `evaluate` returns them. Systems are compared query by query,
+so they have to be measured on the same queries. Marks are the paper's: ▲ ▼ for better and worse at p < 0.01, △ ▽ at
+p < 0.05.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
 from gdmtl_lib.systems import SYSTEMS
 from .rankings import MISSED, area_under_roc, rank_shifts, shared_information_needs  # noqa: F401, they belong together
 
+ALPHA, STRONG_ALPHA = 0.05, 0.01  # levels of the marks △ ▽ and ▲ ▼; intervals cover 1 - ALPHA
+POWER = 0.8  # with which a difference is to be found
 TIE = 0.1  # a change of at most this share of the baseline's value is a tie (Tables 4 and 7)
 # The per-query differences in RR@10 of two systems trained once each spread by so much: 0.24 and 0.28 in Section 6.4,
 # 0.16 to 0.19 on SQuAD's sentences. Those of means over seeds spread less, as the root of their number says.
@@ -26,107 +29,57 @@ SPREAD = 0.24
 
 
 def compare(
-    values_by_system: dict[str, pd.DataFrame],
-    baseline: str,
-    measures: Sequence[str] | None = None,
-    alpha: float = 0.05,
-    strong_alpha: float = 0.01,
-    family: Literal["measure", "table"] = "measure",
+    values_by_system: dict[str, pd.DataFrame], baseline: str, measures: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Test every system against a baseline: the marks of Tables 3, 6, 8 and 10, the intervals of Section 6.4.
 
-    Paired two-sided t-tests, Holm-Bonferroni corrected. The paper does not name its family. Its two corrected
-    p in Section 6.4 are ten and nine times what their intervals imply: this fits one measure and all pairs of
-    Table 10's six systems, and is why the family here is one measure unless told otherwise.
+    Paired two-sided t-tests, Holm-Bonferroni corrected. The paper does not name its family. Its two corrected p in
+    Section 6.4 are ten and nine times what their intervals imply: this fits one measure and all pairs of Table 10's six
+    systems, and is why the tests of one measure are corrected together here.
 
-    Args:
-        values_by_system: a system's name to its `query_id, measure, value`; the baseline is one of them.
-        baseline: the system the others are tested against.
-        measures: which ones and in which order; all the baseline has when None.
-        alpha: level of △ and ▽; intervals cover 1 - alpha.
-        strong_alpha: level of ▲ and ▼.
-        family: the tests corrected together, those of one measure or all of the table.
+    values_by_system: a system's name to its `query_id, measure, value`; the baseline is one of them. measures: which
+    ones and in which order; all the baseline has when None.
 
-    Returns:
-        A row for each measure and system, the baseline too: `measure`, `system`, `mean`, `difference` (to the
-        baseline), `low` and `high` (its interval, uncorrected), `p`, `p_corrected`, `mark`. The last five are
-        NaN and empty for the baseline and where there is a single query. Equal systems have p = 1.
+    Returns a row for each measure and system, the baseline too: `measure`, `system`, `mean`, `difference` (to the
+    baseline), `low` and `high` (its interval, uncorrected), `p`, `p_corrected`, `mark`. The last five are NaN and empty
+    for the baseline and where there is a single query. Equal systems have p = 1.
 
-    Raises:
-        ValueError: an unknown baseline or measure, systems measured on different queries, a value that is
-            missing or stands twice, levels that are not 0 < strong_alpha <= alpha < 1, or an unknown family.
+    Raises ValueError for an unknown baseline or measure, systems measured on different queries, and a value that is
+    missing or stands twice.
     """
-    _check_levels(alpha, strong_alpha)
-    if family not in ("measure", "table"):
-        raise ValueError(f"family: expected 'measure' or 'table', found {family!r}")
-    _check_system(values_by_system, baseline)
+    _check_baseline(values_by_system, baseline)
     _check_columns(values_by_system)
     if measures is None:
         measures = list(values_by_system[baseline]["measure"].unique())
     if isinstance(measures, str) or not measures:
         raise ValueError(f"measures: expected a list of names, found {measures!r}")
-    rows = [
-        {"measure": measure, "system": system, **_difference(values, system, baseline, alpha)}
-        for measure in measures
-        for values in [_aligned(values_by_system, measure)]
-        for system in values_by_system
-    ]
-    table = pd.DataFrame(rows)
-    return with_marks(table, table["measure"] if family == "measure" else None, alpha, strong_alpha)
+    table = _tests(values_by_system, measures, [(baseline, system) for system in values_by_system])
+    return with_marks(table.drop(columns="baseline"), table["measure"])
 
 
-def compare_pairs(
-    values_by_system: dict[str, pd.DataFrame],
-    measures: Sequence[str],
-    alpha: float = 0.05,
-    strong_alpha: float = 0.01,
-) -> pd.DataFrame:
-    """Test every system against every earlier one: the pairs of Section 6.4.
+def compare_pairs(values_by_system: dict[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
+    """Test every system against every earlier one: the pairs of Section 6.4, Holm-Bonferroni over those of one measure,
+    the family that fits the paper's two p there.
 
-    Holm-Bonferroni over all pairs of one measure, the family that fits the paper's two p there (see `compare`).
-
-    Args and raises: as `compare`; systems in the order of the dictionary.
-
-    Returns:
-        A row for each measure and pair: `measure`, `baseline`, `system`, then as `compare` from `mean` on.
+    Args, raises: as `compare`; systems in the order of the dictionary. Returns a row for each measure and pair:
+    `measure`, `baseline`, `system`, then as `compare` from `mean` on.
     """
-    _check_levels(alpha, strong_alpha)
-    rows = [
-        {"measure": measure, "baseline": a, "system": b, **_difference(values, b, a, alpha)}
-        for measure in measures
-        for values in [_aligned(values_by_system, measure)]
-        for a, b in combinations(values_by_system, 2)
-    ]
-    table = pd.DataFrame(rows)
-    return with_marks(table, table["measure"], alpha, strong_alpha)
+    table = _tests(values_by_system, measures, list(combinations(values_by_system, 2)))
+    return with_marks(table, table["measure"])
 
 
 def by_category(
-    values_by_system: dict[str, pd.DataFrame],
-    categories: pd.DataFrame,
-    baseline: str,
-    measure: str = "RR@10",
-    alpha: float = 0.05,
-    strong_alpha: float = 0.01,
+    values_by_system: dict[str, pd.DataFrame], categories: pd.DataFrame, baseline: str, measure: str = "RR@10"
 ) -> pd.DataFrame:
-    """Test every system against a baseline within each category of queries (Table 5).
+    """Test every system against a baseline within each category of queries, Holm-Bonferroni over all of them (Table 5).
 
-    Holm-Bonferroni over all categories and systems of the table.
+    categories: `query_id` str, `category` str, as a collection's queries have them; of more queries, too. The others,
+    and raises: as `compare`; a measured query has one category.
 
-    Args:
-        values_by_system, baseline, alpha, strong_alpha: as for `compare`.
-        categories: `query_id` str, `category` str, as a collection's queries have them; of more queries, too.
-        measure: the one to compare.
-
-    Returns:
-        A row for each category, the largest first, and system: `category`, `queries` (how many), `share` (of
-        all measured queries, 0 to 1), then as `compare` from `system` on.
-
-    Raises:
-        ValueError: as `compare`, or a measured query has no category or two.
+    Returns a row for each category, the largest first, and system: `category`, `queries` (how many), `share` (of all
+    measured queries, 0 to 1), then as `compare` from `system` on.
     """
-    _check_levels(alpha, strong_alpha)
-    _check_system(values_by_system, baseline)
+    _check_baseline(values_by_system, baseline)
     values = _aligned(values_by_system, measure)
     if "category" not in categories.columns:
         raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}")
@@ -136,15 +89,28 @@ def by_category(
     if without := set(values.index) - set(category_of.index):
         raise ValueError(f"categories: expected one for each measured query, found none for {_some(without)}")
     category_of = category_of.loc[values.index]
-    rows = []
+    parts = []
     for category, queries in category_of.value_counts().items():
-        of_category = values[(category_of == category).to_numpy()]
+        chosen = category_of.index[category_of == category]
+        part = {system: frame[frame["query_id"].isin(chosen)] for system, frame in values_by_system.items()}
+        tests = _tests(part, [measure], [(baseline, system) for system in part])
         head = {"category": category, "queries": queries, "share": queries / len(values)}
-        rows += [
-            {**head, "system": system, **_difference(of_category, system, baseline, alpha)}
-            for system in values_by_system
+        parts.append(pd.DataFrame(head, tests.index).join(tests.drop(columns=["measure", "baseline"])))
+    return with_marks(pd.concat(parts, ignore_index=True))
+
+
+def _tests(
+    values_by_system: dict[str, pd.DataFrame], measures: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> pd.DataFrame:
+    """Uncorrected tests of pairs of a baseline and a system, measure by measure."""
+    return pd.DataFrame(
+        [
+            {"measure": measure, "baseline": baseline, "system": system, **_difference(values, system, baseline)}
+            for measure in measures
+            for values in [_aligned(values_by_system, measure)]
+            for baseline, system in pairs
         ]
-    return with_marks(pd.DataFrame(rows), None, alpha, strong_alpha)
+    )
 
 
 class WinTieLoss(NamedTuple):
@@ -155,21 +121,13 @@ class WinTieLoss(NamedTuple):
     loss: int
 
 
-def win_tie_loss(
-    values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, tolerance: float = TIE
-) -> WinTieLoss:
-    """Count the queries on which b is better than a, about the same, and worse (Tables 4 and 7).
+def win_tie_loss(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, tolerance: float = TIE) -> WinTieLoss:
+    """Count the queries on which b is better than the baseline a, about the same, and worse (Tables 4 and 7).
 
-    About the same is a change of at most `tolerance` times the value of a; from 0, any gain is a win.
+    About the same is a change of at most `tolerance` times the value of a; from 0, any gain is a win. values_a,
+    values_b: `query_id, measure, value`. measure: the paper takes RR@10 for MS MARCO and nDCG@10 for CAsT.
 
-    Args:
-        values_a: the baseline's `query_id, measure, value`.
-        values_b: the other system's.
-        measure: the one to compare; the paper takes RR@10 for MS MARCO and nDCG@10 for CAsT.
-        tolerance: the largest change that is a tie, as a share of the baseline's value.
-
-    Raises:
-        ValueError: a negative tolerance, an unknown measure, or systems measured on different queries.
+    Raises ValueError for a negative tolerance, an unknown measure, or systems measured on different queries.
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance: expected a share of at least 0, found {tolerance!r}")
@@ -185,13 +143,8 @@ def is_tie(change: Sequence[float], baseline: Sequence[float], tolerance: float)
     return np.abs(change) <= (tolerance + TOLERANCE) * np.asarray(baseline)
 
 
-def win_tie_loss_table(
-    values_by_system: dict[str, pd.DataFrame], measure: str, tolerance: float = TIE
-) -> pd.DataFrame:
-    """Compare every system with every earlier one (Tables 4 and 7): `baseline, system, win, tie, loss`.
-
-    Args and raises: as `win_tie_loss`; systems in the order of the dictionary.
-    """
+def win_tie_loss_table(values_by_system: dict[str, pd.DataFrame], measure: str, tolerance: float = TIE) -> pd.DataFrame:
+    """`win_tie_loss` of every system and every earlier one (Tables 4 and 7): `baseline, system, win, tie, loss`."""
     rows = [
         (a, b, *win_tie_loss(values_by_system[a], values_by_system[b], measure, tolerance))
         for a, b in combinations(values_by_system, 2)
@@ -200,18 +153,9 @@ def win_tie_loss_table(
 
 
 def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The difference b makes on each query, the largest gain first (Figure 6).
-
-    Args:
-        values_a: the baseline's `query_id, measure, value`.
-        values_b: the other system's.
-        measure: the one to compare; the paper takes nDCG@10.
-
-    Returns:
-        `query_id` str, `baseline` float64, `system` float64, `difference` float64; equal ones by query_id.
-
-    Raises:
-        ValueError: an unknown measure, or systems measured on different queries.
+    """The difference b makes to the baseline a on each query, the largest gain first, equal ones by query_id (Figure
+    6): `query_id` str, and float64 `baseline`, `system`, `difference`. Args, raises: as `win_tie_loss`; the paper takes
+    nDCG@10.
     """
     values = _aligned({"baseline": values_a, "system": values_b}, measure).reset_index()
     values["difference"] = difference(values["system"], values["baseline"])
@@ -220,50 +164,37 @@ def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -
     return values.iloc[order].reset_index(drop=True)
 
 
-def smallest_detectable_difference(
-    std: float, queries: int, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """The true difference that a paired t-test on so many queries would find with probability `power`.
+def smallest_detectable_difference(std: float, queries: int) -> float:
+    """The true difference that a paired two-sided t-test on so many queries, at least 2, not corrected, would find with
+    probability `POWER`. Where systems differ by less, a missing mark says that queries are too few, not that nothing
+    differs.
 
-    Where systems differ by less, a missing mark says that queries are too few, not that nothing differs.
-
-    Args:
-        std: standard deviation of the per-query differences, `query_deltas(...)["difference"].std()`.
-        queries: how many queries were measured, at least 2.
-        alpha: level of the two-sided test, without correction for several tests.
-        power: probability of finding it.
-
-    Raises:
-        ValueError: std is negative or not finite, there are fewer than 2 queries, or not alpha < power < 1.
+    std: of the per-query differences, `query_deltas(...)["difference"].std()`. alpha: the test's level, not corrected.
+    Raises ValueError where std is negative or not finite, there are fewer than 2 queries, or not alpha < power < 1.
     """
     if not 0 <= std < np.inf:
         raise ValueError(f"std: expected a standard deviation, found {std!r}")
     if queries < 2:
         raise ValueError(f"queries: expected at least 2, found {queries!r}; a t-test needs a spread")
-    if not 0 < alpha < power < 1:
-        raise ValueError(f"alpha, power: expected 0 < alpha < power < 1, found {alpha!r}, {power!r}")
     from statsmodels.stats.power import TTestPower  # slow to import, and only this needs it
 
     # statsmodels gives a number, or for many queries an array of one
-    return std * np.asarray(TTestPower().solve_power(nobs=queries, alpha=alpha, power=power)).item()
+    return std * np.asarray(TTestPower().solve_power(nobs=queries, alpha=ALPHA, power=POWER)).item()
 
 
 def detectable_difference(queries: int, seeds: int = 1, std: float = SPREAD) -> float:
     """What difference in MRR@10 so many queries and seeds can show, four times in five: for before a sweep starts.
 
     std: of the per-query differences between two systems of one seed. Systems that rank much the same have less:
-    `query_deltas(...)["difference"].std()` says how much.
-
-    Raises ValueError as `smallest_detectable_difference`, and for no seeds.
+    `query_deltas(...)["difference"].std()` says how much. Raises ValueError as the function before, and for no seeds.
     """
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, found {seeds!r}")
     return smallest_detectable_difference(std / seeds**0.5, queries)
 
 
-def twins(values_by_seed: Mapping[str, Mapping[int, pd.DataFrame]], measure: str = "RR@10", alpha: float = 0.05) -> pd.DataFrame:
-    """What generating brings the ranking: every multi-task system against its single-task twin, seed against the same
-    seed.
+def twins(values_by_seed: Mapping[str, Mapping[int, pd.DataFrame]], measure: str = "RR@10") -> pd.DataFrame:
+    """What generating brings the ranking: every multi-task system against its single-task twin, seed against seed.
 
     values_by_seed: `query_id, measure, value` by system name and seed; systems without a twin are left out.
 
@@ -277,32 +208,25 @@ def twins(values_by_seed: Mapping[str, Mapping[int, pd.DataFrame]], measure: str
         if not seeds:
             continue
         each = [_aligned({twin: values_by_seed[twin][k], system: values_by_seed[system][k]}, measure) for k in seeds]
-        tested = _difference(sum(part.loc[each[0].index] for part in each) / len(seeds), system, twin, alpha)
+        tested = _difference(sum(part.loc[each[0].index] for part in each) / len(seeds), system, twin)
         by_seed = [float(difference(part[system], part[twin]).mean()) for part in each]
         rows.append({"system": system, "twin": twin, "seeds": len(seeds), **tested, "by_seed": by_seed})
     columns = ["system", "twin", "seeds", "mean", "difference", "low", "high", "p", "by_seed"]
-    return with_marks(pd.DataFrame(rows, columns=columns), None, alpha, min(alpha, 0.01))
+    return with_marks(pd.DataFrame(rows, columns=columns))
 
 
 def twin_of(system: str) -> str | None:
     """The system that differs from a multi-task one in learning to rank alone; None where there is none."""
     if system not in SYSTEMS or not SYSTEMS[system].generative_tasks:
         return None
-    like = lambda other: (other.backbone, other.rank_layout, other.rank_loss)  # noqa: E731
-    alone = (name for name, other in SYSTEMS.items() if other.tasks == ("rank",) and like(other) == like(SYSTEMS[system]))
-    return next(alone, None)
+    like = ("rank",), *attrgetter("backbone", "rank_layout", "rank_loss")(SYSTEMS[system])
+    what = attrgetter("tasks", "backbone", "rank_layout", "rank_loss")
+    return next((name for name, other in SYSTEMS.items() if what(other) == like), None)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Correct the p-values of one family by Holm-Bonferroni.
-
-    The k-th smallest of m is multiplied by m - k + 1; none gets smaller than one before it, or larger than 1.
-
-    Args:
-        p: float [m]; NaN marks what was not tested, stays and does not count.
-
-    Returns:
-        float64 [m], in the order of `p`.
+    """The p-values of one family corrected by Holm-Bonferroni, float64 [m]: the k-th smallest of m is multiplied by m -
+    k + 1; none gets smaller than one before it, or larger than 1. NaN, what was not tested, stays and does not count.
     """
     # Not statsmodels' multipletests, the oracle in the tests: it collects garbage at every call, 0.4 s in a notebook.
     p = np.asarray(p, dtype=np.float64)
@@ -313,25 +237,21 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def with_marks(
-    table: pd.DataFrame, families: pd.Series | None = None, alpha: float = 0.05, strong_alpha: float = 0.01
-) -> pd.DataFrame:
-    """A table of tests, `difference` and `p`, with `p_corrected` and `mark` as its last columns.
-
-    families: which rows are corrected together, those of equal value; all of them when None.
-    """
+def with_marks(table: pd.DataFrame, families: pd.Series | None = None) -> pd.DataFrame:
+    """A table of tests, `difference` and `p`, with `p_corrected` and `mark` as its last columns. families: rows of
+    equal value are corrected together; all of them when None."""
     p = table["p"]
     corrected = pd.Series(holm(p), p.index) if families is None else p.groupby(families).transform(holm)
     signs = np.where(table["difference"] > 0, "▲△", "▼▽")
-    marks = [pair[0] if p < strong_alpha else pair[1] if p < alpha else "" for p, pair in zip(corrected, signs, strict=True)]
+    marks = [strong if p < STRONG_ALPHA else weak if p < ALPHA else "" for p, (strong, weak) in zip(corrected, signs)]
     return table.assign(p_corrected=corrected, mark=marks)
 
 
-def mean_interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float, float, float, float]:
-    """The mean of some numbers, its interval that covers 1 - alpha, and p of a t-test against 0: float64 each.
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """The mean of some numbers, its interval, and p of a t-test against 0: float64 each.
 
-    One number has neither interval nor p: NaN. Numbers that are equal but for rounding leave no doubt: p is 1 where they
-    are 0, and 0 otherwise.
+    One number has neither interval nor p: NaN. Numbers that are equal but for rounding leave no doubt: p is 1 where
+    they are 0, and 0 otherwise.
     """
     values = np.asarray(values, dtype=np.float64)
     mean = float(values.mean())
@@ -340,12 +260,12 @@ def mean_interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float, 
     if equal(values, values[0]).all():
         return mean, mean, mean, float(equal(mean, 0))
     test = stats.ttest_1samp(values, 0)
-    return mean, *map(float, test.confidence_interval(1 - alpha)), float(test.pvalue)
+    return mean, *map(float, test.confidence_interval(1 - ALPHA)), float(test.pvalue)
 
 
-def _difference(values: pd.DataFrame, system: str, baseline: str, alpha: float) -> dict[str, float]:
+def _difference(values: pd.DataFrame, system: str, baseline: str) -> dict[str, float]:
     """Mean, difference, interval and p of one paired t-test. What rounding made is no difference."""
-    tested = mean_interval(difference(values[system], values[baseline]), alpha)
+    tested = mean_interval(difference(values[system], values[baseline]))
     tested = tested if system != baseline else (0.0, np.nan, np.nan, np.nan)
     return {"mean": values[system].mean(), **dict(zip(("difference", "low", "high", "p"), tested))}
 
@@ -366,20 +286,17 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
         columns[system] = column
     first, *others = columns
     for other in others:
-        differing = [
-            f"only {one} has {_some(extra)}"
-            for one, two in ((first, other), (other, first))
-            if (extra := set(columns[one].index) - set(columns[two].index))
-        ]
-        if differing:
+        ids, others_ids = set(columns[first].index), set(columns[other].index)
+        extra = {first: ids - others_ids, other: others_ids - ids}
+        if differing := " and ".join(f"only {name} has {_some(found)}" for name, found in extra.items() if found):
             raise ValueError(
-                f"{measure}: expected {first} and {other} to be measured on the same queries, "
-                f"found that {' and '.join(differing)}; evaluate both with the same qrels"
+                f"{measure}: expected {first} and {other} to be measured on the same queries, found that {differing}; "
+                "evaluate both with the same qrels"
             )
     return pd.DataFrame(columns).loc[columns[first].index]
 
 
-def _check_system(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
+def _check_baseline(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
     if baseline not in values_by_system:
         raise ValueError(f"baseline: expected one of {', '.join(values_by_system)}, found {baseline!r}")
 
@@ -391,13 +308,6 @@ def _check_columns(values_by_system: dict[str, pd.DataFrame]) -> None:
                 f"{system}: expected the columns query_id, measure, value, "
                 f"found {', '.join(values.columns)}; add {', '.join(sorted(missing))}"
             )
-
-
-def _check_levels(alpha: float, strong_alpha: float) -> None:
-    if not 0 < strong_alpha <= alpha < 1:
-        raise ValueError(
-            f"alpha, strong_alpha: expected 0 < strong_alpha <= alpha < 1, found {alpha!r}, {strong_alpha!r}"
-        )
 
 
 def _some(query_ids: set[str]) -> str:

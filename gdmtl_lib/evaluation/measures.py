@@ -20,10 +20,11 @@ from gdmtl_lib.data.trec import canonical_order, of_judged_queries, read_qrels, 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
 PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)")
 # The same six as the paper's tables write them.
-PAPER_NAMES = dict(
-    zip(PAPER_MEASURES, ("MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"), strict=True)
+PAPER_NAMES = dict(zip(PAPER_MEASURES, ("MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"), strict=True))
+WORKING = (
+    "RR, nDCG, AP, P@k, R@k, Success@k, RBP, Rprec, Bpref, ERR@k, Judged@k, NumRet, NumRel, with (rel=2) where it "
+    "applies"
 )
-WORKING = "RR, nDCG, AP, P@k, R@k, Success@k, RBP, Rprec, Bpref, ERR@k, Judged@k, NumRet, NumRel, with (rel=2) where it applies"
 # ir-measures copies a run several times over: in parts of so many queries the copies stay small.
 _QUERIES_AT_A_TIME = 500
 
@@ -36,8 +37,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Measure a run, query by query.
 
-    A judged query that the run misses has value 0, and RBP residual 1. Queries of the run without judgments
-    are left out. Ties are broken as `canonical_order` does, the same way for every measure.
+    A judged query that the run misses has value 0, and RBP residual 1. Queries of the run without judgments are left
+    out. Ties are broken as `canonical_order` does, the same way for every measure.
 
     Args:
         run: `query_id` str, `doc_id` str, `score` number; `rank` is not looked at, the scores make it. Or the path of
@@ -47,14 +48,10 @@ def evaluate(
         relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not
             (RR, RBP), unless the measure names its own `rel`. nDCG uses the grades as gains.
 
-    Returns:
-        `query_id` str, `measure` str, `value` float64, `residual` float64: for each query of `qrels`, in its
-        order, one row a measure. The residual is RBP's, NaN for the others: what RBP would gain if all unjudged
-        passages, in the list and after its end, were relevant.
-
-    Raises:
-        ValueError: as `validate_run` and `validate_qrels`, an unknown measure or one that has no value for some query,
-            or a run without any judged query.
+    Returns `query_id` str, `measure` str, `value` float64, `residual` float64: for each query of `qrels`, in its order,
+    one row a measure. The residual is RBP's, NaN for the others: what RBP would gain if all unjudged passages, in the
+    list and after its end, were relevant. Raises ValueError as `validate_run` and `validate_qrels`, for an unknown
+    measure or one that has no value for some query, and for a run without any judged query.
     """
     qrels = read_qrels(qrels) if isinstance(qrels, (str, os.PathLike)) else qrels
     validate_qrels(qrels)
@@ -64,19 +61,18 @@ def evaluate(
     qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].clip(lower=0))
     lists = _Lists(run, qrels)
     others = [measure for measure in parsed.values() if _own(measure) is None]
-    by_others = _by_ir_measures(others, run, qrels, lists.query_ids) if others else {}
-    value, residual = np.empty((len(lists.query_ids), len(parsed))), np.full((len(lists.query_ids), len(parsed)), np.nan)
-    for column, measure in enumerate(parsed.values()):
-        own = _own(measure)
-        value[:, column] = by_others[measure] if own is None else own(lists, measure)
-        if measure.NAME == "RBP":
-            residual[:, column] = 1 - _rbp(lists, measure["p"], 0)
+    values = _by_ir_measures(others, run, qrels, lists.query_ids) if others else {}
+    values |= {measure: own(lists, measure) for measure in parsed.values() if (own := _own(measure))}
+    none = np.full(len(lists.query_ids), np.nan)
+    residuals = [1 - _rbp(lists, of["p"], 0) if of.NAME == "RBP" else none for of in parsed.values()]
     return pd.DataFrame(
         {
-            "query_id": np.repeat(lists.query_ids, len(parsed)), "measure": np.tile(list(parsed), len(lists.query_ids)),
-            "value": value.ravel(), "residual": residual.ravel(),
+            "query_id": np.repeat(lists.query_ids, len(parsed)),
+            "measure": np.tile(list(parsed), len(lists.query_ids)),
+            "value": np.column_stack([values[measure] for measure in parsed.values()]).ravel(),
+            "residual": np.column_stack(residuals).ravel(),
         }
-    )  # fmt: skip
+    )
 
 
 class _Lists:
@@ -84,8 +80,7 @@ class _Lists:
     first; and of the judgments `judged_query` and `judged_grade`."""
 
     def __init__(self, run: pd.DataFrame, qrels: pd.DataFrame):
-        self.query_ids = qrels["query_id"].unique()
-        self.run = run
+        self.run, self.query_ids = run, qrels["query_id"].unique()
         near = run[run["doc_id"].isin(qrels["doc_id"])]  # or millions of pairs of strings were to be joined
         found = near[["query_id", "doc_id", "rank"]].merge(qrels, on=["query_id", "doc_id"])
         self.query = self.numbers(found["query_id"])
@@ -161,21 +156,17 @@ def _by_ir_measures(
     for measure in measures:
         if missing := [query_id for query_id, number in numbers.items() if (measure, number) not in values]:
             raise ValueError(
-                f"measures: {measure} has no value for {len(missing)} of {len(numbers)} queries ({missing[0]}, say): it "
-                f"is not defined where nothing relevant is retrieved; these work: {WORKING}"
+                f"measures: {measure} has no value for {len(missing)} of {len(numbers)} queries ({missing[0]}, say): "
+                f"it is not defined where nothing relevant is retrieved; these work: {WORKING}"
             )
     return {measure: [values[measure, number] for number in numbers.values()] for measure in measures}
 
 
 def summarize(values: pd.DataFrame) -> pd.DataFrame:
-    """Average per-query values: one line of Table 3.
+    """Average per-query values, as `evaluate` returns them: one line of Table 3.
 
-    Args:
-        values: what `evaluate` returns.
-
-    Returns:
-        `measure` str, `mean` float64, `residual` float64 (NaN but for RBP), `queries` int64, `text` str (as
-        `format_value` prints it), one row a measure in the order of `values`.
+    Returns `measure` str, `mean` float64, `residual` float64 (NaN but for RBP), `queries` int64, `text` str (as
+    `format_value` prints it), one row a measure in the order of `values`.
     """
     by_measure = values.groupby("measure", sort=False)
     table = by_measure.agg(mean=("value", "mean"), residual=("residual", "mean"), queries=("value", "size"))
@@ -206,10 +197,8 @@ def write_values(values: pd.DataFrame, path: str | os.PathLike) -> None:
 
 
 def read_values(path: str | os.PathLike) -> pd.DataFrame:
-    """Read per-query values that `write_values` wrote; query ids stay strings whatever they look like.
-
-    Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
-    """
+    """Read per-query values that `write_values` wrote; query ids stay strings whatever they look like. Raises
+    FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table."""
     columns = ["query_id", "measure", "value", "residual"]
     values = read_table(path, text=columns[:2], columns=columns, remedy="measure anew")
     return values.astype({"value": float, "residual": float})
@@ -221,8 +210,8 @@ def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measur
     if isinstance(measures, str) or not measures:
         raise ValueError(f"measures: expected a list of names such as {PAPER_MEASURES}, found {measures!r}")
     if meant := {name: known for name in measures if (known := _meant(name))}:
-        found = ", ".join(map(repr, meant))
-        raise ValueError(f"measures: expected ir-measures' notation, found {found}; did you mean {', '.join(meant.values())}?")
+        found, known = ", ".join(map(repr, meant)), ", ".join(meant.values())
+        raise ValueError(f"measures: expected ir-measures' notation, found {found}; did you mean {known}?")
     parsed = {}
     for name in measures:
         try:
@@ -243,8 +232,8 @@ def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measur
 
 
 def _meant(name: str) -> str | None:
-    """What other tools' name of a measure is in ir-measures' notation, `nDCG@10` for `ndcg_cut_10`; None for a name that
-    is known, or that no tool has."""
+    """What other tools' name of a measure is in ir-measures' notation, `nDCG@10` for `ndcg_cut_10`; None for a name
+    that is known, or that no tool has."""
     known = ir_measures.measures.registry
     match = re.fullmatch(r"([a-z_]*?[a-z])(?:_cut)?(?:([_.@-]?)(\d+))?", str(name), re.IGNORECASE)
     if match is None or match[1] in known and match[2] in (None, "@"):
@@ -256,7 +245,6 @@ def _meant(name: str) -> str | None:
 
 def _by_query(frame: pd.DataFrame, values: pd.Series, numbers: Mapping[str, str]) -> dict[str, dict[str, float]]:
     by_query: dict[str, dict[str, float]] = {}
-    rows = zip(frame["query_id"].tolist(), frame["doc_id"].tolist(), values.tolist(), strict=True)
-    for query, doc, value in rows:
+    for query, doc, value in zip(frame["query_id"].tolist(), frame["doc_id"].tolist(), values.tolist(), strict=True):
         by_query.setdefault(numbers[query], {})[doc] = value
     return by_query

@@ -1,5 +1,4 @@
-"""What the paper reports, to stand beside what is measured here: Tables 3 to 8 and 10, Figure 5,
-Section 6.4.
+"""What the paper reports, to stand beside what is measured here: Tables 3 to 8 and 10, Figure 5, Section 6.4.
 
 Numbers are compared on the same collection alone; `paper_collection` says which of the paper's a collection is.
 Systems by their names here, measures as ir-measures writes them.
@@ -25,11 +24,8 @@ _JUDGMENTS = {
 
 
 def paper_collection(qrels: pd.DataFrame) -> str | None:
-    """Which of the paper's collections these judgments are: `MS_MARCO` (6,980 queries), `CAST` (173 turns, judgments
-    of MS MARCO's passages alone), or None for any other.
-
-    qrels: `query_id, doc_id, relevance`.
-    """
+    """Which of the paper's collections these judgments are: `MS_MARCO` (6,980 queries), `CAST` (173 turns, judgments of
+    MS MARCO's passages alone), or None for any other."""
     query_ids = hashlib.sha256("\n".join(sorted(qrels["query_id"].unique())).encode()).hexdigest()
     for (digest, level, relevant), name in _JUDGMENTS.items():
         if query_ids == digest and int((qrels["relevance"] >= level).sum()) == relevant:
@@ -38,17 +34,11 @@ def paper_collection(qrels: pd.DataFrame) -> str | None:
 
 
 def beside(table: pd.DataFrame, paper: pd.DataFrame, qrels: pd.DataFrame, on: list[str]) -> pd.DataFrame:
-    """The table with the paper's columns added, `(paper)` after their names, where the paper has this collection; the
-    table as it is otherwise.
-
-    Args:
-        table: rows as measured here.
-        paper: one of this module's, with a column `collection`.
-        qrels: the collection's judgments, as for `paper_collection`.
-        on: the columns by which rows belong together.
+    """The table with the paper's columns added, `(paper)` after their names, where the paper has the collection of
+    these judgments; the table as it is otherwise. paper: a table of this module. on: the columns by which rows belong
+    together.
     """
-    name = paper_collection(qrels)
-    if name is None:
+    if (name := paper_collection(qrels)) is None:
         return table
     same = paper[paper["collection"] == name].drop(columns="collection")
     return table.merge(same.rename(columns=lambda column: column if column in on else f"{column} (paper)"), "left", on)

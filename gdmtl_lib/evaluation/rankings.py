@@ -11,24 +11,17 @@ MISSED = "missed by the first stage"
 def rank_shifts(
     run_a: pd.DataFrame, run_b: pd.DataFrame, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
 ) -> pd.DataFrame:
-    """How many more relevant passages b puts at each rank than a (Figure 5).
+    """How many more relevant passages b puts at each rank than the baseline a (Figure 5).
 
     Every relevant passage of the judgments is counted once for each run: at its rank, below the last of them, or, where
     the run does not have it, as missed by the first stage. So the changes sum to zero.
 
-    Args:
-        run_a: the baseline's run, `query_id, doc_id, score`.
-        run_b: the other system's.
-        qrels: `query_id, doc_id, relevance`.
-        depth: the last rank with a bar of its own.
-        relevance_level: the lowest grade that counts as relevant.
+    run_a, run_b: `query_id, doc_id, score`. depth: the last rank with a bar of its own. relevance_level: the lowest
+    grade that counts as relevant.
 
-    Returns:
-        `rank` str ("1" to depth, then "below rank <depth>" and `MISSED`), `baseline`, `system` and `change` int64.
-
-    Raises:
-        ValueError: as `validate_run` and `validate_qrels`, a depth below 1, no relevant passage in the
-            judgments, or a run without any judged query.
+    Returns `rank` str ("1" to depth, then "below rank <depth>" and `MISSED`), `baseline`, `system` and `change` int64.
+    Raises ValueError as `validate_run` and `validate_qrels`, for a depth below 1, for judgments without a relevant
+    passage, and for a run without any judged query.
     """
     if depth < 1:
         raise ValueError(f"depth: expected at least 1, found {depth!r}")
@@ -45,17 +38,11 @@ def rank_shifts(
 def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1) -> float:
     """How well scores alone tell relevant passages from the others, all queries together (for Figure 8).
 
-    The probability that a relevant passage scores above another one, a tie counting half: 1 means that the
-    two histograms do not overlap, 0.5 that scores say nothing. Passages without a judgment count as not
-    relevant; queries without judgments are left out.
+    The probability that a relevant passage, one of `relevance_level` or more, scores above another one, a tie counting
+    half: 1 means that the two histograms do not overlap, 0.5 that scores say nothing. Passages without a judgment count
+    as not relevant; queries without judgments are left out.
 
-    Args:
-        run: `query_id, doc_id, score`.
-        qrels: `query_id, doc_id, relevance`.
-        relevance_level: the lowest grade that counts as relevant.
-
-    Raises:
-        ValueError: as `validate_run` and `validate_qrels`, or judged queries' lists have none of one kind.
+    Raises ValueError as `validate_run` and `validate_qrels`, and where judged queries' lists have none of one kind.
     """
     validate_run(run)
     relevant = _relevant(qrels, relevance_level).assign(relevant=True)
@@ -74,19 +61,12 @@ def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int 
 def shared_information_needs(
     train_qrels: pd.DataFrame, test_qrels: pd.DataFrame, levels: tuple[int, int] = (1, 1)
 ) -> pd.DataFrame:
-    """Find test and training queries with a relevant passage in common (Table 9).
+    """Find test and training queries with a relevant passage of one collection in common (Table 9).
 
-    Args:
-        train_qrels: `query_id, doc_id, relevance` of the training queries.
-        test_qrels: those of the test queries, with doc_ids of the same collection.
-        levels: the lowest grade that counts as relevant in training and in test judgments.
+    levels: the lowest grade that counts as relevant in training and in test judgments.
 
-    Returns:
-        `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query shares
-        nothing with itself.
-
-    Raises:
-        ValueError: as `validate_qrels`, or judgments without a relevant passage.
+    Returns `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query
+    shares nothing with itself. Raises ValueError as `validate_qrels`, and for judgments without a relevant passage.
     """
     train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
     test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})

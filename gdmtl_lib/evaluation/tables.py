@@ -8,7 +8,7 @@ from pandas.io.formats.style import Styler
 
 from gdmtl_lib.data.collection import Collection
 from .comparison import by_category, query_deltas, smallest_detectable_difference
-from .measures import PAPER_NAMES, effectiveness_table
+from .measures import PAPER_NAMES, effectiveness_table, format_value
 from gdmtl_lib.systems import LABELS
 
 RELEVANT = "●"  # stands before a relevant passage
@@ -33,23 +33,14 @@ def top_passages(
     relevance_level: int = 1,
     width: int = 120,
 ) -> pd.DataFrame:
-    """What each system shows for each of these queries.
+    """What each system shows for each of these queries, in their order.
 
-    Args:
-        query_ids: which queries, in this order.
-        runs: `query_id, doc_id, rank` by system name.
-        collection: where the texts come from.
-        qrels: `query_id, doc_id, relevance`.
-        depth: how many passages of a query.
-        relevance_level: the lowest grade that counts as relevant.
-        width: passages are cut to so many characters.
+    runs: `query_id, doc_id, rank` by system name. collection: where the texts come from. depth: how many passages of a
+    query. relevance_level: the lowest grade that counts as relevant. width: passages are cut to so many characters.
 
-    Returns:
-        A row for each query and rank: `query_id`, `rank`, and a column for each system, under its label, with the
-        passage's text; a relevant one begins with `RELEVANT`. A list that ends before has an empty text.
-
-    Raises:
-        ValueError: the collection lacks a passage.
+    Returns a row for each query and rank: `query_id`, `rank`, and a column for each system, under its label, with the
+    passage's text; a relevant one begins with `RELEVANT`. A list that ends before has an empty text. Raises ValueError
+    where the collection lacks a passage.
     """
     pairs = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
     relevant = set(pairs.itertuples(index=False, name=None))
@@ -64,7 +55,9 @@ def top_passages(
     return table.fillna("")
 
 
-def styled(table: pd.DataFrame, formats: dict | str | None = None, caption: str = "", index: bool = True, **how) -> Styler:
+def styled(
+    table: pd.DataFrame, formats: dict | str | None = None, caption: str = "", index: bool = True, **how
+) -> Styler:
     """A table to look at, in which text from data is never markup: cells, heads and caption are escaped.
 
     formats, how: as `Styler.format` takes them. index: whether it is shown.
@@ -102,28 +95,23 @@ def marked_effectiveness(values_by_system: dict[str, pd.DataFrame], tests: pd.Da
 
 def reported_effectiveness(reported: pd.DataFrame) -> pd.DataFrame:
     """What the paper reports, in the same form. reported: what `paper.effectiveness` returns; at least a row."""
-    residuals = reported["residual"].map(" +{:.3f}".format).where(reported["residual"].notna(), "")
-    marks = reported["mark"].map(lambda mark: f" {mark}" if mark else "")
-    cells = reported["mean"].map("{:.3f}".format) + residuals + marks
+    texts = map(format_value, reported["mean"], reported["residual"])
+    cells = [f"{text} {mark}".strip() for text, mark in zip(texts, reported["mark"])]
     wide = reported.assign(cell=cells).pivot(index="system", columns="measure", values="cell")
     wide = wide.loc[reported["system"].unique(), reported["measure"].unique()]
     return wide.rename(index=LABELS, columns=PAPER_NAMES).rename_axis(columns=None)
 
 
 def win_tie_loss_grid(table: pd.DataFrame) -> Styler:
-    """Tables 4 and 7 in the paper's form: a row a system, a column an earlier one, wins / ties / losses in the cell.
-
-    table: what `comparison.win_tie_loss_table` returns.
-    """
+    """Tables 4 and 7 in the paper's form: a row a system, a column an earlier one, wins / ties / losses in the cell, of
+    what `win_tie_loss_table` returns."""
     cells = [f"{row.win:,} / {row.tie:,} / {row.loss:,}" for row in table.itertuples()]
     return _grid(table.assign(cell=cells), "system", "baseline").set_caption("wins / ties / losses, row against column")
 
 
 def category_grid(table: pd.DataFrame) -> Styler:
-    """Table 5 in the paper's form: a row a system, a column a category, the mean with its mark in the cell.
-
-    table: what `comparison.by_category` returns.
-    """
+    """Table 5 in the paper's form: a row a system, a column a category, the mean with its mark in the cell, of what
+    `by_category` returns."""
     heads = table["category"] + table["share"].map(" ({:.1%})".format)
     cells = table["mean"].map("{:.3f}".format) + table["mark"]
     return _grid(table.assign(cell=cells, category=heads), "system", "category")
@@ -153,8 +141,10 @@ def by_weighting(table: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
     """
     groups = list(table.groupby(WEIGHTING, sort=False))
     groups.sort(key=lambda group: (not isinstance(group[0][0], str), group[0]))
-    words = lambda weight: "learned (Eq. 6)" if isinstance(weight, str) else f"fixed at {weight:g} (Eq. 2)"  # noqa: E731
-    return [(words(weighting), int(steps), rows) for (weighting, steps), rows in groups]
+    return [
+        ("learned (Eq. 6)" if isinstance(weight, str) else f"fixed at {weight:g} (Eq. 2)", int(steps), rows)
+        for (weight, steps), rows in groups
+    ]
 
 
 def _grid(table: pd.DataFrame, row: str, column: str) -> Styler:

@@ -181,9 +181,7 @@ def training_queries(qrels: pd.DataFrame, share: float) -> int:
     return len(nested_share(qrels.loc[qrels["relevance"] > 0, "query_id"].unique(), share))
 
 
-def training_size(
-    study: Study, trainings: pd.DataFrame, baseline: str, measure: str, alpha: float = 0.05, strong_alpha: float = 0.01
-) -> pd.DataFrame:
+def training_size(study: Study, trainings: pd.DataFrame, baseline: str, measure: str) -> pd.DataFrame:
     """Figure 7 as a table: each system on each share of the training queries, against the baseline on the same share.
 
     Args:
@@ -191,7 +189,6 @@ def training_size(
         baseline: the system that the others are tested against: paired t-tests over queries, on means over seeds,
             Holm-Bonferroni corrected over all shares and systems of the table.
         measure: what is compared.
-        alpha, strong_alpha: levels of the marks △ ▽ and ▲ ▼.
 
     Returns:
         `share`, `system`, `seeds` (how many), `mean`, `spread` (standard deviation over seeds), `difference`, `low`,
@@ -211,10 +208,10 @@ def training_size(
         if baseline not in values:
             raise ValueError(f"expected {LABELS[baseline]} on {share:.1%} of the training queries, found none; train it")
         means = by_seed[by_seed[SIZE] == share].pivot(index="seed", columns="system", values="mean")[list(values)]
-        tests = compare(values, baseline, [measure], alpha, strong_alpha).set_index("system")
+        tests = compare(values, baseline, [measure]).set_index("system")
         tests = tests.assign(share=share, seeds=means.count(), spread=means.std())
         parts.append(tests.assign(difference_spread=means.sub(means[baseline], axis=0).std()).reset_index())
-    table = with_marks(pd.concat(parts, ignore_index=True), None, alpha, strong_alpha)
+    table = with_marks(pd.concat(parts, ignore_index=True))
     table.loc[table["system"] == baseline, "difference_spread"] = np.nan
     return table[
         ["share", "system", "seeds", "mean", "spread", "difference", "low", "high", "p", "p_corrected", "mark",

@@ -28,6 +28,7 @@ from gdmtl_lib.evaluation.comparison import (
     twins,
     win_tie_loss,
     win_tie_loss_table,
+    with_marks,
 )
 
 
@@ -77,8 +78,7 @@ def test_compare_worked_by_hand():
     assert gdmtl.mark == "△"
 
 
-@pytest.mark.parametrize("family", ["measure", "table"])
-def test_compare_equals_scipy_and_statsmodels(family):
+def test_compare_equals_scipy_and_statsmodels():
     rng = np.random.default_rng(0)
     names, measures = ["base", "a", "b", "c"], ["RR@10", "nDCG@10"]
     for n in (2, 5, 40, 173):
@@ -87,7 +87,7 @@ def test_compare_equals_scipy_and_statsmodels(family):
             name: pd.concat([numbered(raw[name][m], m) for m in measures]).sample(frac=1, random_state=i)
             for i, name in enumerate(names)
         }
-        table = compare(frames, "base", measures, family=family).set_index(["measure", "system"])
+        table = compare(frames, "base", measures).set_index(["measure", "system"])
         for m in measures:
             for name in names[1:]:
                 row, difference = table.loc[m, name], raw[name][m] - raw["base"][m]
@@ -97,10 +97,11 @@ def test_compare_equals_scipy_and_statsmodels(family):
                 interval = DescrStatsW(difference).tconfint_mean(0.05)
                 assert (row["low"], row["high"]) == pytest.approx(interval, rel=1e-12, abs=1e-12)
         tested = table.dropna(subset="p")
-        families = [tested.xs(m, drop_level=False) for m in measures] if family == "measure" else [tested]
-        for rows in families:
+        together = with_marks(tested.reset_index()).set_index(["measure", "system"])
+        families = [(tested.xs(m, drop_level=False), tested) for m in measures] + [(tested, together)]
+        for rows, table in families:
             expected = multipletests(rows["p"], method="holm")[1]
-            assert rows["p_corrected"].to_numpy() == pytest.approx(expected, rel=1e-12)
+            assert table.loc[rows.index, "p_corrected"].to_numpy() == pytest.approx(expected, rel=1e-12)
 
 
 def test_marks_stand_for_the_corrected_p_and_its_direction():
@@ -122,7 +123,7 @@ def test_correction_takes_a_mark_away():
     assert table["mark"].tolist() == ["", "", ""]
 
 
-def test_a_family_is_a_measure_or_the_table():
+def test_a_family_is_a_measure():
     """p = .04 for each of two measures: alone .04, together .08."""
     n = 100
     better = stretched(stats.t.isf(0.02, n - 1), 1, n)
@@ -130,9 +131,9 @@ def test_a_family_is_a_measure_or_the_table():
         name: pd.concat([numbered(values, "RR@10"), numbered(values, "nDCG@10")])
         for name, values in (("bert", np.zeros(n)), ("gdmtl", better))
     }
-    alone, together = compare(systems, "bert"), compare(systems, "bert", family="table")
-    assert alone["p_corrected"].dropna().tolist() == pytest.approx([0.04, 0.04])
-    assert together["p_corrected"].dropna().tolist() == pytest.approx([0.08, 0.08])
+    alone = compare(systems, "bert").dropna(subset="p")
+    assert alone["p_corrected"].tolist() == pytest.approx([0.04, 0.04])
+    assert with_marks(alone)["p_corrected"].tolist() == pytest.approx([0.08, 0.08])
 
 
 def test_systems_that_never_differ_have_p_one():
@@ -200,12 +201,6 @@ BERT = numbered([0.1, 0.2])
         ({"bert": BERT}, {"measures": ["RR@5"]}, "bert: expected values of RR@5, found only those of RR@10"),
         ({"bert": BERT}, {"measures": []}, "measures: expected a list of names, found []"),
         ({"bert": BERT}, {"measures": "RR@10"}, "measures: expected a list of names, found 'RR@10'"),
-        ({"bert": BERT}, {"family": "all"}, "family: expected 'measure' or 'table', found 'all'"),
-        (
-            {"bert": BERT},
-            {"alpha": 0.01, "strong_alpha": 0.05},
-            "alpha, strong_alpha: expected 0 < strong_alpha <= alpha < 1, found 0.01, 0.05",
-        ),
         (
             {"bert": BERT, "gdmtl": BERT.drop(columns="measure")},
             {},
@@ -518,7 +513,7 @@ def test_nothing_shared_is_an_empty_table():
 @pytest.mark.parametrize("queries", [2, 10, 173, 6980])
 def test_the_detectable_difference_is_found_with_the_power_asked_for(queries):
     """Power from scipy's noncentral t: the chance that |t| passes the critical value."""
-    difference = smallest_detectable_difference(0.3, queries, alpha=0.05, power=0.8)
+    difference = smallest_detectable_difference(0.3, queries)
     critical, shift = stats.t.isf(0.025, queries - 1), difference / 0.3 * np.sqrt(queries)
     power = stats.nct.sf(critical, queries - 1, shift) + stats.nct.cdf(-critical, queries - 1, shift)
     assert power == pytest.approx(0.8, abs=1e-5)
@@ -536,7 +531,6 @@ def test_the_detectable_difference_of_many_queries_is_the_normal_approximation()
         ((-1, 10), "std: expected a standard deviation, found -1"),
         ((float("nan"), 10), "std: expected a standard deviation, found nan"),
         ((1, 1), "queries: expected at least 2, found 1; a t-test needs a spread"),
-        ((1, 10, 0.5, 0.4), "alpha, power: expected 0 < alpha < power < 1, found 0.5, 0.4"),
     ],
 )
 def test_unusable_power_arguments_are_refused(arguments, message):
