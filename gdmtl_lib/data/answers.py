@@ -38,12 +38,11 @@ def how_to_get(part: str, folder: Path) -> str:
 
 @lru_cache(maxsize=2)
 def read_answers(path: Path, cache_dir: Path | None = None) -> dict[str, tuple[str, str]]:
-    """The kind (DESCRIPTION, NUMERIC, ENTITY, LOCATION, PERSON) and the answer of every query, by query_id.
+    """The kind (DESCRIPTION, NUMERIC, ENTITY, LOCATION, PERSON) and the answer of every query, by query_id: the
+    shortest well-formed one, else the first that people wrote; "" where they found none; its white space normalised.
 
-    The answer is the shortest well-formed one, else the first that people wrote; "" where they found none. White space
-    in it is normalised. What is found is kept in the cache folder (`gdmtl/answers` in the user's, unless given).
-
-    Raises ValueError for a file that is damaged or another.
+    What is found is kept in the cache folder (`gdmtl/answers` in the user's, unless given). Raises ValueError for a
+    file that is damaged or another.
     """
     state = path.stat()
     key = sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()

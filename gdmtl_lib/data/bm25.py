@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -43,8 +43,8 @@ def bm25_candidates(
 ) -> pd.DataFrame:
     """The best passages of every query of a split by BM25, Lucene's (English stop words, Porter stemmer).
 
-    The index is built once for the passages that the split searches, and found again by their fingerprint;
-    one that is damaged is built anew. Candidates to a smaller depth are the first of those to a larger one.
+    The index is built once for the passages that the split searches, and found again by their fingerprint; one that is
+    damaged is built anew. Candidates to a smaller depth are the first of those to a larger one.
 
     Args:
         depth: how many passages a query gets at most, 1 or more.
@@ -54,13 +54,10 @@ def bm25_candidates(
         enriched: what to index instead of the passages' own texts: DeepCT's weighted passages, as published (see
             `enriched_passages`). What is read later stays the passages' own text.
 
-    Returns:
-        Columns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. A query that
-        shares no word with any passage has no row; a warning says how many there are.
-
-    Raises:
-        ValueError: a parameter is out of range, the collection has no such split, Java cannot be started,
-            no query finds anything, or the enriched passages are not the collection's.
+    Returns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. A query that shares no word
+    with any passage has no row; a warning says how many there are. Raises ValueError where a parameter is out of range,
+    the collection has no such split, Java cannot be started, no query finds anything, or the enriched passages are not
+    the collection's.
     """
     check_parameters(depth, k1, b)
     queries = collection.queries(split)
@@ -69,9 +66,7 @@ def bm25_candidates(
         run = index.search(texts, depth, k1, b)
     found = set(run["query_id"])
     empty = [query_id for query_id in texts if query_id not in found]
-    what = (
-        f"BM25 finds no passage for {len(empty)} of {len(texts)} queries of {split!r} in {collection.name!r}"
-    )
+    what = f"BM25 finds no passage for {len(empty)} of {len(texts)} queries of {split!r} in {collection.name!r}"
     if run.empty:
         raise ValueError(f"{what}: are queries and passages in one language, and in one script?")
     if empty:
@@ -93,7 +88,7 @@ def open_index(
     """
     folder = _index(collection, split, cache_folder("indexes") if index_dir is None else Path(index_dir), enriched)
     with _java_errors(folder):
-        searcher = _java()("io.anserini.search.SimpleSearcher")(str(folder))
+        searcher = java()("io.anserini.search.SimpleSearcher")(str(folder))
     try:
         yield Index(folder.parent.name, searcher)
     finally:
@@ -119,11 +114,32 @@ class Index:
         parts, query_ids = [], iter(texts)
         with tqdm(total=len(texts), desc="BM25", unit="queries", delay=QUIET_SECONDS) as bar:
             while chunk := list(islice(query_ids, QUERIES_AT_ONCE)):
-                hits = _search(_java(), self._searcher, {query_id: texts[query_id] for query_id in chunk}, depth)
+                hits = self._hits({query_id: texts[query_id] for query_id in chunk}, depth)
                 rows = [(query_id, doc_id, score) for query_id, found in hits.items() for doc_id, score in found]
                 parts.append(pd.DataFrame(rows, columns=["query_id", "doc_id", "score"]))
                 bar.update(len(chunk))
         return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+    def _hits(self, queries: dict[str, str], depth: int) -> dict[str, list[tuple[str, float]]]:
+        hits: dict[str, list[tuple[str, float]]] = dict.fromkeys(queries, [])
+        pending, limit, largest = list(queries), depth + 1, self._searcher.get_total_num_docs()
+        while pending:
+            limit = min(limit, largest)
+            texts, ids = (java()("java.util.ArrayList")() for _ in range(2))
+            for query_id in pending:
+                texts.add(queries[query_id])
+                ids.add(query_id)
+            found = self._searcher.batch_search(texts, ids, limit, os.cpu_count() or 1)
+            for entry in found.entrySet().toArray():
+                hits[entry.getKey()] = [(hit.docid, hit.score) for hit in entry.getValue()]
+            # Those whose last hit ties with the one at the depth: there may be more of them.
+            pending = [
+                query_id
+                for query_id in pending
+                if len(hits[query_id]) == limit < largest and hits[query_id][depth - 1][1] == hits[query_id][-1][1]
+            ]
+            limit *= 2
+        return hits
 
 
 def check_parameters(depth: int, k1: float, b: float) -> None:
@@ -135,33 +151,6 @@ def check_parameters(depth: int, k1: float, b: float) -> None:
         raise ValueError(f"expected b to be a number from 0 to 1, found {b!r}")
 
 
-def _search(
-    java: Callable[[str], Any], searcher: Any, queries: dict[str, str], depth: int
-) -> dict[str, list[tuple[str, float]]]:
-    """The best `depth` hits of each query and all that tie with the last, so that the cut is ours to make."""
-    hits: dict[str, list[tuple[str, float]]] = dict.fromkeys(queries, [])
-    pending = list(queries)
-    limit, largest = depth + 1, searcher.get_total_num_docs()
-    while pending:
-        limit = min(limit, largest)
-        texts, ids = (java("java.util.ArrayList")() for _ in range(2))
-        for query_id in pending:
-            texts.add(queries[query_id])
-            ids.add(query_id)
-        found = searcher.batch_search(texts, ids, limit, os.cpu_count() or 1)
-        for entry in found.entrySet().toArray():
-            hits[entry.getKey()] = [(hit.docid, hit.score) for hit in entry.getValue()]
-        if limit == largest:
-            break
-        pending = [
-            query_id
-            for query_id in pending
-            if len(hits[query_id]) == limit and hits[query_id][depth - 1][1] == hits[query_id][-1][1]
-        ]
-        limit *= 2
-    return hits
-
-
 def index_key(collection: Collection, split: str, enriched: str | os.PathLike[str] | None = None) -> str:
     """Hash of what the index of a split's passages is built from."""
     # The jar's name holds Anserini's version, and with it the analyzer's.
@@ -171,9 +160,7 @@ def index_key(collection: Collection, split: str, enriched: str | os.PathLike[st
     return hashlib.sha256(of.encode()).hexdigest()
 
 
-def _index(
-    collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None
-) -> Path:
+def _index(collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None) -> Path:
     """The Lucene index of what a split searches: found in the folder, or built there."""
     key = index_key(collection, split, enriched)
     home = folder / key
@@ -198,20 +185,21 @@ def _index(
 
 def _found(home: Path) -> bool:
     """Whether there is an index, and whole; one that is damaged is removed."""
-    if home.exists() and not _is_whole(home):
-        warnings.warn(f"the index {home} is damaged: it is built anew", stacklevel=5)
-        shutil.rmtree(home)
-    return home.exists()
+    if not home.exists():
+        return False
+    with suppress(OSError, ValueError):
+        if json.loads((home / "files.json").read_text()) == _checksums(home / "lucene"):
+            return True
+    warnings.warn(f"the index {home} is damaged: it is built anew", stacklevel=5)
+    shutil.rmtree(home)
+    return False
 
 
 def _remove_unfinished(folder: Path, mine: str) -> None:
     """Remove what killed builds have left: of this index, and of every one that no process is building."""
     for left in folder.glob(f"{UNFINISHED}*"):
         key = left.name.removeprefix(UNFINISHED)
-        if key == mine:
-            shutil.rmtree(left)
-            continue
-        with try_lock(folder / f".{key}.lock") as is_left:
+        with nullcontext(True) if key == mine else try_lock(folder / f".{key}.lock") as is_left:
             if is_left:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -220,7 +208,7 @@ def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Pat
     folder.mkdir(parents=True)
     threads = os.cpu_count() or 1
     with _java_errors(folder):
-        indexer = _java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
+        indexer = java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
     try:
         passages = (pair for pair in texts if pair[1].strip())
         with tqdm(desc=f"indexing {collection.name}", unit="passages", delay=QUIET_SECONDS) as bar:
@@ -228,9 +216,7 @@ def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Pat
                 # JSON in ASCII: JNI's own strings do not carry every character.
                 documents = [json.dumps({"id": doc_id, "contents": text}) for doc_id, text in batch]
                 if (indexed := indexer.addRawDocuments(documents)) != len(batch):
-                    raise RuntimeError(
-                        f"Lucene indexed only {indexed} of {len(batch)} passages of {collection.name!r}"
-                    )
+                    raise RuntimeError(f"Lucene indexed only {indexed} of {len(batch)} passages of {collection.name!r}")
                 bar.update(len(batch))
     finally:
         indexer.close()
@@ -239,7 +225,7 @@ def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Pat
 @contextmanager
 def _java_errors(folder: Path) -> Iterator[None]:
     """What Java cannot do with an index, in a sentence."""
-    _java()  # which has its own sentence
+    java()  # which has its own sentence
     import jnius  # only where Java runs
 
     try:
@@ -247,16 +233,9 @@ def _java_errors(folder: Path) -> Iterator[None]:
     except jnius.JavaException as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"Lucene cannot use the index {folder} ({reason}): give another index_dir, with room on its disk, on a file "
-            "system of this machine"
+            f"Lucene cannot use the index {folder} ({reason}): give another index_dir, with room on its disk, on a "
+            "file system of this machine"
         ) from error
-
-
-def _is_whole(home: Path) -> bool:
-    try:
-        return json.loads((home / "files.json").read_text()) == _checksums(home / "lucene")
-    except (OSError, ValueError):
-        return False
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -268,14 +247,10 @@ def _anserini() -> Path:
     return next((pyserini / "resources" / "jars").glob("anserini-*-fatjar.jar"))
 
 
-def require_java() -> None:
-    """Refuse, as `bm25_candidates` does, a machine on which Java cannot be started."""
-    _java()
-
-
 @cache
-def _java() -> Callable[[str], Any]:
-    """Start Java once, with Lucene quiet; gives the function that finds a Java class by its name."""
+def java() -> Callable[[str], Any]:
+    """Start Java once, with Lucene quiet; gives the function that finds a Java class by its name. Raises ValueError
+    where Java cannot be started."""
     import jnius_config
 
     before = {name: os.environ.get(name) for name in ("JAVA_HOME", "LC_ALL")}
@@ -294,9 +269,7 @@ def _java() -> Callable[[str], Any]:
         import jnius  # noqa: F401
         from pyserini.pyclass import autoclass
 
-        autoclass("java.util.logging.Logger").getLogger("").setLevel(
-            autoclass("java.util.logging.Level").SEVERE
-        )
+        autoclass("java.util.logging.Logger").getLogger("").setLevel(autoclass("java.util.logging.Level").SEVERE)
         error_level = autoclass("org.apache.logging.log4j.Level").ERROR
         autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(error_level)
         # Lucene refuses queries of more than 1,024 words unless told otherwise.

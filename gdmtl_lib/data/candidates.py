@@ -10,8 +10,9 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,9 @@ def first_stage_candidates(
             `top1000.<split>`); else the path of a TREC run, in which `{split}` stands for the split.
         k1, b, enriched, index_dir: BM25's, as for `bm25_candidates`; not looked at where there is a run.
 
-    Returns:
-        Columns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. Queries of others are left
-        out of a run; a warning says how many of the split's it lacks.
-
-    Raises:
-        ValueError: as `bm25_candidates`; there are no such candidates, none of the split's queries has any, or a
-            passage is not the collection's.
+    Returns, raises: as `bm25_candidates`. Queries of others are left out of a run; a warning says how many of the
+    split's it lacks. ValueError also where there are no such candidates, none of the split's queries has any, or a
+    passage is not the collection's.
     """
     if run is None:
         return bm25_candidates(collection, split, depth, k1, b, index_dir, enriched)
@@ -80,11 +77,8 @@ def training_candidates(
     enriched: str | os.PathLike[str] | None = None,
     index_dir: str | os.PathLike[str] | None = None,
 ) -> "Candidates":
-    """The same candidates in the compact form, stored beside the indexes: searched once, and found again by whoever
-    asks for the same. A search that was interrupted goes on; a second process waits for the first.
-
-    Args, raises: as `first_stage_candidates`.
-    """
+    """The same candidates, of the same arguments, in the compact form, stored beside the indexes: searched once, and
+    found again by whoever asks for the same. A search that was interrupted goes on; a second process waits."""
     if run is not None:
         return Candidates.of_frame(first_stage_candidates(collection, split, depth, run))
     check_parameters(depth, k1, b)
@@ -109,9 +103,8 @@ def _search(
     parts.mkdir(exist_ok=True)
     names = _names(collection.doc_ids(split))
     query_ids, files = list(texts), []
-    for first in tqdm(
-        range(0, len(query_ids), QUERIES_AT_ONCE), desc="BM25's training candidates", delay=QUIET_SECONDS
-    ):
+    starts = range(0, len(query_ids), QUERIES_AT_ONCE)
+    for first in tqdm(starts, desc="BM25's training candidates", delay=QUIET_SECONDS):
         files.append(parts / f"{first}.npz")
         if files[-1].is_file():
             continue
@@ -151,6 +144,7 @@ def _search(
     return Candidates.open(home)
 
 
+@dataclass(eq=False)
 class Candidates:
     """Which passages each query has, best first, as numbers.
 
@@ -158,11 +152,12 @@ class Candidates:
     numbers: int32 [rows], places in `names`. names: the passages' ids as bytes, sorted. folder: where it is stored.
     """
 
-    def __init__(
-        self, query_ids: list[str], starts: np.ndarray, numbers: np.ndarray, names: np.ndarray, folder: Path | None = None
-    ):
-        self.query_ids, self.starts, self.numbers, self.names, self.folder = query_ids, starts, numbers, names, folder
-        self._hash: str | None = None
+    query_ids: list[str]
+    starts: np.ndarray
+    numbers: np.ndarray
+    names: np.ndarray
+    folder: Path | None = None
+    known_hash: str | None = None
 
     @classmethod
     def of_frame(cls, run: pd.DataFrame) -> "Candidates":
@@ -186,10 +181,9 @@ class Candidates:
             arrays = [open_memmap(folder / f"{name}.npy", mode="r") for name in ("starts", "numbers", "names")]
             query_ids = (folder / "queries.txt").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} holds no whole candidates ({error}): delete it, and they are searched anew") from error
-        candidates = cls(query_ids, np.array(arrays[0]), *arrays[1:], folder)
-        candidates._hash = made.get("hash")
-        return candidates
+            what = f"{folder} holds no whole candidates ({error}): delete it, and they are searched anew"
+            raise ValueError(what) from error
+        return cls(query_ids, np.array(arrays[0]), *arrays[1:], folder, made.get("hash"))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -209,16 +203,14 @@ class Candidates:
 
     def frame(self, query_ids: Iterable[str] | None = None) -> pd.DataFrame:
         """Columns query_id, doc_id, score (float32, minus the rank), rank: of some queries, or of all."""
-        lists = {query_id: self.doc_ids(query_id) for query_id in (self.query_ids if query_ids is None else query_ids)}
-        ranks = np.concatenate([np.arange(1, len(found) + 1) for found in lists.values()] or [np.zeros(0, np.int64)])
-        return pd.DataFrame(
-            {
-                "query_id": np.repeat(np.array(list(lists), dtype=object), [len(found) for found in lists.values()]),
-                "doc_id": [doc_id for found in lists.values() for doc_id in found],
-                "score": -ranks.astype(np.float32),
-                "rank": ranks,
-            }
-        ).astype({"query_id": str, "doc_id": str})
+        query_ids = self.query_ids if query_ids is None else list(query_ids)
+        lists = [self.doc_ids(query_id) for query_id in query_ids]
+        ranks = np.concatenate([np.arange(1, len(found) + 1) for found in lists] or [np.zeros(0, np.int64)])
+        columns = {
+            "query_id": np.repeat(np.array(query_ids, dtype=object), [len(found) for found in lists]),
+            "doc_id": list(chain.from_iterable(lists)),
+        }
+        return pd.DataFrame(columns, dtype=str).assign(score=-ranks.astype(np.float32), rank=ranks)
 
     def numbers_of(self, doc_ids: pd.Series) -> np.ndarray:
         """Places of passages' ids in `names`, int32; -1 for one that no query has."""
@@ -226,13 +218,13 @@ class Candidates:
 
     def hash(self) -> str:
         """`frame_hash` of `query_id, doc_id`: the same whether candidates are a frame or stored."""
-        if self._hash is None:
+        if self.known_hash is None:
             digest = hashlib.sha256(b"query_id,doc_id\n")
             for first in range(0, len(self.query_ids), QUERIES_AT_ONCE):
                 part = self.frame(self.query_ids[first : first + QUERIES_AT_ONCE])
                 digest.update(part[["query_id", "doc_id"]].to_csv(index=False, header=False).encode())
-            self._hash = digest.hexdigest()
-        return self._hash
+            self.known_hash = digest.hexdigest()
+        return self.known_hash
 
 
 def _names(doc_ids: Iterable[str]) -> np.ndarray:

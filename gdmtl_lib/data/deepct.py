@@ -10,6 +10,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from .collection import Collection
@@ -19,40 +20,34 @@ _CHECKED_AT_ONCE = 10_000
 _JSON_LINES = re.compile(r"(?<!/)\.jsonl?(\.gz)?$")
 
 
-def enriched_passages(
-    collection: Collection, split: str, path: str | os.PathLike[str]
-) -> Iterator[tuple[str, str]]:
-    """Pairs of doc_id and the text to index.
+def enriched_passages(collection: Collection, split: str, path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of doc_id and the text to index, of each passage that a split searches once.
 
-    Args:
-        collection, split: whose passages they are: each that the split searches, once.
-        path: a file of JSON lines, a folder of such files (`.json`, `.jsonl`, `.gz` after it), or a zip file of them,
-            which is read as it is.
+    path: a file of JSON lines, a folder of such files (`.json`, `.jsonl`, `.gz` after it), or a zip file of them, which
+    is read as it is.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is no such JSON, a passage is not the collection's or stands twice, or some are missing;
-            the message names file and line.
+    Raises FileNotFoundError where there is none, ValueError, naming file and line, where a line is no such JSON, a
+    passage is not the collection's or stands twice, or some are missing.
     """
     hashes: set[bytes] = set()  # eight bytes a passage, not the id
-    batch: list[tuple[str, str]] = []
-    where = ""
-    for file in (member for file in enriched_files(path) for member in _members(file)):
-        for number, line in read_lines(file):
-            where = f"{file}, line {number}"
-            doc_id, text = _entry(where, line)
+    lines = ((file, *line) for whole in enriched_files(path) for file in _members(whole) for line in read_lines(file))
+    while batch := list(islice(lines, _CHECKED_AT_ONCE)):
+        passages = []
+        for file, number, line in batch:
+            doc_id, text = _entry(where := f"{file}, line {number}", line)
             if (key := hashlib.blake2b(doc_id.encode(), digest_size=8).digest()) in hashes:
                 raise ValueError(f"{where}: passage {doc_id!r} stood before: each is expected once")
             hashes.add(key)
-            batch.append((doc_id, text))
-            if len(batch) == _CHECKED_AT_ONCE:
-                yield from _known(collection, batch, where)
-                batch = []
-    yield from _known(collection, batch, where)
+            passages.append((doc_id, text))
+        try:
+            collection.text(doc_id for doc_id, _ in passages)
+        except ValueError as error:
+            raise ValueError(f"{where}, or one of the {len(batch)} passages up to it: {error}") from None
+        yield from passages
     if len(hashes) != (expected := sum(1 for _ in collection.doc_ids(split))):
         raise ValueError(
-            f"{os.fspath(path)} holds {len(hashes)} passages, and {split!r} of {collection.name!r} searches {expected}: "
-            "the enriched passages must be all of them, and no others"
+            f"{os.fspath(path)} holds {len(hashes)} passages, and {split!r} of {collection.name!r} searches "
+            f"{expected}: the enriched passages must be all of them, and no others"
         )
 
 
@@ -96,14 +91,3 @@ def _entry(where: str, line: str) -> tuple[str, str]:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "contents")):
         raise ValueError(f"{where}: expected an object with the texts 'id' and 'contents'")
     return entry["id"], entry["contents"]
-
-
-def _known(
-    collection: Collection, batch: list[tuple[str, str]], where: str
-) -> list[tuple[str, str]]:
-    """The batch, when all of its passages are the collection's."""
-    try:
-        collection.text(doc_id for doc_id, _ in batch)
-    except ValueError as error:
-        raise ValueError(f"{where}, or one of the {len(batch)} passages up to it: {error}") from None
-    return batch

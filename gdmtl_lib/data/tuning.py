@@ -40,29 +40,26 @@ def tune_bm25(
     computes what is new. One of other queries, judgments, passages or another depth is written anew. The sample is
     by a hash of the ids: the same on any machine, and a smaller one part of a larger one.
 
-    Args:
-        table: the CSV file.
-        depth: candidates a query, those that recall counts. queries: how many to sample; all where there are fewer.
-        k1s, bs: the grid. index_dir, enriched: as for `bm25_candidates`.
-        relevance_level: the lowest grade that is relevant.
+    table: the CSV file. depth: candidates a query, those that recall counts. queries: how many to sample; all where
+    there are fewer. k1s, bs: the grid. index_dir, enriched: as for `bm25_candidates`. relevance_level: the lowest that
+    counts.
 
-    Returns:
-        Columns k1, b, recall, queries; the best first, of equals the smaller k1, then the smaller b. Recall is the
-        mean over queries of the share of their relevant passages that are found.
-
-    Raises:
-        ValueError: as `bm25_candidates`, the grid is empty, or no query of the split has a relevant passage.
+    Returns k1, b, recall, queries; the best first, of equals the smaller k1, then the smaller b. Recall is the mean
+    over queries of the share of their relevant passages that are found. Raises ValueError as `bm25_candidates`, and
+    where the grid is empty or no query of the split has a relevant passage.
     """
     grid = list(itertools.product(dict.fromkeys(map(float, k1s)), dict.fromkeys(map(float, bs))))
     if not grid or queries < 1:
-        raise ValueError(f"expected at least one k1, one b and one query, found {len(grid)} pairs and {queries} queries")
+        found = f"{len(grid)} pairs and {queries} queries"
+        raise ValueError(f"expected at least one k1, one b and one query, found {found}")
     for k1, b in grid:
         check_parameters(depth, k1, b)
     qrels = collection.qrels(split)
     relevant = qrels[qrels["relevance"] >= relevance_level]
     query_ids = relevant["query_id"].unique().tolist()
     if not query_ids:
-        raise ValueError(f"no query of {split!r} in {collection.name!r} has a passage of grade {relevance_level} or more")
+        what = f"no query of {split!r} in {collection.name!r}"
+        raise ValueError(f"{what} has a passage of grade {relevance_level} or more")
     query_ids = nested_sample(query_ids, queries)
     relevant = relevant[relevant["query_id"].isin(query_ids)]
     texts = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
@@ -75,7 +72,8 @@ def tune_bm25(
         for k1, b in tqdm(todo, desc=f"tuning BM25 on {len(texts)} queries", unit="settings", delay=QUIET_SECONDS):
             run = index.search(texts, depth, k1, b)
             known[k1, b] = 0.0 if run.empty else float(recall(canonical_order(run), relevant, depth).mean())
-            _keep(path, made_from, known)
+            lines = [f"{k1!r},{b!r},{value!r},{made_from}\n" for (k1, b), value in sorted(known.items())]
+            write_lines(path, ["k1,b,recall,made_from\n", *lines])
     rows = [(k1, b, known[k1, b], len(texts)) for k1, b in grid]
     found = pd.DataFrame(rows, columns=["k1", "b", "recall", "queries"])
     equal = found["recall"].round(12)  # recalls that are equal but for rounding tie
@@ -90,8 +88,3 @@ def _known(path: Path, made_from: str) -> dict[tuple[float, float], float]:
         return {(float(k1), float(b)): float(recall) for k1, b, recall in same[["k1", "b", "recall"]].to_numpy()}
     except (OSError, ValueError, KeyError):
         return {}
-
-
-def _keep(path: Path, made_from: str, known: dict[tuple[float, float], float]) -> None:
-    lines = [f"{k1!r},{b!r},{recall!r},{made_from}\n" for (k1, b), recall in sorted(known.items())]
-    write_lines(path, ["k1,b,recall,made_from\n", *lines])

@@ -15,7 +15,7 @@ import yaml
 
 from gdmtl_lib.backbones.checkpoints import require_checkpoint
 from gdmtl_lib.backbones.gpus import visible_gpus
-from gdmtl_lib.data.bm25 import require_java
+from gdmtl_lib.data.bm25 import java
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.evaluation.comparison import detectable_difference
 from gdmtl_lib.experiments.notebook import notebook_parameters
@@ -60,7 +60,7 @@ def missing(config: Config) -> Iterator[str]:
         except (OSError, ValueError) as error:
             yield f"weights of {', '.join(LABELS[system] for system in LABELS if system in those)}: {error}"
     try:
-        require_java()
+        java()
     except ValueError as error:
         yield f"Java: {error}"
     processes, gpus = max(training.given.get("processes", 1) for training in every), len(visible_gpus())
