@@ -71,8 +71,7 @@ def bm25_candidates(
         raise ValueError(f"{what}: are queries and passages in one language, and in one script?")
     if empty:
         warnings.warn(f"{what}, for example {empty[0]!r}: they have no candidates", stacklevel=2)
-    ordered = canonical_order(run)
-    return ordered[ordered["rank"] <= depth].reset_index(drop=True)
+    return run
 
 
 @contextmanager
@@ -102,8 +101,7 @@ class Index:
         self.key, self._searcher = key, searcher
 
     def search(self, texts: dict[str, str], depth: int, k1: float, b: float) -> pd.DataFrame:
-        """`query_id, doc_id, score`: the best `depth` passages of each query and all that tie with the last, so that
-        the cut is the caller's to make.
+        """The best `depth` passages of each query, in canonical order; a frame without rows where none finds anything.
 
         texts: the queries by query_id; many at once are searched by all cores.
         """
@@ -118,9 +116,12 @@ class Index:
                 rows = [(query_id, doc_id, score) for query_id, found in hits.items() for doc_id, score in found]
                 parts.append(pd.DataFrame(rows, columns=["query_id", "doc_id", "score"]))
                 bar.update(len(chunk))
-        return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        run = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        ordered = canonical_order(run) if len(run) else run.assign(rank=0)
+        return ordered[ordered["rank"] <= depth].reset_index(drop=True)
 
     def _hits(self, queries: dict[str, str], depth: int) -> dict[str, list[tuple[str, float]]]:
+        """The best `depth` of each query and all that tie with the last, so that the cut is ours to make."""
         hits: dict[str, list[tuple[str, float]]] = dict.fromkeys(queries, [])
         pending, limit, largest = list(queries), depth + 1, self._searcher.get_total_num_docs()
         while pending:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from .bm25 import QUERIES_AT_ONCE, QUIET_SECONDS, bm25_candidates, check_parameters, index_key, open_index
 from .collection import Collection
 from .files import cache_folder, file_hash, replace_file, try_lock, write_lines
-from .trec import canonical_order, frame_hash, read_run
+from .trec import frame_hash, read_run
 
 OWN_CANDIDATES = "collection"  # says that the candidates are the collection's own
 
@@ -109,8 +109,7 @@ def _search(
         if files[-1].is_file():
             continue
         chunk = query_ids[first : first + QUERIES_AT_ONCE]
-        run = index.search({query_id: texts[query_id] for query_id in chunk}, depth, *k1_b)
-        run = canonical_order(run).query("rank <= @depth") if len(run) else run  # in the order of the chunk
+        run = index.search({query_id: texts[query_id] for query_id in chunk}, depth, *k1_b)  # in the order of the chunk
         counts = run["query_id"].value_counts().reindex(chunk, fill_value=0).to_numpy()
         with replace_file(files[-1]) as unfinished, unfinished.open("wb") as file:
             np.savez(file, counts=counts, numbers=_numbers(names, run["doc_id"]))

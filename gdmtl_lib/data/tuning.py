@@ -15,7 +15,7 @@ from .bm25 import QUIET_SECONDS, check_parameters, open_index
 from .collection import Collection
 from .files import read_table, write_lines
 from .splits import nested_sample
-from .trec import canonical_order, frame_hash, recall
+from .trec import frame_hash, recall
 
 # DeepCT repeats words by their weights, and a large k1 lets the repetitions count: the paper's runs have 27 and 0.62.
 K1S = (0.6, 0.9, 1.2, 2.0, 5.0, 10.0, 18.0, 27.0)
@@ -71,7 +71,7 @@ def tune_bm25(
         todo = [pair for pair in grid if pair not in known]
         for k1, b in tqdm(todo, desc=f"tuning BM25 on {len(texts)} queries", unit="settings", delay=QUIET_SECONDS):
             run = index.search(texts, depth, k1, b)
-            known[k1, b] = 0.0 if run.empty else float(recall(canonical_order(run), relevant, depth).mean())
+            known[k1, b] = 0.0 if run.empty else float(recall(run, relevant, depth).mean())
             lines = [f"{k1!r},{b!r},{value!r},{made_from}\n" for (k1, b), value in sorted(known.items())]
             write_lines(path, ["k1,b,recall,made_from\n", *lines])
     rows = [(k1, b, known[k1, b], len(texts)) for k1, b in grid]
