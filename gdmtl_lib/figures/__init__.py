@@ -7,9 +7,9 @@ from importlib import import_module
 
 _NAMES = {
     "style": "GAIN LOSS STYLE save_figure",
-    "results": "categories cost differences effectiveness pair_intervals query_deltas rank_shifts score_distributions "
-    "win_tie_loss",
-    "studies": "denoising gains loss_weighting pair training_curves training_size twins",
+    "results": "categories cost differences effectiveness pair pair_intervals query_deltas rank_shifts score_distributions "
+    "twins win_tie_loss",
+    "studies": "denoising gains loss_weighting training_curves training_size",
     "collection": "category_shares judgment_grades recall_by_depth text_lengths",
     "generation": "cost_and_effectiveness recall_by_count",
     "masks": "attention_masks expansion mixed_mask",

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from gdmtl_lib.inside.attention import ATTENTIONS, BIDIRECTIONAL, CAUSAL, CROSS, FRAME, PASSAGE, Layout
 from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, RANK_LOSSES, TASK_LABELS, System, get_system, prefixes
 from .masks import INK, KIND_COLOURS, PALETTE
-from .style import TASK_COLOURS, new_figure, styled, suptitle
+from .style import TASK_COLOURS, legend_below, new_figure, styled, suptitle
 
 LINE = "#666666"
 # The texts, wherever they appear: in inputs, and along the axes of Figure 9.
@@ -56,13 +56,9 @@ def inputs_of(system: System, task: str) -> dict[str, list[str]]:
 def block_diagrams(
     systems: Sequence[str], title: str = "What do the tasks share, and what does each one add?"
 ) -> Figure:
-    """Figures 3 and 4, for any systems: a line of diagrams for each, a column a task, from the inputs at the bottom
-    over encoder and decoder to the heads and their losses. All columns of a system are passes through the same
-    backbone; only the heads differ.
-
-    systems: names of neural systems.
-
-    Raises ValueError for an unknown name and for BM25.
+    """Figures 3 and 4, for any neural systems: a line of diagrams for each, a column a task, from the inputs at the
+    bottom over encoder and decoder to the heads and their losses. All columns of a system are passes through the same
+    backbone; only the heads differ. Raises ValueError for an unknown name and for BM25.
     """
     chosen = [get_system(system) for system in systems]
     heights = [6.7 if system.backbone == "encoder" else 10.25 for system in chosen]
@@ -110,7 +106,7 @@ def interactions(
         Patch(color=_NAMES[PASSAGE], label="passage"),
         Patch(color=_QUERY, label="query"),
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=5 if columns > 1 else 2, fontsize=9)
+    legend_below(figure, handles, 5 if columns > 1 else 2)
     return suptitle(figure, title)
 
 
@@ -121,7 +117,7 @@ def _diagram(axis: Axes, system: System, bottom: float, height: float) -> None:
     axis.text(4.2, bottom + height + 0.35, f"{backbone}{joint}", fontsize=9.5, color=LINE, va="baseline", parse_math=True)
     end = len(system.tasks) * (_WIDTH + _GAP) - _GAP
     bands = {"encoder": bottom + 1.55} | ({"decoder": bottom + 5.1} if system.backbone != "encoder" else {})
-    for name, y in bands.items():
+    for y in bands.values():
         axis.add_patch(FancyBboxPatch((0, y), end, 1.7, boxstyle=_ROUND, facecolor="#f4f1f8", edgecolor=LINE))
         for i in range(1, len(system.tasks)):
             at = i * (_WIDTH + _GAP) - _GAP / 2, y + 0.85
@@ -142,7 +138,7 @@ def _pass(axis: Axes, system: System, task: str, x: float, bottom: float, bands:
     last = "encoder"
     if "decoder" in bands:
         last, y = "decoder", bands["decoder"]
-        _arrow(axis, (x + 1.6, bands["encoder"] + 1.7), (x + 1.6, y), "cross", KIND_COLOURS[CROSS])
+        _arrow(axis, (x + 1.6, bands["encoder"] + 1.7), (x + 1.6, y), KIND_COLOURS[CROSS], 2.2)
         axis.text(x + 1.9, y - 1.6, "cross-attention", fontsize=7.5, color=LINE, va="center")
         _boxes(axis, read["decoder"], x + 2.9, _WIDTH - 3.1, y - 1.3)
         _arrow(axis, (x + 2.9 + (_WIDTH - 3.1) / 2, y - 0.55), (x + 2.9 + (_WIDTH - 3.1) / 2, y))
@@ -176,7 +172,8 @@ def _block(axis: Axes, name: str, words: str, kind: str, x: float, y: float) -> 
 
 def _boxes(axis: Axes, tokens: Sequence[str], x: float, width: float, y: float) -> None:
     """What is read, as boxes in the texts' colours; a text is wider than a special token."""
-    weights = np.array([_box_weight(token) for token in tokens])
+    wide = {"passage": 3.0, "query": 2.2, "answer": 2.2}
+    weights = np.array([wide.get(token, 0.55 + 0.17 * len(token)) for token in tokens])
     edges = x + width * np.concatenate([[0], weights.cumsum()]) / weights.sum()
     for token, start, end in zip(tokens, edges, edges[1:]):
         face = TEXT_COLOURS.get(token, TEXT_COLOURS[""])
@@ -186,14 +183,7 @@ def _boxes(axis: Axes, tokens: Sequence[str], x: float, width: float, y: float) 
         axis.text((start + end) / 2, y + 0.36, token, fontsize=size, ha="center", va="center", color=INK)
 
 
-def _box_weight(token: str) -> float:
-    if token in TEXT_COLOURS:
-        return {"passage": 3.0}.get(token, 2.2)
-    return 0.55 + 0.17 * len(token)
-
-
-def _arrow(axis: Axes, start: tuple, end: tuple, kind: str = "", colour: str = LINE) -> None:
-    width = 2.2 if kind == "cross" else 1.0
+def _arrow(axis: Axes, start: tuple, end: tuple, colour: str = LINE, width: float = 1.0) -> None:
     style = dict(arrowstyle="-|>", mutation_scale=9, shrinkA=0, shrinkB=0)
     axis.add_patch(FancyArrowPatch(start, end, color=colour, linewidth=width, **style))
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -21,16 +22,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from gdmtl_lib.inside.attention import NONE, Layout
-from gdmtl_lib.inside.attention import DESTINATIONS
+from gdmtl_lib.inside.attention import DESTINATIONS, NONE, Layout
 from gdmtl_lib.systems import LABELS, TASK_LABELS
 from .masks import INK, KIND_COLOURS, KIND_LABELS, PALETTE, Picture, frame_row, name_grid, name_tokens, places
 from .masks import segment_lines, sentence, token_image
-from .style import SYSTEM_COLOURS, TASK_COLOURS, new_figure, styled, suptitle
+from .style import SYSTEM_COLOURS, TASK_COLOURS, bare, colour_bar, legend_below, new_figure, styled, suptitle
 
 # A square root, so that small weights show.
-HEAT = dict(cmap="magma_r", norm=PowerNorm(0.5, 0, 1))
-_TICKS = [0, 0.05, 0.2, 0.5, 1]
+ROOT, _TICKS = PowerNorm(0.5, 0, 1), [0, 0.05, 0.2, 0.5, 1]
+HEAT = dict(cmap="magma_r", norm=ROOT)
+_ABSENT, _EARLIER = "#d9d9d9", "#999999"
 # Inches: what a token takes, what its name takes at least, and the widest figure, which fits beside a file browser.
 TOKEN, NAME, WIDEST = 0.115, 0.09, 9.6
 
@@ -46,12 +47,14 @@ class AttentionPicture(Picture):
     def __init__(self, layout: Layout, title: str = ""):
         super().__init__(layout, title)
         self.heat = self.figure.add_axes((0.085, 0.06, 0.385, 0.74))
-        self.heat.set_facecolor("#d9d9d9")
+        self.heat.set_facecolor(_ABSENT)
         name_grid(self.heat, layout)
         scale = token_image(self.heat, np.full(layout.kinds.shape, np.nan), layout, **HEAT)
-        bar = self.figure.colorbar(scale, cax=self.figure.add_axes((0.478, 0.06, 0.008, 0.74)), ticks=_TICKS)
-        bar.ax.tick_params(labelsize=7, length=2)
-        bar.outline.set_visible(False)
+        bar = colour_bar(self.figure, scale, "", cax=self.figure.add_axes((0.478, 0.06, 0.008, 0.74)), ticks=_TICKS)
+        bar.tick_params(labelsize=7, length=2)
+        if (layout.kinds == NONE).any():
+            grey = Patch(color=_ABSENT, label="grey: may not attend")
+            self.figure.legend(handles=[grey], loc="lower right", fontsize=8)
         self.bars = self.figure.add_axes((0.56, 0.23, 0.43, 0.57))
         self.edges = places(layout.column_segments)
         self.bars.set(xlim=(0, self.edges[-1]), ylabel="attention", xticks=[])
@@ -100,11 +103,8 @@ def attention_overview(weights: np.ndarray, layout: Layout, title: str = "") -> 
     axis.set_xticks(np.arange(heads) * (columns + gap) + columns / 2 - 0.5, range(1, heads + 1))
     axis.set_yticks(np.arange(layers) * (rows + gap) + rows / 2 - 0.5, range(1, layers + 1))
     axis.set(xlabel="head", ylabel="layer")
-    axis.tick_params(length=0)
-    axis.grid(visible=False)
-    axis.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.01, label="attention", ticks=_TICKS)
-    bar.outline.set_visible(False)
+    bare(axis)
+    colour_bar(figure, image, "attention", ax=axis, shrink=0.6, pad=0.01, ticks=_TICKS)
     return suptitle(figure, title)
 
 
@@ -112,16 +112,14 @@ def attention_overview(weights: np.ndarray, layout: Layout, title: str = "") -> 
 def block_shares(
     shares: Mapping[str, pd.DataFrame], before: Mapping[str, pd.DataFrame] | None = None, title: str = ""
 ) -> Figure:
-    """How much of its attention each part of a sequence spends on each part, layer by layer, a line of panels
-    a task.
+    """How much of its attention each part of a sequence spends on each part, layer by layer, a line of panels a task.
+    A dot is a head, a line the mean of a layer's heads; dashed: spread evenly over all tokens allowed. Where the mask
+    leaves no choice (a source attends to itself alone) the panel says so, in grey.
 
-    shares: task -> what `attention.mean_block_shares` gives. before: the same for the model as it was
-    before training. A dot is a head, a line the mean of a layer's heads; dashed: spread evenly over all
-    tokens allowed. Where the mask leaves no choice (a source attends to itself alone) the panel says so, in grey.
+    shares: task -> what `attention.mean_block_shares` gives. before: the same for the model before training.
     """
-    figure, axes = new_figure(
-        len(shares), 4, figsize=(11, 2.5 * len(shares) + 0.9), sharex=True, sharey=True, squeeze=False
-    )
+    size = (11, 2.5 * len(shares) + 0.9)
+    figure, axes = new_figure(len(shares), 4, figsize=size, sharex=True, sharey=True, squeeze=False)
     for line, (task, frame) in zip(axes, shares.items()):
         blocks = frame.groupby(["rows", "columns"], sort=False)
         for axis, ((rows, columns), block) in zip(line, blocks):
@@ -129,18 +127,15 @@ def block_shares(
             axis.set(ylim=(-0.03, 1.03), xticks=block["layer"].unique())
             if block["uniform"].isin((0, 1)).all():  # the mask leaves no choice: nothing here is learned
                 axis.set_facecolor("#f2f2f2")
-                axis.plot(block["layer"], block["share"], color="#999999", linewidth=1)
+                axis.plot(block["layer"], block["share"], color=_EARLIER, linewidth=1)
                 where = dict(transform=axis.transAxes, ha="center", va="center", color="#666666", fontsize=9)
                 axis.text(0.5, 0.5, f"fixed by the mask: {block['uniform'].iloc[0]:.0%}", **where)
                 continue
             if before is not None:
                 earlier = before[task].set_index(["rows", "columns"]).loc[(rows, columns)]
                 means = earlier.groupby("layer")["share"].mean()
-                axis.plot(means.index, means, color="#999999", linewidth=1.4, marker="o", markersize=3)
-            colour = TASK_COLOURS[task]
-            axis.scatter(block["layer"], block["share"], s=9, color=colour, alpha=0.35, linewidth=0)
-            means = block.groupby("layer")["share"].mean()
-            axis.plot(means.index, means, color=colour, linewidth=2)
+                axis.plot(means.index, means, color=_EARLIER, linewidth=1.4, marker="o", markersize=3)
+            _heads_and_mean(axis, block, "share", TASK_COLOURS[task])
             axis.axhline(block["uniform"].mean(), color=INK, linewidth=0.9, linestyle="--")
         line[0].set_ylabel(TASK_LABELS[task] + "\nshare of attention")
         line[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -150,10 +145,9 @@ def block_shares(
         Line2D([], [], color=INK, linewidth=2, label="mean of the heads"),
         Line2D([], [], color=INK, alpha=0.4, marker="o", markersize=4, linewidth=0, label="one head"),
         Line2D([], [], color=INK, linewidth=0.9, linestyle="--", label="even attention"),
+        Line2D([], [], color=_EARLIER, marker="o", markersize=3, label="before training"),
     ]
-    if before is not None:
-        handles.append(Line2D([], [], color="#999999", marker="o", markersize=3, label="before training"))
-    figure.legend(handles=handles, loc="outside lower left", ncols=4)
+    legend_below(figure, handles[: 3 + (before is not None)])
     return suptitle(figure, title)
 
 
@@ -162,22 +156,17 @@ def query_attention(
     tables: Mapping[str, pd.DataFrame], title: str = "Where do the query's tokens look?"
 ) -> Figure:
     """The share of the query's attention that goes to each destination, and its entropy, layer by layer: a line is
-    the mean of a layer's heads, a dot one head.
-
-    tables: what `attention.query_attention` returns, by system.
-    """
+    the mean of a layer's heads, a dot one head. tables: what `attention.query_attention` returns, by system."""
     panels = [*DESTINATIONS, "entropy"]
     figure, axes = new_figure(1, len(panels), figsize=(2.3 * len(panels), 2.9), sharex=True, sharey=True)
     for axis, panel in zip(axes, panels):
         for system, table in tables.items():
-            colour = SYSTEM_COLOURS[system]
-            axis.scatter(table["layer"], table[panel], s=8, color=colour, alpha=0.35, linewidth=0)
-            means = table.groupby("layer")[panel].mean()
-            axis.plot(means.index, means, color=colour, linewidth=1.8, label=LABELS[system])
-        axis.set(title=panel if panel == "entropy" else f"to {panel}", xlabel="layer", xticks=means.index)
+            _heads_and_mean(axis, table, panel, SYSTEM_COLOURS[system], label=LABELS[system])
+        axis.set(title=f"to {panel}", xlabel="layer", xticks=table["layer"].unique())
+    axes[-1].set_title("entropy (100%: even)")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0].set(ylim=(-0.03, 1.03), ylabel="share of attention")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(tables))
+    legend_below(figure)
     return suptitle(figure, title)
 
 
@@ -203,8 +192,8 @@ def heads_on_a_pair(
     weights: Mapping[str, np.ndarray], heads: Sequence[tuple[int, int]], tokens: Sequence[str], rows: Sequence[int],
     title: str = "The heads that changed most",
 ) -> Figure:  # fmt: skip
-    """What some tokens attend to in chosen heads: for each head a strip a system, all on one colour scale, a square
-    root so that small weights show. Of a long sequence the tokens are named that are looked at most.
+    """What some tokens attend to in chosen heads: for each head a strip a system, all on one colour scale. Of a long
+    sequence the tokens are named that are looked at most.
 
     weights: float [l, h, s, s] of one sequence, by system. heads: (layer, head), from 1. tokens: of the sequence.
     rows: which tokens' attention is drawn; a row looks, a column is looked at. A line stands before the first of them.
@@ -215,18 +204,23 @@ def heads_on_a_pair(
     figure, axes = new_figure(len(strips), 1, figsize=size, sharex=True, squeeze=False)
     drawn = [weights[system][layer - 1, head - 1][list(rows)] for layer, head, system in strips]
     for axis, each, (layer, head, system) in zip(axes[:, 0], drawn, strips):
-        image = axis.imshow(each, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
+        image = axis.imshow(each, cmap="Blues", norm=ROOT, aspect="auto")
         axis.axvline(rows[0] - 0.5, color="#555555", linewidth=0.7)
         axis.set_title(f"layer {layer}, head {head}: {LABELS[system]}", fontsize=9, color=SYSTEM_COLOURS[system])
         axis.set_yticks(range(len(rows)), [tokens[row] for row in rows], fontsize=7)
-        axis.grid(visible=False)
-        axis.tick_params(length=0)
+        bare(axis)
     named = _named(np.concatenate(drawn).max(axis=0), apart=NAME * len(tokens) / (width - 1.6))
     axes[-1, 0].set_xticks(named, [tokens[column] for column in named], rotation=90, fontsize=6)
     ticks = dict(ticks=_TICKS, format=PercentFormatter(1, decimals=0))
-    bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01, label="attention", **ticks)
-    bar.outline.set_visible(False)
+    colour_bar(figure, image, "attention", ax=axes, shrink=0.5, pad=0.01, **ticks)
     return suptitle(figure, title)
+
+
+def _heads_and_mean(axis: Axes, table: pd.DataFrame, column: str, colour: str, **style) -> None:
+    """Layer by layer: a dot a head, and a line through the means of the layers' heads."""
+    axis.scatter(table["layer"], table[column], s=9, color=colour, alpha=0.35, linewidth=0)
+    means = table.groupby("layer")[column].mean()
+    axis.plot(means.index, means, color=colour, linewidth=2, **style)
 
 
 def _named(peaks: np.ndarray, apart: float) -> list[int]:

@@ -6,17 +6,15 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from .style import SPLIT_COLOURS, name_rows, new_figure, panels, stacked_bars, styled, suptitle
+from .style import SPLIT_COLOURS, legend_below, name_rows, new_figure, panels, stacked_bars, styled, suptitle
 
 
 @styled
 def text_lengths(lengths: Mapping[str, np.ndarray], title: str = "How long are the texts?") -> Figure:
     """Histograms of the number of words, a panel for each kind of text, with the median; the longest hundredth is
-    gathered in the last bar.
-
-    lengths: words of each text, int [n], by kind.
-    """
+    gathered in the last bar. lengths: words of each text, int [n], by kind."""
     figure, axes = panels(len(lengths))
     for axis, (kind, words) in zip(axes, lengths.items()):
         last = max(int(np.quantile(words, 0.99)), int(words.min()) + 1)
@@ -28,7 +26,8 @@ def text_lengths(lengths: Mapping[str, np.ndarray], title: str = "How long are t
         axis.axvline(median, color="black", linewidth=1, linestyle="--")
         at = dict(xycoords=("data", "axes fraction"), textcoords="offset points")
         axis.annotate(f"median {median:g}", (median, 0.97), (4, 0), va="top", fontsize=9, **at)
-        axis.set(title=f"{len(words):,} {kind}", xlabel="words", ylabel="", ylim=(0, axis.get_ylim()[1] * 1.12))
+        axis.set(title=f"{len(words):,} {kind}", xlabel="words", ylabel="texts", ylim=(0, axis.get_ylim()[1] * 1.12))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(visible=False, axis="x")
     return suptitle(figure, title)
 
@@ -42,9 +41,9 @@ def category_shares(
     table: what `overview.category_shares` returns, per cent. paper: the paper's shares by category, per cent.
     """
     figure, axis = new_figure(figsize=(6.2, 0.9 + 0.5 * len(table)))
-    long = table.rename(index=lambda name: str(name).capitalize()).melt(ignore_index=False).reset_index(names="category")
+    long = table.melt(ignore_index=False).reset_index(names="category")
     palette = [colour for _, colour in zip(table, SPLIT_COLOURS)]
-    sns.barplot(long, x="value", y="category", hue="variable", palette=palette, saturation=1, ax=axis)
+    sns.barplot(long, x="value", y="category", hue="variable", palette=palette, saturation=1, legend="full", ax=axis)
     known = [(paper[name], place) for place, name in enumerate(table.index) if name in paper]
     if known:
         style = dict(marker="D", s=32, facecolor="white", edgecolor="black", zorder=3)
@@ -52,22 +51,20 @@ def category_shares(
     axis.set(xlabel="% of the queries", ylabel="")
     axis.grid(visible=False, axis="y")
     axis.get_legend().remove()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(figure)
     return suptitle(figure, title)
 
 
 @styled
 def judgment_grades(table: pd.DataFrame, title: str = "How are passages judged?") -> Figure:
-    """How many judgments of each grade a query has, a bar for each split, the darker the more relevant.
-
-    table: what `overview.grade_counts` returns.
-    """
+    """How many judgments of each grade a query has, a bar for each split, the darker the more relevant. table: what
+    `overview.grade_counts` returns."""
     figure, axis = new_figure(figsize=(6.2, 1.2 + 0.45 * len(table)))
     shades = sns.color_palette("Blues", len(table.columns))
     stacked_bars(axis, table.rename(columns="grade {}".format), shades, 0.65, edgecolor="white")
     name_rows(axis, table.index)
     axis.set(xlabel="judged passages a query")
-    figure.legend(loc="outside lower center", ncols=min(len(table.columns), 5))
+    legend_below(figure)
     return suptitle(figure, title)
 
 
@@ -75,10 +72,8 @@ def judgment_grades(table: pd.DataFrame, title: str = "How are passages judged?"
 def recall_by_depth(
     curves: Mapping[str, np.ndarray], depth: int, title: str = "How much can a re-ranker still find?"
 ) -> Figure:
-    """The share of relevant passages among the first k candidates, a line for each split.
-
-    curves: recall for k from 1, float [k], by split. depth: how many candidates are re-ranked; marked.
-    """
+    """The share of relevant passages among the first k candidates, a line for each split. curves: recall for k from 1,
+    float [k], by split. depth: how many candidates are re-ranked; marked."""
     figure, axis = new_figure(figsize=(6.2, 3.4))
     for (split, recall), colour in zip(curves.items(), SPLIT_COLOURS):
         at = min(depth, len(recall))

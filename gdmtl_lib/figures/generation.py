@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import new_figure, panels, styled, suptitle, written
+from .style import legend_below, new_figure, panels, styled, suptitle, written
 
-COLOURS = {"BM25": "#7f7f7f", "likelihood": "#D55E00", "ranking head": "#0072B2", "joint": "#CC79A7"}
+COLOURS = {"likelihood": "#D55E00", "ranking head": "#0072B2", "joint": "#CC79A7"}
 CASCADE = "#009E73"
+_NAMES = {"joint": "joint (scores interpolated)"}  # what a legend says of a way whose name in tables is short
 
 
 @styled
@@ -22,7 +23,7 @@ def cost_and_effectiveness(
     """
     figure, axis = new_figure(figsize=(6.8, 4.0))
     ways = table.set_index("way")
-    axis.axhline(ways["mean"]["BM25"], color=COLOURS["BM25"], linewidth=1, linestyle="--")
+    axis.axhline(ways["mean"]["BM25"], color="#7f7f7f", linewidth=1, linestyle="--")
     axis.annotate("BM25", (0, ways["mean"]["BM25"]), (4, 3), xycoords=("axes fraction", "data"),
                   textcoords="offset points", fontsize=9, color="#555555")  # fmt: skip
     base = ways["mean"]["ranking head"]
@@ -30,7 +31,7 @@ def cost_and_effectiveness(
     axis.plot(cascades["gflop"], cascades["mean"], color=CASCADE, linewidth=0.8, alpha=0.6)
     for way, row in ways.drop(index="BM25").iterrows():
         colour = COLOURS.get(way, CASCADE)
-        label = way if way not in cascades.index else "cascade (best k)" if way == cascades.index[0] else None
+        label = _NAMES.get(way, way) if way not in cascades.index else "cascade (best k)" if way == cascades.index[0] else None
         if row["stored"] < row["gflop"]:
             axis.plot([row["stored"], row["gflop"]], [row["mean"]] * 2, color=colour, linewidth=0.8, linestyle=":")
             axis.plot(row["stored"], row["mean"], "o", color=colour, markerfacecolor="white", markersize=6)
@@ -42,7 +43,7 @@ def cost_and_effectiveness(
                           fontsize=8.5, color=colour, bbox=dict(facecolor="white", edgecolor="none", pad=0.4))  # fmt: skip
     axis.set(xlabel="GFLOP a query", ylabel=written(measure), xlim=(0, None))
     axis.plot([], [], "o", color="#555555", markerfacecolor="white", label="states stored")
-    figure.legend(loc="outside lower center", ncols=5, columnspacing=1.2, handletextpad=0.2, fontsize=9)
+    legend_below(figure, columns=3)
     return suptitle(figure, title)
 
 
@@ -66,7 +67,7 @@ def recall_by_count(
         axis.vlines(places, base + rows["low"], base + rows["high"], color="#0072B2", linewidth=1.4, alpha=0.6)
         for place, mean, high in zip(places, rows["mean"], rows["high"].fillna(0)):
             axis.annotate(f"{mean:.3f}", (place, max(mean, base + high)), (0, 5), textcoords="offset points",
-                          ha="center", fontsize=8, bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
+                          ha="center", fontsize=8, zorder=5, bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
         axis.set_xticks(places, rows["count"])
         axis.set(title=measure.replace("R@", "recall@"), xlabel="queries appended", xlim=(-0.5, len(rows) - 0.5))
         axis.margins(y=0.15)

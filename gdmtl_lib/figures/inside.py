@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gdmtl_lib.inside.attribution import Attribution
 from gdmtl_lib.systems import LABELS, TASK_LABELS
-from .style import SYSTEM_COLOURS, new_figure, styled, suptitle
+from .style import SYSTEM_COLOURS, bare, colour_bar, new_figure, signed, styled, suptitle
 
 DIVERGING = "RdBu"  # red below 0, blue above
 LINE = 70  # characters of a line of tokens
@@ -32,7 +32,7 @@ def gradient_cosines(
     """
     tasks = list(table["task"].unique())
     across, down = list(table[column].unique()), list(table["layer"].unique())[::-1]
-    size = (max(5.2, 1.9 + len(tasks) * (0.5 * len(across) + 0.8)), 1.7 + 0.34 * len(down))
+    size = (max(5.2, 1.9 + len(tasks) * max(2.9, 0.5 * len(across) + 0.8)), 1.7 + 0.34 * len(down))
     figure, axes = new_figure(1, len(tasks), figsize=size, squeeze=False, sharey=True)
     scale = max(0.1, float(table["cosine"].abs().max()))
     for axis, task in zip(axes[0], tasks):
@@ -41,12 +41,12 @@ def gradient_cosines(
         grid = grid.reindex(index=down, columns=across)
         style = dict(cmap=DIVERGING, vmin=-scale, vmax=scale, annot_kws=dict(fontsize=8))
         # Adding 0 after rounding makes a plain zero of a negative one.
-        sns.heatmap(grid, annot=grid.round(2) + 0.0 if len(across) <= 12 else False, fmt="+.2f", cbar=False, ax=axis, **style)
+        said = (grid.round(2) + 0.0).map(signed, digits=2) if len(across) <= 12 else False
+        sns.heatmap(grid, annot=said, fmt="", cbar=False, ax=axis, **style)
         axis.set(xlabel="training step" if column == "step" else "", ylabel="", title=f"ranking and {TASK_LABELS[task]}")
         axis.set_facecolor(_ABSENT)
         axis.tick_params(length=0, rotation=0)
-    bar = figure.colorbar(axis.collections[0], ax=axes[0], label="cosine of the gradients")
-    bar.outline.set_visible(False)
+    colour_bar(figure, axis.collections[0], "cosine of the gradients", ax=axes[0])
     return suptitle(figure, title)
 
 
@@ -72,19 +72,17 @@ def attributions(found: Mapping[str, Attribution], title: str = "Which tokens do
             last = line if segment == 0 else last
         axis.axhline(last + 0.5, color="#555555", linewidth=0.7)
         axis.set(xlim=(-0.3, LINE), ylim=(lines - 0.4, -0.7), xticks=[], yticks=[])
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
+        bare(axis)
         axis.set_title(LABELS[system], color=SYSTEM_COLOURS[system], fontsize=10)
-        gained = f"score {each.score:+.3f}, {each.reference} {each.baseline:+.3f}"
-        gained += f"; the tokens miss the difference by {each.error:+.3f}"
+        gained = f"score {signed(each.score)}, {each.reference} {signed(each.baseline)}"
+        gained += f"; the tokens miss the difference by {signed(each.error)}"
         below = dict(xycoords="axes fraction", textcoords="offset points", va="top")
         axis.annotate(gained, (0, 0), (0, -4), fontsize=8, **below)
         scale = dict(orientation="horizontal", shrink=0.6, aspect=36, ticks=MaxNLocator(5))
-        bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=axis, **scale)
-        bar.ax.tick_params(labelsize=8, length=2)
-        bar.ax.xaxis.get_offset_text().set_fontsize(8)
-        bar.set_label("added to the score", fontsize=8)
-        bar.outline.set_visible(False)
+        bar = colour_bar(figure, ScalarMappable(norm, DIVERGING), "added to the score", ax=axis, **scale)
+        bar.tick_params(labelsize=8, length=2)
+        for text in (bar.xaxis.label, bar.xaxis.get_offset_text()):
+            text.set_fontsize(8)
     return suptitle(figure, title)
 
 

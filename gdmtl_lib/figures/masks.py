@@ -1,16 +1,14 @@
 """Figures 1 and 2: who may attend to whom. A layout in, a matplotlib Figure out.
 
-The paper's reading of mixed attention is kept: bidirectional purple, cross yellow, causal blue, here in
-shades that differ in lightness too, so that colour-blind eyes and grey print tell them apart. In every grid a
-row looks and a column is looked at. The longest input (256 and 56 tokens) draws: then the second segment,
-where the interesting part is, gets more room a token, bands stand for many edges, and tokens are named as far
-as there is room.
+The paper's colours are kept: bidirectional purple, cross yellow, causal blue, in shades that differ in lightness too. In
+every grid a row looks and a column is looked at. The longest input (256 and 56 tokens) draws: then the second segment
+gets more room a token, bands stand for many edges, and tokens are named as far as there is room.
 
 r rows, c columns.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +23,7 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from gdmtl_lib.inside.attention import BIDIRECTIONAL, CAUSAL, CROSS, NONE, Layout
-from .style import styled
+from .style import bare, styled
 
 KIND_LABELS = {BIDIRECTIONAL: "bidirectional", CROSS: "cross", CAUSAL: "causal"}
 KIND_COLOURS = {BIDIRECTIONAL: "#a079c0", CROSS: "#f3c623", CAUSAL: "#0b5aa2"}
@@ -36,11 +34,8 @@ BAND = 1100  # so many edges of one kind are drawn as a band
 
 
 def places(segments: np.ndarray) -> np.ndarray:
-    """Where tokens begin and end along an axis: float [tokens + 1], each one unit wide.
-
-    Of more than `LONG` tokens, those of the second segment are wider: together three tenths of the axis, if
-    they are not wide enough to be named before that.
-    """
+    """Where tokens begin and end along an axis: float [tokens + 1], each one unit wide. Of more than `LONG` tokens,
+    those of the second segment are wider: three tenths of the axis, if they can't be named before that."""
     widths = np.ones(len(segments))
     second = segments == 1
     if len(segments) > LONG and second.any() and not second.all():
@@ -50,18 +45,15 @@ def places(segments: np.ndarray) -> np.ndarray:
 
 
 class Picture:
-    """A figure of one sequence that goes from step to step: what stays is drawn once, and a step is drawn upon it.
-
-    `figure` is like any other; `png` is fast enough to follow a slider (a test holds it to 0.1 s a step). What a step
-    draws, `moving` yields; `redrawn` are parts of the figure that stay and change.
-    """
+    """A figure of one sequence that goes from step to step: what stays is drawn once, and a step, which `moving` yields,
+    upon it: `png` follows a slider (a test holds it to 0.1 s). `redrawn` are parts of the figure that stay and change."""
 
     redrawn: list[Artist] = []
     _still = None
 
     def __init__(self, layout: Layout, title: str = "", kinds: bool = False):
         self.layout = layout
-        self.figure = placed_figure(12.2, 5.9, title, kinds=kinds)
+        self.figure = placed_figure(12.2, 5.9, title, [layout] if kinds else [])
         self.canvas = FigureCanvasAgg(self.figure)
         self._drawn: list[Artist] = []
 
@@ -94,12 +86,9 @@ class Picture:
 
 
 class MaskPicture(Picture):
-    """Figure 2 for one sequence: the mask as a grid (b), and stacked over layers as edges (a).
-
-    A step is followed: what is not yet written is pale, the row that predicts is framed, and dark edges lead to it from
-    all that it has seen, directly or through other tokens. A decoder-to-encoder (cross) layout is not stacked: its rows
-    are not its columns.
-    """
+    """Figure 2 for one sequence: the mask as a grid (b), and stacked over layers as edges (a); a decoder-to-encoder
+    layout is not stacked. At a step what is not yet written is pale, the row that predicts is framed, and dark edges
+    lead to it from all that it has seen, directly or through other tokens."""
 
     @styled
     def __init__(self, layout: Layout, layers: int = 2, title: str = ""):
@@ -135,8 +124,7 @@ def mixed_mask(layout: Layout, step: int | None = None, layers: int = 2, title: 
 
 @styled
 def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend to whom?") -> Figure:
-    """Figures 1 and 2 side by side: above each mask as a grid, below it as the edges from one layer to the
-    next.
+    """Figures 1 and 2 side by side: above each mask as a grid, below it as the edges from one layer to the next.
 
     layouts: the name of a mask -> its layout, of few tokens each. A token is equally large in all of them.
     """
@@ -146,7 +134,7 @@ def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend 
     widths = [left + cell * len(layout.columns) + gap for layout in layouts.values()]
     edges, below = 1.5, 0.45
     height = 0.75 + names + tallest + 0.75 + edges + names + below
-    figure = placed_figure(sum(widths), height, title, kinds=True)
+    figure = placed_figure(sum(widths), height, title, layouts.values())
     for i, (name, layout) in enumerate(layouts.items()):
         rows, columns = layout.kinds.shape
         start, top = sum(widths[:i]), height - 0.75 - names
@@ -183,13 +171,12 @@ def expansion(
             box = dict(facecolor=face, edgecolor=INK if last else "white", linewidth=1)
             axis.add_patch(Rectangle((x + 0.03, t - 0.44), 0.94, 0.88, **box))
             weight = "bold" if last else "normal"
-            axis.text(x + 0.5, t, token, ha="center", va="center", fontsize=7, color=INK, weight=weight)
+            size = 7 * min(1, 7 / len(token))  # within the box
+            axis.text(x + 0.5, t, token, ha="center", va="center", fontsize=size, color=INK, weight=weight)
     axis.set(xlim=(0, len(shown) + min(n, 9)), ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=range(1, n + 1))
     axis.set(xticks=[], ylabel="example")
     axis.set_title("each example reads the source and what is written, and predicts the framed token", fontsize=10)
-    axis.spines[:].set_visible(False)
-    axis.tick_params(length=0)
-    axis.grid(visible=False)
+    bare(axis)
     axis = figure.add_axes((0.71, bottom, 0.275, height))
     for name, style in {
         "one mixed pass": dict(marker="o", s=70, facecolor="none", edgecolor=KIND_COLOURS[CAUSAL], linewidth=1.6),
@@ -198,6 +185,7 @@ def expansion(
     }.items():
         axis.scatter(losses[name], range(n), label=name, zorder=3, **style)
     axis.set(ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=[], xlabel="loss of its token (nats)")
+    axis.tick_params(axis="y", length=0)
     figure.legend(*axis.get_legend_handles_labels(), loc="lower left", ncols=3, fontsize=9)
     return figure
 
@@ -225,17 +213,19 @@ def named_tokens(edges: np.ndarray) -> list[tuple[int, float]]:
     return named
 
 
-def placed_figure(width: float, height: float, title: str, kinds: bool = False) -> Figure:
-    """An empty figure whose axes are placed by hand: the layout follows the tokens, not the length of their
-    names."""
+def placed_figure(width: float, height: float, title: str, legend_of: Iterable[Layout] = ()) -> Figure:
+    """An empty figure whose axes are placed by hand: the layout follows the tokens, not the length of their names. Its
+    legend names the mechanisms that occur in some layouts."""
     figure = plt.figure(figsize=(width, height))
     plt.close(figure)  # out of pyplot's hands: it shows once, where it is returned
     # From the constrained layout of STYLE to none at all: saving would otherwise ask STYLE again.
     figure.set_layout_engine("none")
     figure.suptitle(title, x=0.12 / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
-    if kinds:
-        handles = [Patch(color=KIND_COLOURS[kind], label=label) for kind, label in KIND_LABELS.items()]
-        handles.append(Patch(color=FORBIDDEN, label="may not attend"))
+    there = set().union(*(np.unique(layout.kinds) for layout in legend_of))
+    named = [(KIND_COLOURS[kind], label) for kind, label in KIND_LABELS.items() if kind in there]
+    named += [(FORBIDDEN, "may not attend")] if NONE in there else []
+    if named:
+        handles = [Patch(color=colour, label=label) for colour, label in named]
         figure.legend(handles=handles, loc="lower left", ncols=4, fontsize=9)
     return figure
 
@@ -258,8 +248,7 @@ def token_image(axis: Axes, values: np.ndarray, layout: Layout, **style) -> Arti
 def name_grid(axis: Axes, layout: Layout) -> None:
     """Tokens on both axes, the segments below them."""
     vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
-    axis.grid(visible=False)
-    axis.spines[:].set_visible(False)
+    bare(axis)
     axis.set(xticks=[], yticks=[], xlim=(0, horizontal[-1]), ylim=(vertical[-1], 0))
     name_tokens(axis, "above", layout.columns, horizontal)
     name_tokens(axis, "left", layout.rows, vertical)
@@ -305,12 +294,10 @@ class _Stack:
         middle = np.arange(len(layout.rows)) - (len(layout.rows) - 1) / 2
         self.above = self.below if self.square else self.columns[-1] / 2 + middle
         axis.set(xlim=(0, self.columns[-1]), ylim=(-0.05, self.layers + 0.05), xticks=[])
-        axis.spines[:].set_visible(False)
-        axis.grid(visible=False)
+        bare(axis)
         names = ["input", *(f"layer {layer}" for layer in range(1, self.layers + 1))]
         names = names if self.layers > 1 else ["looked at", "looks"] if self.square else ["encoder", "decoder"]
         axis.set_yticks(range(self.layers + 1), names, fontsize=8)
-        axis.tick_params(length=0)
         name_tokens(axis, "below", layout.columns, self.columns)
         if not self.square:
             name_tokens(axis, "above", layout.rows, np.append(self.above - 0.5, self.above[-1] + 0.5))

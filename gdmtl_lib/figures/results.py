@@ -1,23 +1,26 @@
 """What systems reached, drawn: scores, effectiveness, differences with their intervals, costs."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gdmtl_lib.data.trec import of_judged_queries
+from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
-    GAIN, LOSS, SAME, SYSTEM_COLOURS, beside, columns_of, cut_off, follow, intervals, label_points, name_rows, new_figure,
-    panels, signed, stacked_bars, styled, suptitle, together, written,
+    GAIN, LOSS, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, first_stage_line, follow, label_left, label_points,
+    legend_below, name_rows, near, new_figure, panels, signed, stacked_bars, styled, suptitle, together, written,
 )  # fmt: skip
+
+ROUND = dict(steps=[1, 2, 5, 10])  # the numbers that are named along an axis
 
 
 @styled
@@ -26,19 +29,11 @@ def score_distributions(
     title: str = "Do scores tell relevant passages from the others?",
 ) -> Figure:  # fmt: skip
     """Figure 8: how a system scores relevant passages and how it scores the others, a panel for each system; with
-    several systems, the area under the ROC curve of all in a last panel.
-
-    Each histogram adds up to 100%, so that the few relevant passages can be seen beside the many others. Passages
+    several systems, the area under the ROC curve of all in a last panel. Each histogram adds up to 100%. Passages
     without a judgment count as not relevant; queries without judgments are left out.
 
-    Args:
-        runs: `query_id, doc_id, score` by system name.
-        qrels: `query_id, doc_id, relevance`.
-        relevance_level: the lowest grade that counts as relevant.
-        bins: how many, over the scores of a panel.
-
-    Raises:
-        ValueError: as `comparison.area_under_roc`, or bins below 2.
+    runs: `query_id, doc_id, score` by system. relevance_level: the lowest grade that counts as relevant. bins: how many,
+    over the scores of a panel. Raises ValueError as `comparison.area_under_roc`, and for bins below 2.
     """
     if bins < 2:
         raise ValueError(f"bins: expected at least 2, found {bins!r}")
@@ -55,15 +50,15 @@ def score_distributions(
         )  # fmt: skip
         axis.set(title=f"{LABELS[system]} · area {areas[system]:.3f}", xlabel="score", ylabel="passages, %")
         axis.set_ylim(0, axis.get_ylim()[1] * 1.3)
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(4, **ROUND))
         sns.move_legend(axis, "upper right", fontsize=8, handlelength=1.2)
     if len(runs) > 1:
-        axis, rows = axes[-1], range(len(areas))
-        axis.hlines(rows, 0.5, list(areas.values()), color="#bbbbbb", linewidth=1)
-        axis.scatter(list(areas.values()), rows, color=[SYSTEM_COLOURS[system] for system in areas], zorder=3)
+        axis, rows, found = axes[-1], range(len(areas)), list(areas.values())
+        axis.hlines(rows, 0.5, found, color="#bbbbbb", linewidth=1)
+        axis.scatter(found, rows, color=[SYSTEM_COLOURS[system] for system in areas], zorder=3)
         name_rows(axis, [LABELS[system] for system in areas])
         axis.set(title="area under the ROC curve", xlabel="0.5: none told apart · 1: all")
-        axis.set_xlim(min(0.5, *areas.values()) - 0.02, 1.02)
+        axis.set_xlim(min(0.5, *found) - 0.02, 1.02)
     return suptitle(figure, title)
 
 
@@ -73,7 +68,7 @@ def win_tie_loss(
 ) -> Figure:
     """Tables 4 and 7 as bars: the queries on which a system wins, ties and loses against an earlier one.
 
-    table: `baseline, system, win, tie, loss` by system name, as `comparison.win_tie_loss_table` returns it.
+    table: what `comparison.win_tie_loss_table` returns.
     """
     figure, axis = new_figure(figsize=(7, 1.3 + 0.34 * len(table)))
     counts = table[["win", "tie", "loss"]]
@@ -82,7 +77,7 @@ def win_tie_loss(
     for bars, ink in zip(axis.containers, ("white", "black", "white")):
         texts = [f"{bar.get_width():,.0f}" if bar.get_width() > 0.03 * of else "" for bar, of in zip(bars, total)]
         axis.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)
-    name_rows(axis, [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in table.itertuples()])
+    name_rows(axis, _pairs(table))
     axis.set(xlim=(0, total.max()), xlabel=f"queries, by {written(measure)}")
     axis.grid(visible=False)
     axis.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, handlelength=1)
@@ -91,43 +86,46 @@ def win_tie_loss(
 
 @styled
 def query_deltas(
-    deltas: Mapping[str, pd.DataFrame],
-    baseline: str,
-    measure: str,
-    title: str = "Which queries gain, and how much do others lose?",
-    marked: int | None = None,
-    tolerance: float = TIE,
-) -> Figure:
+    deltas: Mapping[str, pd.DataFrame], baseline: str, measure: str,
+    title: str = "Which queries gain, and how much do others lose?", marked: int | None = None, tolerance: float = TIE,
+) -> Figure:  # fmt: skip
     """Figure 6: the difference a system makes on each query, the largest gain first, a panel for each system; grey is
     what counts as a tie.
 
-    Args:
-        deltas: what `comparison.query_deltas` returns, by system name.
-        baseline: the system they are compared with.
-        measure: the one that was compared.
-        marked: the row of a query to point at.
-        tolerance: as in `comparison.win_tie_loss`, so that the counts are the same.
+    deltas: what `comparison.query_deltas` returns, by system. baseline: the system they are compared with. measure: the
+    one that was compared. marked: the row of a query to point at. tolerance: as in `comparison.win_tie_loss`.
     """
     figure, axes = panels(len(deltas), sharey=True)
     for axis, (system, table) in zip(axes, deltas.items()):
-        difference = table["difference"].to_numpy()
-        tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
-        x = np.arange(1, len(difference) + 1)
-        gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
-        for some, colour in ((gain, GAIN), (tie, SAME), (loss, LOSS)):
-            axis.fill_between(x, np.where(some, difference, 0), step="mid", color=colour, linewidth=0)
-        axis.axhline(0, color="black", linewidth=0.6)
-        counts = ((gain, "gain", GAIN, 0.95), (tie, "tie", "#767676", 0.84), (loss, "lose", LOSS, 0.73))
-        for some, word, colour, y in counts:
-            axis.text(0.97, y, f"{some.sum():,} {word}", color=colour, transform=axis.transAxes, ha="right", va="top")
-        axis.set(title=f"{LABELS[system]}: mean {signed(difference.mean())}", xlabel="queries, sorted")
-        axis.margins(x=0.01)
+        _sorted_deltas(axis, table, tolerance)
+        axis.set_title(f"{LABELS[system]}: mean {signed(table['difference'].mean())}")
         if marked is not None:
-            axis.plot(marked + 1, difference[marked], "v", color="black", markersize=6)
-    axes[0].set(ylim=(-1.02, 1.02))
-    for axis in axes[:: columns_of(len(deltas))]:
-        axis.set_ylabel(f"{written(measure)} minus {LABELS[baseline]}'s")
+            axis.plot(marked + 1, table["difference"].iloc[marked], "v", color="black", markersize=6)
+    label_left(axes, f"{written(measure)} minus {LABELS[baseline]}'s")
     return suptitle(figure, title)
+
+
+@styled
+def pair(
+    home: Mapping[str, pd.DataFrame], away: Mapping[str, pd.DataFrame], baseline: str, system: str, measure: str,
+    splits: tuple[str, str], title: str = "",
+) -> Figure:  # fmt: skip
+    """One system against another, query by query, at home and away: Figure 6 twice, with the mean of the differences
+    and its 95% interval.
+
+    home, away: per-query values by system. splits: what home and away are called. Raises ValueError as
+    `comparison.query_deltas`.
+    """
+    figure, axes = panels(2, 3.3, 4.3, sharey=True)
+    for axis, values, split in zip(axes, (home, away), splits):
+        _sorted_deltas(axis, comparison.query_deltas(values[baseline], values[system], measure))
+        test = comparison.compare({name: values[name] for name in (baseline, system)}, baseline, [measure]).iloc[-1]
+        axis.axhspan(test["low"], test["high"], color="black", alpha=0.18, linewidth=0)
+        axis.axhline(test["difference"], color="black", linewidth=1.2)
+        interval = "" if np.isnan(test["low"]) else f" ±{(test['high'] - test['low']) / 2:.3f}"
+        axis.set_title(f"{split}: mean {signed(test['difference'])}{interval}")
+    label_left(axes, f"{written(measure)} minus {LABELS[baseline]}'s")
+    return suptitle(figure, title or f"Is {LABELS[system]} better than {LABELS[baseline]} in both places?")
 
 
 @styled
@@ -138,12 +136,9 @@ def rank_shifts(
     """Figure 5: how many more (right) or fewer (left) relevant passages than the baseline a system puts at each rank,
     a panel for each system. With several seeds a bar is their mean, and each of them a dot.
 
-    Args:
-        shifts: what `comparison.rank_shifts` returns, by system name; those of several seeds under one another, told
-            apart by a column `seed`.
-        baseline: the system they are compared with.
-        depth: the last rank with a bar of its own; all that there are when None. What stands below it has one bar, what
-            the first stage missed another.
+    shifts: what `comparison.rank_shifts` returns, by system; those of several seeds under one another, told apart by a
+    column `seed`. baseline: the system they are compared with. depth: the last rank with a bar of its own; all that
+    there are when None. What stands below it has one bar, what the first stage missed another.
     """
     ranks = max(table["rank"].nunique() for table in shifts.values()) - 2
     depth = ranks if depth is None else min(depth, ranks)
@@ -155,8 +150,8 @@ def rank_shifts(
         label = table["rank"].where(table["rank"].isin(labels), labels[-2])
         seed = table["seed"] if "seed" in table else np.zeros(len(table))
         drawn[system] = table["change"].groupby([label, seed], dropna=False).sum().unstack().loc[labels]
-    several = max(by_seed.shape[1] for by_seed in drawn.values()) > 1
-    reach = together([by_seed.abs().to_numpy().max() for by_seed in drawn.values()]) or 1
+    reach = 1.08 * (together([by_seed.abs().to_numpy().max() for by_seed in drawn.values()]) or 1)
+    axes[0].set(xlim=(-reach, reach), ylim=(depth + 2.8, -0.6))
     for axis, (system, by_seed) in zip(axes, drawn.items()):
         change = by_seed.mean(axis=1).to_numpy()
         for bar in axis.barh(y, change, color=np.where(change > 0, GAIN, LOSS), height=0.75)[-2:]:
@@ -164,8 +159,8 @@ def rank_shifts(
         if by_seed.shape[1] > 1:
             axis.scatter(by_seed, np.repeat(y[:, None], by_seed.shape[1], 1), s=7, color="black", zorder=3, lw=0)
         for place, value in zip(y, change):
-            if abs(value) > 1.08 * reach:  # a bar that is cut says how long it is
-                cut_off(axis, place, value, -1.08 * reach, 1.08 * reach, f"{value:+.0f}", "white")
+            if abs(value) > reach:  # a bar that is cut says how long it is
+                cut_off(axis, place, value, signed(value, 0), "white" if place < depth else "black", bbox=None)
         missed = shifts[system].loc[shifts[system]["rank"] == MISSED]
         if "baseline" in missed and not missed["change"].any():  # both re-rank the same candidates
             axis.text(0.03 * reach, y[-1], f"{missed['baseline'].mean():,.0f} in both", va="center", fontsize=8)
@@ -174,14 +169,11 @@ def rank_shifts(
         axis.grid(visible=False, axis="y")
     named = [n for n in range(depth + 2) if depth <= 20 or n in (0, depth, depth + 1) or (n + 1) % 5 == 0]
     axes[0].set_yticks(y[named], [labels[n].replace("missed by", "missed by\n") for n in named])
-    axes[0].set(xlim=(-1.08 * reach, 1.08 * reach), ylim=(depth + 2.8, -0.6))
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axis in axes[:: columns_of(len(shifts))]:
-        axis.set_ylabel("rank")
-    if several:
+    label_left(axes, "rank")
+    if any(by_seed.shape[1] > 1 for by_seed in drawn.values()):
         dot = Line2D([], [], color="black", marker="o", markersize=3, linewidth=0, label="one seed")
-        bar = Patch(color=GAIN, label="mean of the seeds")
-        figure.legend(handles=[bar, dot], loc="outside lower left", ncols=2, fontsize=9)
+        legend_below(figure, [Patch(color=GAIN, label="mean of the seeds"), dot])
     return suptitle(figure, title)
 
 
@@ -190,41 +182,31 @@ def categories(
     table: pd.DataFrame, baseline: str, measure: str, title: str = "Which kinds of queries profit?"
 ) -> Figure:
     """Table 5 as dots: each system's mean within a category, and its difference to the baseline with the 95% interval
-    and the mark of significance.
-
-    Args:
-        table: what `comparison.by_category` returns, systems by name.
-        baseline: the system they were tested against.
-        measure: the one that was compared.
-    """
+    and the mark of significance. table: what `comparison.by_category` returns, of one measure."""
     names, systems = list(table["category"].unique()), list(table["system"].unique())
     height = 1.5 + len(names) * max(0.5, 0.17 * len(systems))
     figure, (left, right) = new_figure(1, 2, figsize=(8.5, height), sharey=True)
     reach = min(0.33, 0.11 * (len(systems) - 1))
-    placed = []
-    for system, offset in zip(systems, np.linspace(-reach, reach, len(systems))):
-        rows = table[table["system"] == system]
-        y, colour = rows["category"].map(names.index) + offset, SYSTEM_COLOURS[system]
-        left.scatter(rows["mean"], y, s=26, color=colour, label=LABELS[system], zorder=3)
-        if system != baseline:
-            intervals(right, rows["difference"], y, rows["low"], rows["high"], colour, rows["mark"], size=20)
-        placed.append(rows.assign(y=y, colour=colour))
-    placed = pd.concat(placed)
-    follow(left, placed["mean"], placed["colour"].tolist(), rows=placed["y"])
-    others = placed[placed["system"] != baseline]
-    if len(others):
-        follow(right, others["difference"], others["colour"].tolist(), others["low"], others["high"], [0], others["y"])
-    right.axvline(0, color=SYSTEM_COLOURS[baseline], linewidth=1.2)
+    offsets = dict(zip(systems, np.linspace(-reach, reach, len(systems))))
+    y = table["category"].map(names.index) + table["system"].map(offsets)
+    for system in systems:
+        of = table["system"] == system
+        left.scatter(table["mean"][of], y[of], s=26, color=SYSTEM_COLOURS[system], label=LABELS[system], zorder=3)
+    follow(left, table["mean"], [SYSTEM_COLOURS[system] for system in table["system"]], rows=y)
+    others = table["system"] != baseline
+    if others.any():
+        difference_rows(right, table[others], y[others], size=20)
     sizes = table.drop_duplicates("category").set_index("category")
     name_rows(left, [f"{name}\n{sizes['queries'][name]:,} queries, {sizes['share'][name]:.0%}" for name in names])
-    left.set(ylim=(len(names) - 0.5, -0.5), xlabel=f"mean {written(measure)}", title="how well")
+    left.set(ylim=(len(names) - 0.5, -0.5), xlabel=written(measure), title="how well")
     right.set(xlabel=f"difference to {LABELS[baseline]}, 95% interval", title="how much better")
     for axis in (left, right):
-        axis.grid(visible=False, axis="y")
-        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        for edge in range(len(names) - 1):
-            axis.axhline(edge + 0.5, color="#e6e6e6", linewidth=0.7)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(systems), 5))
+        axis.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)  # the lines between categories
+        axis.grid(visible=False, axis="y", which="major")
+        axis.grid(axis="y", which="minor")
+        axis.tick_params(axis="y", which="both", length=0)
+        axis.xaxis.set_major_locator(MaxNLocator(6, **ROUND))
+    legend_below(figure)
     return suptitle(figure, title)
 
 
@@ -233,35 +215,30 @@ def effectiveness(
     table: pd.DataFrame, by_seed: pd.DataFrame, baseline: str, title: str = "What does re-ranking gain, and who gains most?"
 ) -> Figure:
     """Table 3 as a picture: a panel for each measure, in it a line from BM25's mean to each system's, and the mark of
-    significance against the baseline.
+    significance against the baseline, whose mean is the dashed line.
 
-    Args:
-        table: what `comparison.compare` returns, systems by name, BM25 among them.
-        by_seed: `measure, system, seed, mean`: a small dot for each seed.
-        baseline: the system the others were tested against; its mean is the dashed line.
+    table: what `comparison.compare` returns, BM25 among its systems. by_seed: `measure, system, seed, mean`: a small dot
+    for each seed.
     """
     measures, systems = list(table["measure"].unique()), list(table["system"].unique())
-    columns = min(3, len(measures))
-    lines = ceil(len(measures) / columns)
-    size = (3.2 * columns, lines * (0.9 + 0.23 * len(systems)))
-    figure, axes = new_figure(lines, columns, figsize=size, sharey=True, squeeze=False)
+    figure, axes = panels(len(measures), 0.9 + 0.23 * len(systems), 3.2, most=3, sharey=True)
     colours = [SYSTEM_COLOURS[system] for system in systems]
-    for axis, measure in zip(axes.flat, measures):
+    for axis, measure in zip(axes, measures):
         rows = table[table["measure"] == measure].set_index("system").loc[systems]
-        axis.axvline(rows["mean"][baseline], color=SYSTEM_COLOURS[baseline], linewidth=0.8, linestyle="--")
+        axis.axvline(rows["mean"][baseline], color=SYSTEM_COLOURS[baseline], linewidth=0.8, linestyle="--", label=LABELS[baseline])
         axis.hlines(range(len(systems)), rows["mean"].get(FIRST_STAGE, 0.0), rows["mean"], color=colours, linewidth=1.6)
         axis.scatter(rows["mean"], range(len(systems)), color=colours, s=34, zorder=3)
         seeds = by_seed[by_seed["measure"] == measure]
         if seeds["seed"].nunique() > 1:
-            axis.scatter(seeds["mean"], seeds["system"].map(systems.index), color="black", s=6, zorder=4, linewidth=0)
+            at = seeds["mean"], seeds["system"].map(systems.index)
+            axis.scatter(*at, color="black", s=6, zorder=4, linewidth=0, label="one seed")
         beside(axis, [f"{mean:.3f} {mark}" for mean, mark in zip(rows["mean"], rows["mark"])], fontsize=8.5)
         ends = pd.concat([seeds, rows.reset_index()]).groupby("system")["mean"].agg(["min", "max"]).loc[systems]
         follow(axis, rows["mean"], colours, ends["min"], ends["max"])
         axis.set_title(written(measure))
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(4, **ROUND))
         name_rows(axis, [LABELS[system] for system in systems])
-    for axis in axes.flat[len(measures) :]:
-        axis.remove()
+    legend_below(figure)
     return suptitle(figure, title)
 
 
@@ -269,21 +246,17 @@ def effectiveness(
 def differences(
     table: pd.DataFrame, baseline: str, measures: Sequence[str], title: str = "Which differences would hold on other queries?"
 ) -> Figure:
-    """Section 6.4: each system's difference to the baseline with its 95% interval, a panel for each measure.
+    """Section 6.4: each system's difference to the baseline with its 95% interval, a panel for each of some measures.
 
-    table: what `comparison.compare` returns, systems by name. measures: which of its measures to draw.
+    table: what `comparison.compare` returns.
     """
     systems = [system for system in table["system"].unique() if system != baseline]
-    size = (4.2 * len(measures), 1.3 + 0.27 * len(systems))
-    figure, axes = new_figure(1, len(measures), figsize=size, sharey=True, squeeze=False)
-    for axis, measure in zip(axes.flat, measures):
-        rows = table[table["measure"] == measure].set_index("system").loc[systems]
-        colours = [SYSTEM_COLOURS[system] for system in systems]
-        intervals(axis, rows["difference"], range(len(systems)), rows["low"], rows["high"], colours, rows["mark"])
-        axis.axvline(0, color="black", linewidth=0.8)
+    figure, axes = panels(len(measures), 1.3 + 0.27 * len(systems), 4.2, sharey=True)
+    for axis, measure in zip(axes, measures):
+        rows = table[table["measure"] == measure].set_index("system", drop=False).loc[systems]
+        difference_rows(axis, rows)
         axis.set(title=written(measure), xlabel=f"difference to {LABELS[baseline]}, 95% interval")
-        follow(axis, rows["difference"], colours, rows["low"], rows["high"], include=[0])
-        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(6, **ROUND))
         name_rows(axis, [LABELS[system] for system in systems])
     return suptitle(figure, title)
 
@@ -295,21 +268,45 @@ def pair_intervals(
     """Section 6.4: the difference of every pair of systems with its 95% interval, and where the table has them the
     paper's intervals, grey, beside.
 
-    Args:
-        table: what `comparison.compare_pairs` returns, with `low (paper)` and `high (paper)` if those are known.
-        measure: which of its measures to draw.
+    table: what `comparison.compare_pairs` returns, with `low (paper)` and `high (paper)` if those are known.
     """
     rows = table[table["measure"] == measure].reset_index(drop=True)
     figure, axis = new_figure(figsize=(7.2, 1.2 + 0.27 * len(rows)))
-    colours = [SYSTEM_COLOURS[system] for system in rows["system"]]
-    intervals(axis, rows["difference"], rows.index, rows["low"], rows["high"], colours, rows["mark"])
+    difference_rows(axis, rows)
     if "low (paper)" in rows:
-        axis.hlines(rows.index + 0.28, rows["low (paper)"], rows["high (paper)"], color="#999999", linewidth=2)
-        axis.legend(handles=[Line2D([], [], color="#999999", linewidth=2, label="the paper's")], loc="lower right")
-    axis.axvline(0, color="black", linewidth=0.8)
-    follow(axis, rows["difference"], colours, rows["low"], rows["high"], include=[0])
-    name_rows(axis, [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in rows.itertuples()])
-    axis.set_xlabel(f"difference in mean {written(measure)}, 95% interval")
+        ends = rows["low (paper)"], rows["high (paper)"]
+        axis.hlines(rows.index + 0.28, *ends, color="#999999", linewidth=2, label="the paper's interval")
+    name_rows(axis, _pairs(rows))
+    axis.set_xlabel(f"difference in {written(measure)}, 95% interval")
+    legend_below(figure)
+    return suptitle(figure, title)
+
+
+@styled
+def twins(
+    table: pd.DataFrame, measure: str = "RR@10", reported: Mapping[str, float] | None = None,
+    title: str = "What does generating bring the ranking?",
+) -> Figure:  # fmt: skip
+    """Every multi-task system against its single-task twin: the difference with its 95% interval and mark, each seed a
+    small dot, the paper's gains as diamonds beside.
+
+    table: what `comparison.twins` returns; of several collections under one another, told apart by a column
+    `collection`. reported: what `paper.twin_gains` returns, the paper's gain by system.
+    """
+    figure, axis = new_figure(figsize=(7.6, 1.5 + 0.42 * len(table)))
+    seeds = [(value, row + 0.22) for row, each in enumerate(table["by_seed"]) if len(each) > 1 for value in each]
+    known = [(reported[name], row - 0.22) for row, name in enumerate(table["system"]) if name in (reported or {})]
+    difference_rows(axis, table, include=[gain for gain, _ in known])
+    if seeds:
+        axis.scatter(*zip(*seeds), s=9, color="black", linewidth=0, zorder=3, label="one seed")
+    if known:
+        style = dict(marker="D", s=24, facecolor="white", edgecolor="black", linewidth=0.9, zorder=3)
+        axis.scatter(*zip(*known), label="the paper, MS MARCO", **style)
+    places = table["collection"].map("\n{}".format) if "collection" in table else [""] * len(table)
+    names = [name + place for name, place in zip(_pairs(table.rename(columns={"twin": "baseline"})), places)]
+    name_rows(axis, names, fontsize=9)
+    axis.set_xlabel(f"difference in {written(measure)}, 95% interval")
+    legend_below(figure)
     return suptitle(figure, title)
 
 
@@ -321,34 +318,49 @@ def cost(
     known. Times are not drawn: they depend on what else the machine did. The area of a dot is the number of parameters
     that rank; every dot stands where its numbers are, and a line leads to its name.
 
-    Args:
-        table: `system, mean, low, high` (the mean's 95% interval), `gflops, ranking_parameters` and, if it is known,
-            `training_tflops`.
-        measure: the one `mean` is of.
-        first_stage: BM25's mean, which costs neither: a dashed line.
+    table: `system, mean, low, high` (the mean's 95% interval), `gflops, ranking_parameters` and, if it is known,
+    `training_tflops`. first_stage: BM25's mean, which costs neither.
     """
     shown = {"gflops": "ranking a pair, GFLOPs", "training_tflops": "training, TFLOPs"}
     shown = {column: label for column, label in shown.items() if column in table and table[column].notna().any()}
-    figure, axes = new_figure(1, len(shown), figsize=(6.4 if len(shown) == 1 else 10.5, 4.2), sharey=True, squeeze=False)
+    figure, axes = panels(len(shown), 4.2, 5.25, sharey=True)
     area = (130 * table["ranking_parameters"] / table["ranking_parameters"].max()).astype(float)
-    colours, names = [SYSTEM_COLOURS[system] for system in table["system"]], [LABELS[system] for system in table["system"]]
-    mean = table["mean"].to_numpy(dtype=float)
-    near = np.abs(mean - np.median(mean)) <= together(np.abs(mean - np.median(mean)))
-    values = [*table["low"][near], *table["high"][near], *([] if first_stage is None else [first_stage])]
+    colours, mean = [SYSTEM_COLOURS[system] for system in table["system"]], table["mean"].to_numpy(dtype=float)
+    is_near = near(mean)
+    said = [LABELS[s] + ("" if known else f" ({at:.3f})") for s, at, known in zip(table["system"], mean, is_near)]
+    values = [*table["low"][is_near], *table["high"][is_near], *([] if first_stage is None else [first_stage])]
     margin = 0.08 * (np.nanmax(values) - np.nanmin(values) or 0.1)
-    axes[0, 0].set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)
-    low, high = axes[0, 0].get_ylim()
-    for axis, (column, label) in zip(axes.flat, shown.items()):
+    low, high = axes[0].set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)
+    for axis, (column, label) in zip(axes, shown.items()):
         x = table[column].to_numpy(dtype=float)
         axis.vlines(x, table["low"], table["high"], color=colours, linewidth=1.2, alpha=0.7)
         axis.scatter(x, mean, s=area, color=colours, zorder=3, edgecolor="white", linewidth=0.8)
         if first_stage is not None:
-            axis.axhline(first_stage, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle="--", linewidth=1)
+            first_stage_line(axis, first_stage)
             at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8.5)
             axis.annotate("BM25", (0.01, first_stage), (0, 3), color=SYSTEM_COLOURS[FIRST_STAGE], **at)
         span = float(np.nanmax(x) - np.nanmin(x)) or float(np.nanmax(x)) or 1.0
         axis.set(xlim=(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.3 * span), xlabel=label)
-        said = [name if known else f"{name} ({value:.3f})" for name, value, known in zip(names, mean, near)]
         label_points(axis, x, np.clip(mean, low, high), said, colours)
-    axes[0, 0].set_ylabel(f"mean {written(measure)}")
+    axes[0].set_ylabel(written(measure))
     return suptitle(figure, title)
+
+
+def _pairs(table: pd.DataFrame) -> list[str]:
+    return [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in table.itertuples()]
+
+
+def _sorted_deltas(axis: Axes, table: pd.DataFrame, tolerance: float = TIE) -> None:
+    """One panel of Figure 6. table: what `comparison.query_deltas` returns."""
+    difference = table["difference"].to_numpy()
+    tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
+    gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
+    for some, word, fill, ink, y in (
+        (gain, "gain", GAIN, GAIN, 0.95), (tie, "tie", SAME, "#767676", 0.84), (loss, "lose", LOSS, LOSS, 0.73)
+    ):  # fmt: skip
+        x = np.arange(1, len(difference) + 1)
+        axis.fill_between(x, np.where(some, difference, 0), step="mid", color=fill, linewidth=0)
+        axis.text(0.97, y, f"{some.sum():,} {word}", color=ink, transform=axis.transAxes, ha="right", va="top")
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set(ylim=(-1.02, 1.02), xlabel="queries, sorted")
+    axis.margins(x=0.01)

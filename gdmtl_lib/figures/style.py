@@ -13,11 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
-from gdmtl_lib.systems import LABELS
+from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 STYLE = {
     "figure.dpi": 110,
@@ -68,13 +69,12 @@ def new_figure(*args, **kwargs) -> tuple[Figure, Axes | np.ndarray]:
     return figure, axes
 
 
-def panels(count: int, height: float = 2.7, width: float = 2.9, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, at most five side by side and rows of like length; the axes in reading order.
+def panels(count: int, height: float = 2.7, width: float = 2.9, most: int = 5, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, at most so many side by side and rows of like length; the axes in reading order.
     Shared axes keep their labels."""
-    columns = columns_of(count)
-    rows = ceil(count / columns)
-    size = ((6.4 if columns == 1 else width * columns), height * rows)
-    figure, axes = new_figure(rows, columns, figsize=size, squeeze=False, **shared)
+    columns = ceil(count / ceil(count / most))
+    size = (6.4 if columns == 1 else width * columns), height * ceil(count / columns)
+    figure, axes = new_figure(ceil(count / columns), columns, figsize=size, squeeze=False, **shared)
     for axis in axes.flat[count:]:
         axis.remove()
     for axis in axes.flat[:count]:
@@ -82,9 +82,11 @@ def panels(count: int, height: float = 2.7, width: float = 2.9, **shared: bool) 
     return figure, list(axes.flat[:count])
 
 
-def columns_of(count: int) -> int:
-    """Panels side by side in `panels`."""
-    return ceil(count / ceil(count / 5))
+def label_left(axes: Sequence[Axes], label: str) -> None:
+    """A label for the y axis of those panels that stand at the left."""
+    for axis in axes:
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(label)
 
 
 def suptitle(figure: Figure, title: str) -> Figure:
@@ -103,6 +105,34 @@ def name_rows(axis: Axes, names: Iterable[str], at: Iterable[float] | None = Non
     axis.grid(visible=False, axis="y")
 
 
+def bare(axis: Axes) -> None:
+    """No lines around or across an axis, nor at its names."""
+    axis.spines[:].set_visible(False)
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+
+
+def colour_bar(figure: Figure, image, label: str, **style) -> Axes:
+    """The scale of an image's colours, without a frame; `style` says where it stands. Returns its axis."""
+    bar = figure.colorbar(image, label=label, **style)
+    bar.outline.set_visible(False)
+    return bar.ax
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
+    """One legend for a figure, under it: of some handles, or of what has a label in the first panel."""
+    handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
+    if handles:
+        across = ceil(len(handles) / ceil(len(handles) / columns))
+        figure.legend(handles=handles, loc="outside lower left", ncols=across, fontsize=9)
+
+
+def first_stage_line(axis: Axes, mean: float, along: str = "x") -> None:
+    """BM25's mean, for which nothing is trained: a dashed line along an axis."""
+    draw = axis.axhline if along == "x" else axis.axvline
+    draw(mean, color=SYSTEM_COLOURS[FIRST_STAGE], linestyle="--", linewidth=1.2, label=LABELS[FIRST_STAGE])
+
+
 def beside(axis: Axes, texts: Iterable[str], **style) -> None:
     """Texts at the right of an axis, one a row."""
     for row, text in enumerate(texts):
@@ -115,22 +145,9 @@ def stacked_bars(axis: Axes, table: pd.DataFrame, colours: Iterable, height: flo
         axis.barh(range(len(table)), widths, height, ends - widths, color=colour, label=column, **style)
 
 
-def signed(number: float) -> str:
-    """A difference to three digits, with its sign."""
-    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def intervals(
-    axis: Axes, x: Iterable[float], y: Iterable[float], low: Iterable[float], high: Iterable[float], colours,
-    marks: Iterable[str] = (), size: float = 30,
-) -> None:  # fmt: skip
-    """Dots with a bar for the interval of each, along the x axis, and a mark of significance at its end."""
-    axis.hlines(y, low, high, color=colours, linewidth=1.8)
-    axis.scatter(x, y, color=colours, s=size, zorder=3)
-    for mark, value, end, place in zip(marks, x, high, y):
-        if mark:
-            at = (value if np.isnan(end) else end, place)
-            axis.annotate(mark, at, (4, 0), textcoords="offset points", va="center", fontsize=9)
+def signed(number: float, digits: int = 3) -> str:
+    """A difference with its sign."""
+    return f"{number:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def together(numbers: Sequence[float]) -> float:
@@ -141,35 +158,61 @@ def together(numbers: Sequence[float]) -> float:
     return float(numbers[numbers <= 4 * usual].max() if usual > 0 else max([0.0, *numbers]))
 
 
+def near(values: Sequence[float]) -> np.ndarray:
+    """Which values are not far from the middle one, bool."""
+    far = np.abs(np.asarray(values, dtype=float) - np.median(values))
+    return far <= together(far)
+
+
 def follow(
     axis: Axes, values: Sequence[float], colours: Sequence, low: Sequence | None = None, high: Sequence | None = None,
-    include: Sequence[float] = (), rows: Sequence[float] | None = None,
+    include: Sequence[float] = (), rows: Sequence[float] | None = None, texts: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """Let the x axis show what belongs together: values far from the middle one are cut, with their number at the edge.
+    """Let the x axis show what belongs together: values far from the middle one are cut, with their text at the edge.
 
     values: one a row, from the top; rows: where they stand, if not at 0, 1, .... low, high: their intervals, which are
-    shown as far as the values are. include: what has to be on the axis.
+    shown as far as the values are. include: what has to be on the axis. texts: of values that are cut; three digits.
     """
     values = np.asarray(values, dtype=float)
     rows = np.arange(len(values)) if rows is None else np.asarray(rows)
     low, high = (values if side is None else np.where(np.isnan(side), values, side) for side in (low, high))
-    middle = np.median(values)
-    near = np.abs(values - middle) <= together(np.abs(values - middle))
-    start, end = min(*low[near], *include), max(*high[near], *include)
+    shown = near(values)
+    start, end = min(*low[shown], *include), max(*high[shown], *include)
     room = 0.08 * (end - start) or 0.01
     axis.set_xlim(start - room, end + room)
     for place in np.flatnonzero((values < start - room) | (values > end + room)):
-        text = signed(values[place]) if include else f"{values[place]:.3f}"
-        cut_off(axis, rows[place], values[place], start - room, end + room, text, colours[place])
+        text = f"{values[place]:.3f}" if texts is None else texts[place]
+        cut_off(axis, rows[place], values[place], text, colours[place])
 
 
-def cut_off(axis: Axes, row: float, value: float, start: float, end: float, text: str, colour) -> None:
-    """An arrow and a number at the edge of an x axis beyond which a value lies."""
+def cut_off(axis: Axes, row: float, value: float, text: str, colour, **style) -> None:
+    """An arrow and a text at the edge of an x axis beyond which a value lies."""
+    start, end = axis.get_xlim()
     left = value < start
     words = f"\N{BLACK LEFT-POINTING SMALL TRIANGLE} {text}" if left else f"{text} \N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
-    style = dict(va="center", ha="left" if left else "right", fontsize=8, color=colour)
-    style |= {} if colour == "white" else dict(bbox=dict(facecolor="white", edgecolor="none", pad=0.6))
-    axis.annotate(words, (start if left else end, row), (2 if left else -2, 0), textcoords="offset points", **style)
+    style = dict(bbox=dict(facecolor="white", edgecolor="none", pad=0.6)) | style
+    axis.annotate(words, (start if left else end, row), (2 if left else -2, 0), textcoords="offset points", va="center",
+                  ha="left" if left else "right", fontsize=8, color=colour, **style)  # fmt: skip
+
+
+def difference_rows(
+    axis: Axes, table: pd.DataFrame, rows: Sequence[float] | None = None, include: Sequence[float] = (), size: float = 30
+) -> None:
+    """A row for each difference of a table: a dot, its interval, the mark of significance at its end; a line at zero.
+
+    table: `system, difference, low, high, mark`. rows, include: as in `follow`.
+    """
+    colours, rows = [SYSTEM_COLOURS[system] for system in table["system"]], range(len(table)) if rows is None else rows
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.hlines(rows, table["low"], table["high"], color=colours, linewidth=1.8)
+    axis.scatter(table["difference"], rows, color=colours, s=size, zorder=3)
+    texts = [f"{signed(value)} {mark}".strip() for value, mark in zip(table["difference"], table["mark"])]
+    follow(axis, table["difference"], colours, table["low"], table["high"], [0, *include], rows, texts)
+    start, end = axis.get_xlim()
+    for mark, value, high, row in zip(table["mark"], table["difference"], table["high"], rows):
+        if mark and start <= value <= end:
+            at = (value if np.isnan(high) else min(high, end), row)
+            axis.annotate(mark, at, (4, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], colours: Sequence) -> None:
@@ -192,7 +235,8 @@ def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
         for i, place in zip(group, spread):
             to = max(x[j] for j in group) + 0.04 * (right - left), place
             line = dict(arrowstyle="-", color=colours[i], linewidth=0.7, shrinkA=0, shrinkB=4)
-            axis.annotate(names[i], (x[i], y[i]), to, color=colours[i], fontsize=8.5, va="center", arrowprops=line)
+            room = dict(facecolor="white", edgecolor="none", pad=0.4, alpha=0.8)
+            axis.annotate(names[i], (x[i], y[i]), to, color=colours[i], fontsize=8.5, va="center", arrowprops=line, bbox=room)
 
 
 def save_figure(figure: Figure, folder: str | os.PathLike, name: str) -> None:

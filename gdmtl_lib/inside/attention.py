@@ -69,11 +69,7 @@ def build_sequence(
     model, task: str, passage: str, query: str, answer: str = "", mask: str | None = None
 ) -> TokenSequence:
     """The sequence of a task under one of `MASKS`; by default the task's own: bidirectional for ranking, mixed for
-    generation.
-
-    The sequence tells a mask by how many of its leading tokens attend to each other freely: all of them is
-    bidirectional, none is causal, the source is mixed. `mlm` replaces the target by [MASK] (the paper's ablation). An
-    encoder-decoder has no choice: it takes None.
+    generation. `mlm` replaces the target by [MASK] (the paper's ablation). An encoder-decoder takes None.
 
     Raises ValueError for a task the system does not learn, and for a mask that is unknown or does not fit.
     """
@@ -92,28 +88,26 @@ def build_sequence(
         sequence = builder.rank(passage_ids, texts["query"])
     else:
         sequence = builder.generation(task, passage_ids, texts["query"], texts[GENERATIVE_TASKS[task].target])
+    # So many of the leading tokens attend to each other freely.
     free = {"bidirectional": len(sequence.input_ids), "causal": 0, "mixed": sequence.segment_ids.count(0)}
     return replace(sequence, source_length=free.get(mask, sequence.source_length))
 
 
 def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
-    """Who may attend to whom when a model reads the sequence: a `Layout` an attention, in the order of the passes.
-
-    reader: the model, or the input builder of one (a system and a tokenizer are all that is needed).
-    The masks are the literal ones of the padded pass (`gdmtl_lib.packing.pad`).
+    """Who may attend to whom when a model reads the sequence: a `Layout` an attention, in the order of the passes, from
+    the literal masks of the padded pass (`gdmtl_lib.packing.pad`). reader: the model, or the input builder of one.
     """
     batch, system = pad([sequence], reader.tokenizer.pad_token_id), reader.system
-    name = reader.tokenizer.convert_ids_to_tokens
-    tokens, in_segment = _words(name(sequence.input_ids)), np.array(sequence.segment_ids)
+    tokens, in_segment = _words(reader.tokenizer, sequence.input_ids), np.array(sequence.segment_ids)
     segments = ("passage", "query") if sequence.task == "rank" else ("source", "target")
     steps = [sequence.predict_from + i for i in range(len(sequence.targets))] or [sequence.score_at]
-    predicts = _words(name(sequence.targets)) or ["score"]
+    predicts = _words(reader.tokenizer, sequence.targets) or ["score"]
     free = np.arange(len(tokens)) < sequence.source_length
     mechanism = np.where(free[:, None], BIDIRECTIONAL, np.where(free[None, :], CROSS, CAUSAL))
     own = _kinds(batch.mask, mechanism)
     if system.backbone == "encoder":
         return {"encoder": Layout(own, tokens, tokens, in_segment, in_segment, steps, predicts, segments)}
-    written = _words(name(sequence.decoder_ids))
+    written = _words(reader.tokenizer, sequence.decoder_ids)
     if sequence.task == "rank" and system.rank_layout == "concatenated":
         # The decoder reads the encoder's own sequence one token later.
         of_written = np.array([0, *sequence.segment_ids[:-1]])
@@ -128,16 +122,13 @@ def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
 
 
 def ranking_layouts(system: str | System, tokenizer, passage: str, query: str) -> dict[str, Layout]:
-    """The attentions through which a system's score of a pair comes about, in the order they are computed, with `TEXTS`
-    for segments. Which token is whose is not guessed from the ids: the input builder is given markers in the texts'
-    place and asked to build the sequence again.
-
-    system: a neural one. tokenizer: of its backbone; another family's does for a picture.
-    """
+    """The attentions through which a neural system's score of a pair comes about, in the order they are computed, with
+    `TEXTS` for segments. tokenizer: of its backbone; another family's does for a picture."""
     system = get_system(getattr(system, "name", system))
     start = tokenizer.cls_token_id if system.backbone == "encoder_decoder" else None
     builder = InputBuilder(tokenizer, system, decoder_start_id=start)
     [passage_ids], [query_ids] = builder.passage_tokens([passage]), builder.tokens([query])
+    # Which token is whose is not guessed from the ids: the sequence is built again of markers in the texts' place.
     marked = builder.rank([_MARKERS[PASSAGE]] * len(passage_ids), [_MARKERS[QUERY]] * len(query_ids))
     of_marker = {marker: text for text, marker in _MARKERS.items()}
     encoder, decoder = (
@@ -167,11 +158,9 @@ def count_interactions(found: Mapping[str, Layout]) -> pd.DataFrame:
 
 @torch.no_grad()
 def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
-    """Softmax(QK^T / sqrt(d)) under the literal mask in every layer and head (Eq. 1 and 7), float32 [l, h, r, c].
-
-    transformers' own eager attention forms them, on the padded reference pass; dropout is off. A weight the mask
-    forbids is exactly 0. Returns one tensor for each name in `layouts(model, sequence)`.
-    """
+    """Softmax(QK^T / sqrt(d)) under the literal mask in every layer and head (Eq. 1 and 7), float32 [l, h, r, c], for
+    each name in `layouts(model, sequence)`: by transformers' own eager attention, on the padded reference pass; dropout
+    is off. A weight the mask forbids is exactly 0."""
     batch = pad([sequence], model.tokenizer.pad_token_id).to(next(model.parameters()).device)
     found: dict[str, list[Tensor]] = {}
     hooks = [
@@ -199,23 +188,18 @@ def copied_share(weights: Tensor, layout: Layout) -> np.ndarray:
 def block_shares(weights: Tensor, layout: Layout) -> pd.DataFrame:
     """How much of its attention a source token and a target token spend on the source and on the target.
 
-    weights: float [l, h, r, c], from `attention_weights`. Returns a row for every layer, head (both from 1) and block:
-    layer, head, rows, columns (of the layout's `segments`), share (the mean over the rows of the sum over the columns,
-    so that the two blocks of a row add up to 1), uniform (the same, if the attention were spread evenly over all tokens
-    that the mask allows). Blocks without tokens are left out.
+    weights: float [l, h, r, c], from `attention_weights`. Returns for every `layer`, `head` (both from 1) and block with
+    tokens in it (`rows, columns`, of the layout's `segments`): `share` (the mean over the rows of the sum over the
+    columns), and `uniform` (the same, were the attention spread evenly over all tokens that the mask allows).
     """
     allowed = torch.from_numpy(layout.allowed)
     uniform = allowed / allowed.sum(-1, keepdim=True)
     frames = []
     for (i, rows), (j, columns) in product(enumerate(layout.segments), repeat=2):
         attending, attended = torch.from_numpy(layout.row_segments == i), torch.from_numpy(layout.column_segments == j)
-        if not attending.any() or not attended.any():
-            continue
-        shares = weights[:, :, attending][..., attended].sum(-1).mean(-1)
-        layers, heads = (axis.flatten() + 1 for axis in np.indices(shares.shape))
-        expected = float(uniform[attending][:, attended].sum(-1).mean())
-        block = dict(layer=layers, head=heads, rows=rows, columns=columns, share=shares.flatten(), uniform=expected)
-        frames.append(pd.DataFrame(block))
+        if attending.any() and attended.any():
+            shares, expected = (each[..., attending, :][..., attended].sum(-1).mean(-1) for each in (weights, uniform))
+            frames.append(_by_head(rows=rows, columns=columns, share=shares, uniform=float(expected)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -230,11 +214,10 @@ def mean_block_shares(model, task: str, examples: Iterable[tuple[str, ...]]) -> 
 
 
 def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSequence]:
-    """One generative example of mixed attention as |target| examples that predict one token each (Section 4.2).
-
-    Example t is the source and the first t target tokens under the mixed mask, its loss at its last position only:
-    together they give the loss and the gradients of the one mixed pass. With `mask_id` they are what the paper's
-    wording says instead, which does not: the tokens not yet written are [MASK], and attention is bidirectional.
+    """One generative example of mixed attention as |target| examples that predict one token each (Section 4.2): the
+    source and the first t target tokens under the mixed mask. Together they give the loss and the gradients of the one
+    mixed pass. With `mask_id` they are what the paper's wording says instead, which does not: the tokens not yet
+    written are [MASK], and attention is bidirectional.
 
     Raises ValueError for a sequence that is not a generative one under the mixed mask.
     """
@@ -256,12 +239,17 @@ def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSeq
     return examples
 
 
-def token_losses(model, sequences: list[TokenSequence]) -> Tensor:
-    """-log p of every target token of the sequences of one generative task, float [n], from one padded pass; with its
-    graph, so that gradients can be taken."""
+def target_logits(model, sequences: list[TokenSequence]) -> tuple[Tensor, Tensor]:
+    """The next-token logits at every target position of the sequences of one generative task, float32 [n, v], from one
+    padded pass, with their graph; and the target tokens, int [n]."""
     batch = pad(sequences, model.tokenizer.pad_token_id).to(next(model.parameters()).device)
     ((task, logits),) = model(batch).logits.items()
-    return F.cross_entropy(logits.float(), batch.targets[task], reduction="none")
+    return logits.float(), batch.targets[task]
+
+
+def token_losses(model, sequences: list[TokenSequence]) -> Tensor:
+    """-log p of every target token of the sequences of one generative task, float [n]; gradients can be taken."""
+    return F.cross_entropy(*target_logits(model, sequences), reduction="none")
 
 
 def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -276,27 +264,20 @@ def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.
         "expanded": expand(sequence),
         "[MASK]-filled": expand(sequence, model.tokenizer.mask_token_id),
     }
-    losses = {"token": _words(model.tokenizer.convert_ids_to_tokens(sequence.targets))}
-    rows, gradients = [], {}
+    losses, rows, mixed = {"token": _words(model.tokenizer, sequence.targets)}, [], None
     for name, sequences in approaches.items():
         each = token_losses(model, sequences)
         losses[name] = each.detach().cpu().numpy()
         used = [parameter for parameter in model.parameters() if parameter.requires_grad]
         found = torch.autograd.grad(each.mean(), used, allow_unused=True)
-        gradients[name] = [gradient for gradient in found if gradient is not None]
-        mixed = gradients["one mixed pass"]
-        largest = max(gradient.norm() for gradient in mixed)
-        apart = max((a - b).norm() for a, b in zip(mixed, gradients[name], strict=True))
-        rows.append(
-            {
-                "approach": name,
-                "sequences": len(sequences),
-                "tokens read": sum(len(s.input_ids) for s in sequences),
-                "loss": losses[name].mean(),
-                "loss_difference": abs(losses[name].mean() - losses["one mixed pass"].mean()),
-                "gradient_difference": float(apart / largest),
-            }
-        )
+        gradients = [gradient for gradient in found if gradient is not None]
+        mixed = mixed or gradients
+        apart = max((a - b).norm() for a, b in zip(mixed, gradients, strict=True))
+        rows.append({
+            "approach": name, "sequences": len(sequences), "tokens read": sum(len(s.input_ids) for s in sequences),
+            "loss": losses[name].mean(), "loss_difference": abs(losses[name].mean() - losses["one mixed pass"].mean()),
+            "gradient_difference": float(apart / max(gradient.norm() for gradient in mixed)),
+        })  # fmt: skip
     return pd.DataFrame(losses), pd.DataFrame(rows).set_index("approach")
 
 
@@ -312,36 +293,31 @@ def likeliest_tokens(model, sequence: TokenSequence, count: int = 5) -> pd.DataF
         raise ValueError(f"expected a sequence that predicts tokens, found one of {sequence.task!r}, which predicts none")
     training = model.training
     try:
-        batch = pad([sequence], model.tokenizer.pad_token_id).to(next(model.parameters()).device)
-        ((_, logits),) = model.eval()(batch).logits.items()
+        logits, targets = target_logits(model.eval(), [sequence])
     finally:
         model.train(training)
-    probabilities = logits.float().softmax(-1).cpu()
+    probabilities = logits.softmax(-1).cpu()
     best = probabilities.topk(count)
-    name = model.tokenizer.convert_ids_to_tokens
-    steps, targets = np.arange(len(sequence.targets)), _words(name(sequence.targets))
+    step, place = (axis.flatten() for axis in np.indices(best.indices.shape))
     return pd.DataFrame({
-        "step": steps.repeat(count),
-        "target": np.array(targets, dtype=object).repeat(count),
-        "rank": np.tile(np.arange(1, count + 1), len(targets)),
-        "token": _words(name(best.indices.flatten().tolist())),
+        "step": step,
+        "target": np.array(_words(model.tokenizer, sequence.targets), dtype=object)[step],
+        "rank": place + 1,
+        "token": _words(model.tokenizer, best.indices.flatten().tolist()),
         "probability": best.values.flatten().numpy(),
-        "target_probability": probabilities[steps, sequence.targets].numpy().repeat(count),
+        "target_probability": probabilities[step, targets.cpu()[step]].numpy(),
     })  # fmt: skip
 
 
+@torch.no_grad()
 def prefix_effect(model, sequence: TokenSequence) -> float:
     """How far the prediction of the last target token moves when the target tokens before it are written in another
-    order: the total variation distance, 0 to 1, of the two distributions over the vocabulary.
-
-    Under mixed attention a prediction rests on what is written; with the target masked (MLM) it is blind to it.
-    """
+    order: total variation, 0 to 1. Under mixed attention a prediction rests on what is written; with the target masked
+    (MLM) it is blind to it."""
     written = sequence.segment_ids.count(0)
     other = replace(sequence, input_ids=sequence.input_ids[:written] + sequence.input_ids[written:][::-1])
-    ends = pad([sequence, other], model.tokenizer.pad_token_id).to(next(model.parameters()).device)
-    with torch.no_grad():
-        ((_, logits),) = model(ends).logits.items()
-    first, second = logits.float().softmax(-1).view(2, len(sequence.targets), -1)[:, -1]
+    logits, _ = target_logits(model, [sequence, other])
+    first, second = logits.softmax(-1).view(2, len(sequence.targets), -1)[:, -1]
     return float((first - second).abs().sum() / 2)
 
 
@@ -374,10 +350,8 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
         entropies.append(torch.special.entr(weights).sum(-1).mean(-1) / np.log(len(kinds)))
     if not shares:
         raise ValueError("expected pairs of a passage and a query, found none")
-    mean, entropy = torch.stack(shares).mean(0), torch.stack(entropies).mean(0)
-    layers, heads = (axis.flatten() + 1 for axis in np.indices(entropy.shape))
-    columns = {name: mean[..., kind].flatten().numpy() for kind, name in enumerate(DESTINATIONS)}
-    return pd.DataFrame({"layer": layers, "head": heads, **columns, "entropy": entropy.flatten().numpy()})
+    mean = torch.stack(shares).mean(0)
+    return _by_head(**dict(zip(DESTINATIONS, mean.unbind(-1))), entropy=torch.stack(entropies).mean(0))
 
 
 def head_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -395,13 +369,20 @@ def head_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["moved", *key], ascending=[False, True, True], ignore_index=True)
 
 
+def _by_head(**columns) -> pd.DataFrame:
+    """A row a layer and head (from 1); columns: float [l, h], or one value for all."""
+    layer, head = (axis.flatten() + 1 for axis in np.indices(next(of.shape for of in columns.values() if torch.is_tensor(of))))
+    flat = {name: of.flatten().numpy() if torch.is_tensor(of) else of for name, of in columns.items()}
+    return pd.DataFrame({"layer": layer, "head": head, **flat})
+
+
 def _kinds(mask: Tensor, mechanism) -> np.ndarray:
     return np.where(mask[0, 0].numpy(), mechanism, NONE).astype(np.int8)
 
 
-def _words(tokens: list[str]) -> list[str]:
+def _words(tokenizer, ids: list[int]) -> list[str]:
     """Tokens as one reads them: byte-level vocabularies write a space as a letter of their own."""
-    return [token.replace("\u0120", "\u00b7") for token in tokens]
+    return [token.replace("\u0120", "\u00b7") for token in tokenizer.convert_ids_to_tokens(ids)]
 
 
 def _attention_modules(model) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -434,8 +415,4 @@ def _additive(batch: PaddedBatch) -> PaddedBatch:
     """Eager attention adds its mask to the scores: 0 where a token may attend, the lowest number where not."""
     masks = {name: getattr(batch, name) for name in ("mask", "decoder_mask", "cross_mask")}
     lowest = torch.finfo(torch.float32).min
-    added = {
-        name: torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
-        for name, mask in masks.items() if mask is not None
-    }  # fmt: skip
-    return replace(batch, **added)
+    return replace(batch, **{name: (~mask).float() * lowest for name, mask in masks.items() if mask is not None})

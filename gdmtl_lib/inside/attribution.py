@@ -2,10 +2,9 @@
 
 The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
 word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. A baseline
-is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. What a model
-thinks of such a pair nobody has taught it: one may score above a relevant pair, and the values would say what makes the
-pair worse than nothing. So of several `REFERENCES` the one with the lowest score is taken, and the result says which,
-and what its colours mean. Another baseline divides another difference: the numbers say something beside this one only.
+is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. One may score
+above a relevant pair, and the values would say what makes the pair worse than nothing: so of several `REFERENCES` the
+one with the lowest score is taken, and the result says which. The numbers say something beside this baseline only.
 
 s sequence, d hidden.
 """
@@ -17,9 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .attention import build_sequence
 from gdmtl_lib.data.trec import of_judged_queries
-
+from .attention import build_sequence
 
 REFERENCES = ("all [MASK]", "all [PAD]", "all unknown", "random words")
 
@@ -54,11 +52,9 @@ class Attribution:
 
 
 class EmbeddedPair:
-    """A pair for an encoder system's ranking pass, its word embeddings open to be changed.
-
-    embeddings: float [1, s, d]. baselines: the same of each of the `REFERENCES`. Calling it with embeddings
-    float [n, s, d] gives the scores, float [n]. Raises ValueError for an encoder-decoder.
-    """
+    """A pair for an encoder system's ranking pass, its word `embeddings`, float [1, s, d], open to be changed;
+    `baselines`: those of each of the `REFERENCES`. Called with embeddings float [n, s, d] it gives the scores, float [n].
+    Raises ValueError for an encoder-decoder."""
 
     def __init__(self, model, passage: str, query: str):
         if model.system.backbone != "encoder":

@@ -28,19 +28,15 @@ Drawn = Figure | Picture | Styler | str
 class Explorer(ipywidgets.VBox):
     """Controls, and under them what `draw` makes of their values.
 
-    draw: called with the controls' values; returns a Figure, a picture that goes from step to step, a styled frame, a
-        plain text, or a list of these. What it raises as ValueError or FileNotFoundError is shown in place of the
-        picture: not all values go together.
-    controls: ipywidgets by the name of `draw`'s argument.
-    buttons: shown after the controls; what they do is their own.
+    draw: called with the controls' values; returns what can be `Drawn`, or a list of it. What it raises as ValueError or
+        FileNotFoundError is shown in place of the picture: not all values go together.
+    controls: ipywidgets by the name of `draw`'s argument. buttons: shown after the controls.
     """
 
     def __init__(
-        self,
-        draw: Callable[..., Drawn | list[Drawn]],
-        controls: Mapping[str, ipywidgets.Widget],
+        self, draw: Callable[..., Drawn | list[Drawn]], controls: Mapping[str, ipywidgets.Widget],
         buttons: Iterable[ipywidgets.Button] = (),
-    ):
+    ):  # fmt: skip
         self.controls = dict(controls)
         self.drawn: list[Drawn] = []
         self._draw, self._view, self._following = draw, ipywidgets.HTML(layout={"width": "99%"}), True

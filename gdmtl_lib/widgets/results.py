@@ -9,10 +9,11 @@ import pandas as pd
 from gdmtl_lib import figures as plots
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation import comparison
-from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES
+from gdmtl_lib.evaluation.measures import PAPER_MEASURES
 from gdmtl_lib.evaluation.tables import styled, styled_passages, top_passages
 from gdmtl_lib.experiments import studies
 from gdmtl_lib.experiments.results import Results
+from gdmtl_lib.figures.style import written
 from gdmtl_lib.systems import LABELS
 from .explorer import Explorer, choice, labelled, search, slider, step_button
 
@@ -66,7 +67,7 @@ def explore_queries(
         means = f" (means over {len(seeds)} seeds; below, what seed {seeds[0]} shows)" if len(seeds) > 1 else ""
         return [
             plots.query_deltas({system: deltas}, baseline, measure, score, found.index[query - 1], tolerance),
-            f"Query {query} of {len(found)}, “{texts[chosen['query_id']]}”: {measure} "
+            f"Query {query} of {len(found)}, “{texts[chosen['query_id']]}”: {written(measure)} "
             f"{chosen['baseline']:.3f} with {LABELS[baseline]}, {chosen['system']:.3f} with {LABELS[system]}{means}",
             styled_passages(passages.drop(columns="query_id")),
         ]
@@ -186,7 +187,7 @@ def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
         ways = table.set_index("way")
         row, base = ways.loc[k], ways.loc["ranking head"]
         said = (
-            f"{k}: {PAPER_NAMES.get(measure, measure)} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} "
+            f"{k}: {written(measure)} {row['mean']:.3f} against the ranking head's {base['mean']:.3f} "
             f"(difference from {row['low']:+.3f} to {row['high']:+.3f}, 95%), for {row['gflop'] / base['gflop']:.0%} of its operations, "
             f"{row['stored'] / base['gflop']:.0%} with stored states"
         )
@@ -210,8 +211,7 @@ def explore_written(table: pd.DataFrame) -> Explorer:
             raise ValueError(f"No passage contains {words!r}")
         passage = min(passage, len(found))
         chosen = found.iloc[passage - 1]
-        written = chosen.drop("passage").rename("text").rename_axis("written by").reset_index()
-        shown = styled(written, index=False)
+        shown = styled(chosen.drop("passage").rename("text").rename_axis("written by").reset_index(), index=False)
         shown.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
         return [f"Passage {passage} of {len(found)}: {chosen['passage']}", shown]
 
@@ -234,4 +234,4 @@ def _pair(results: Results, split: str, baseline: str, system: str | None = None
 def _measures(means: pd.DataFrame | None = None) -> list[tuple[str, str]]:
     """The paper's measures as options, or those of a table."""
     known = PAPER_MEASURES if means is None else means["measure"].unique()
-    return [(PAPER_NAMES.get(measure, measure), measure) for measure in known]
+    return [(written(measure), measure) for measure in known]

@@ -83,7 +83,7 @@ def test_explore_queries(results, collection):
     assert f"Query 1 of 170, “{texts[0]}”" in explorer.view
     assert "(means over 2 seeds; below, what seed 0 shows)" in explorer.view
     controls["query"].value = 170
-    assert f"Query 170 of 170, “{texts[-1]}”: RR@10 {deltas['baseline'].iloc[-1]:.3f} with BERT" in explorer.view
+    assert f"Query 170 of 170, “{texts[-1]}”: MRR@10 {deltas['baseline'].iloc[-1]:.3f} with BERT" in explorer.view
     top = results.run("gdmtl", "dev", 0).query("query_id == @deltas.query_id.iloc[-1] and rank == 1")["doc_id"]
     assert html.escape(collection.text(top)[0][:60]) in explorer.view
 
