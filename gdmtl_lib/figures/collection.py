@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import SPLIT_COLOURS, legend_below, name_rows, new_figure, panels, stacked_bars, styled, suptitle
+from .style import SPLIT_COLOURS, legend_below, name_rows, new_figure, panels, styled, suptitle
 
 
 @styled
@@ -41,16 +41,13 @@ def category_shares(
     table: what `overview.category_shares` returns, per cent. paper: the paper's shares by category, per cent.
     """
     figure, axis = new_figure(figsize=(6.2, 0.9 + 0.5 * len(table)))
-    long = table.melt(ignore_index=False).reset_index(names="category")
-    palette = [colour for _, colour in zip(table, SPLIT_COLOURS)]
-    sns.barplot(long, x="value", y="category", hue="variable", palette=palette, saturation=1, legend="full", ax=axis)
+    table.plot.barh(ax=axis, width=0.8, color=SPLIT_COLOURS, legend=False)
     known = [(paper[name], place) for place, name in enumerate(table.index) if name in paper]
     if known:
         style = dict(marker="D", s=32, facecolor="white", edgecolor="black", zorder=3)
         axis.scatter(*zip(*known), label="MS MARCO (paper, Table 5)", **style)
+    name_rows(axis, table.index)
     axis.set(xlabel="% of the queries", ylabel="")
-    axis.grid(visible=False, axis="y")
-    axis.get_legend().remove()
     legend_below(figure)
     return suptitle(figure, title)
 
@@ -60,10 +57,10 @@ def judgment_grades(table: pd.DataFrame, title: str = "How are passages judged?"
     """How many judgments of each grade a query has, a bar for each split, the darker the more relevant. table: what
     `overview.grade_counts` returns."""
     figure, axis = new_figure(figsize=(6.2, 1.2 + 0.45 * len(table)))
-    shades = sns.color_palette("Blues", len(table.columns))
-    stacked_bars(axis, table.rename(columns="grade {}".format), shades, 0.65, edgecolor="white")
+    style = dict(width=0.65, color=sns.color_palette("Blues", len(table.columns)), edgecolor="white", legend=False)
+    table.rename(columns="grade {}".format).plot.barh(ax=axis, stacked=True, **style)
     name_rows(axis, table.index)
-    axis.set(xlabel="judged passages a query")
+    axis.set(xlabel="judged passages a query", ylabel="")
     legend_below(figure)
     return suptitle(figure, title)
 

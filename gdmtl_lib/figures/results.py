@@ -17,7 +17,7 @@ from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
     GAIN, LOSS, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, first_stage_line, follow, label_left, label_points,
-    legend_below, name_rows, near, new_figure, panels, signed, stacked_bars, styled, suptitle, together, written,
+    legend_below, name_rows, near, new_figure, panels, signed, styled, suptitle, together, written,
 )  # fmt: skip
 
 ROUND = dict(steps=[1, 2, 5, 10])  # the numbers that are named along an axis
@@ -73,7 +73,7 @@ def win_tie_loss(
     figure, axis = new_figure(figsize=(7, 1.3 + 0.34 * len(table)))
     counts = table[["win", "tie", "loss"]]
     total = counts.sum(axis=1)
-    stacked_bars(axis, counts, (GAIN, SAME, LOSS), 0.75)
+    counts.plot.barh(ax=axis, stacked=True, width=0.75, color=[GAIN, SAME, LOSS], legend=False)
     for bars, ink in zip(axis.containers, ("white", "black", "white")):
         texts = [f"{bar.get_width():,.0f}" if bar.get_width() > 0.03 * of else "" for bar, of in zip(bars, total)]
         axis.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)

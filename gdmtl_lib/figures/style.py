@@ -96,10 +96,10 @@ def suptitle(figure: Figure, title: str) -> Figure:
     return figure
 
 
-def name_rows(axis: Axes, names: Iterable[str], at: Iterable[float] | None = None, **style) -> None:
+def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
     """Names at the rows of an axis, the first on top; lines between rows say nothing and go."""
     names = list(names)
-    axis.set_yticks(range(len(names)) if at is None else at, names, **style)
+    axis.set_yticks(range(len(names)), names, **style)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
@@ -137,12 +137,6 @@ def beside(axis: Axes, texts: Iterable[str], **style) -> None:
     """Texts at the right of an axis, one a row."""
     for row, text in enumerate(texts):
         axis.annotate(text, (1.03, row), xycoords=("axes fraction", "data"), va="center", **style)
-
-
-def stacked_bars(axis: Axes, table: pd.DataFrame, colours: Iterable, height: float, **style) -> None:
-    """A bar for each row of a table, of its columns side by side."""
-    for (column, widths), (_, ends), colour in zip(table.items(), table.cumsum(axis=1).items(), colours):
-        axis.barh(range(len(table)), widths, height, ends - widths, color=colour, label=column, **style)
 
 
 def signed(number: float, digits: int = 3) -> str:
