@@ -212,25 +212,21 @@ def difference_rows(
 def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], colours: Sequence) -> None:
     """Name points at their right, with a line to each. No point is moved: where some are close, their names are spread."""
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-    step, gap = 0.1 * (right - left), 0.055 * (top - bottom)
-    groups: list[list[int]] = []
-    for i in sorted(np.flatnonzero(np.isfinite(x)), key=lambda i: x[i]):
-        if groups and x[i] - x[groups[-1][0]] < step:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    for group in groups:
-        group.sort(key=lambda i: y[i])
+    gap = 0.055 * (top - bottom)
+    points = pd.DataFrame({"x": x, "y": y, "name": names, "colour": colours}).dropna(subset="x").sort_values("x", kind="stable")
+    for _, close in points.groupby((points["x"].diff() > 0.1 * (right - left)).cumsum()):
+        close = close.sort_values("y", kind="stable")
         # Apart by `gap`, around where they belong, and between the ends of the axis.
-        at = np.array([y[i] for i in group])
-        spread = np.maximum.accumulate(at - gap * np.arange(len(at))) + gap * np.arange(len(at))
+        at, steps = close["y"].to_numpy(), gap * np.arange(len(close))
+        spread = np.maximum.accumulate(at - steps) + steps
         spread -= max(spread.mean() - at.mean(), spread[-1] - top + gap / 2)
         spread += max(0.0, bottom + gap / 2 - spread[0])
-        for i, place in zip(group, spread):
-            to = max(x[j] for j in group) + 0.04 * (right - left), place
-            line = dict(arrowstyle="-", color=colours[i], linewidth=0.7, shrinkA=0, shrinkB=4)
-            room = dict(facecolor="white", edgecolor="none", pad=0.4, alpha=0.8)
-            axis.annotate(names[i], (x[i], y[i]), to, color=colours[i], fontsize=8.5, va="center", arrowprops=line, bbox=room)
+        for point, place in zip(close.itertuples(), spread):
+            to = close["x"].max() + 0.04 * (right - left), place
+            style = dict(color=point.colour, fontsize=8.5, va="center")
+            style |= dict(bbox=dict(facecolor="white", edgecolor="none", pad=0.4, alpha=0.8))
+            line = dict(arrowstyle="-", color=point.colour, linewidth=0.7, shrinkA=0, shrinkB=4)
+            axis.annotate(point.name, (point.x, point.y), to, arrowprops=line, **style)
 
 
 def save_figure(figure: Figure, folder: str | os.PathLike, name: str) -> None:
