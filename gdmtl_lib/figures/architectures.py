@@ -133,25 +133,21 @@ def _pass(axis: Axes, system: System, task: str, x: float, bottom: float, bands:
     mixed = system.backbone == "encoder" and task != "rank"
     _boxes(axis, read["encoder"], x + 0.2, _WIDTH - 0.4, bottom + 0.25)
     _arrow(axis, (middle, bottom + 1.0), (middle, bands["encoder"]))
-    words = "mixed attention" if mixed else "bidirectional attention"
-    _block(axis, "encoder", words, "mixed" if mixed else "bidirectional", x, bands["encoder"])
-    last = "encoder"
+    _block(axis, "encoder", "mixed" if mixed else "bidirectional", x, bands["encoder"])
     if "decoder" in bands:
-        last, y = "decoder", bands["decoder"]
+        y = bands["decoder"]
         _arrow(axis, (x + 1.6, bands["encoder"] + 1.7), (x + 1.6, y), KIND_COLOURS[CROSS], 2.2)
         axis.text(x + 1.9, y - 1.6, "cross-attention", fontsize=7.5, color=LINE, va="center")
         _boxes(axis, read["decoder"], x + 2.9, _WIDTH - 3.1, y - 1.3)
         _arrow(axis, (x + 2.9 + (_WIDTH - 3.1) / 2, y - 0.55), (x + 2.9 + (_WIDTH - 3.1) / 2, y))
-        _block(axis, "decoder", "causal attention", "causal", x, y)
-    y = bands[last] + 1.7
-    colour = TASK_COLOURS[task]
+        _block(axis, "decoder", "causal", x, y)
+    y, colour = max(bands.values()) + 1.7, TASK_COLOURS[task]
     if task == "rank":
         at = "state of the first token" if system.backbone == "encoder" else "state of the last token"
-        head = "feed-forward → score"
-        loss = RANK_LOSSES[system.rank_loss]
+        head, loss = "feed-forward → score", RANK_LOSSES[system.rank_loss]
     else:
-        at = "states that predict it"
-        head, loss = f"language model → next token of the {GENERATIVE_TASKS[task].target}", "cross-entropy"
+        at, loss = "states that predict it", "cross-entropy"
+        head = f"language model → next token of the {GENERATIVE_TASKS[task].target}"
     _arrow(axis, (middle, y), (middle, y + 0.85))
     axis.text(middle + 0.25, y + 0.42, at, fontsize=7.5, color=LINE, va="center")
     place = (x + 0.4, y + 0.85), _WIDTH - 0.8, 1.1
@@ -162,10 +158,10 @@ def _pass(axis: Axes, system: System, task: str, x: float, bottom: float, bands:
     axis.text(middle, y + 3.05, words, fontsize=8.5, color=colour, weight="bold", ha="center", va="center")
 
 
-def _block(axis: Axes, name: str, words: str, kind: str, x: float, y: float) -> None:
+def _block(axis: Axes, name: str, kind: str, x: float, y: float) -> None:
     """A pass through a stack of layers: its name, the mask it uses in words and in small."""
     axis.text(x + 2.5, y + 1.1, f"{name} layers", fontsize=9.5, color=INK, va="center", weight="bold")
-    axis.text(x + 2.5, y + 0.55, words, fontsize=8, color=LINE, va="center")
+    axis.text(x + 2.5, y + 0.55, f"{kind} attention", fontsize=8, color=LINE, va="center")
     across, up = x + 0.9 + 0.3 * np.arange(5), y + 0.25 + 0.3 * np.arange(5)
     axis.pcolormesh(across, up, PALETTE[_SMALL[kind]][::-1], edgecolor="white", linewidth=0.4)
 

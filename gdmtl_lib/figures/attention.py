@@ -8,7 +8,6 @@ l layers, h heads, r rows, c columns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -93,10 +92,8 @@ def attention_overview(weights: np.ndarray, layout: Layout, title: str = "") -> 
     weights = _bins(np.where(layout.kinds == NONE, -1.0, weights))
     rows, columns = weights.shape[2:]
     gap = max(1, rows // 16)
-    tiled = np.full((layers * (rows + gap) - gap, heads * (columns + gap) - gap), np.nan)
-    for layer, head in product(range(layers), range(heads)):
-        y, x = layer * (rows + gap), head * (columns + gap)
-        tiled[y : y + rows, x : x + columns] = weights[layer, head]
+    apart = np.pad(weights, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
+    tiled = np.block([list(line) for line in apart])[:-gap, :-gap]
     figure, axis = new_figure(figsize=(10, 8.6 * tiled.shape[0] / tiled.shape[1] + 0.8))
     axis.imshow(np.where(np.isnan(tiled), np.nan, 0.85), cmap="gray", vmin=0, vmax=1, interpolation="none")
     image = axis.imshow(np.ma.masked_where(~(tiled >= 0), tiled), interpolation="none", **HEAT)

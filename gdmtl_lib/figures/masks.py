@@ -171,7 +171,7 @@ def expansion(
             box = dict(facecolor=face, edgecolor=INK if last else "white", linewidth=1)
             axis.add_patch(Rectangle((x + 0.03, t - 0.44), 0.94, 0.88, **box))
             weight = "bold" if last else "normal"
-            size = 7 * min(1, 7 / len(token))  # within the box
+            size = 7 * min(1, 6 / len(token))  # within the box
             axis.text(x + 0.5, t, token, ha="center", va="center", fontsize=size, color=INK, weight=weight)
     axis.set(xlim=(0, len(shown) + min(n, 9)), ylim=(n - 0.5, -0.5), yticks=range(n), yticklabels=range(1, n + 1))
     axis.set(xticks=[], ylabel="example")
