@@ -6,7 +6,7 @@ Imports `evaluation`, `inside` and what these import.
 from importlib import import_module
 
 _NAMES = {
-    "style": "GAIN LOSS STYLE save_figure",
+    "style": "GAIN LOSS STYLE save_figure written",
     "results": "categories cost differences effectiveness pair pair_intervals query_deltas rank_shifts score_distributions "
     "twins win_tie_loss",
     "studies": "denoising gains loss_weighting training_curves training_size",

@@ -199,6 +199,6 @@ def test_every_figure_of_a_table_is_held():
     """Those that are left out draw tokens, masks, diagrams or images of weights; their own tests read them back."""
     drawn_from_elsewhere = {
         "attention_map", "attention_masks", "attention_overview", "attributions", "block_diagrams", "heads_on_a_pair",
-        "interactions", "mixed_mask", "pair", "score_distributions", "GAIN", "LOSS", "STYLE", "save_figure",
+        "interactions", "mixed_mask", "pair", "score_distributions", "GAIN", "LOSS", "STYLE", "save_figure", "written",
     }  # fmt: skip
     assert set(plots.__all__) - set(FIGURES) == drawn_from_elsewhere
