@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from gdmtl_lib.masks import Span, Spans, span_mask
+from gdmtl_lib.masks import Spans, span_mask
 
-from .dropout_attention import dropout_attention
+from .dropout_attention import attention_weights, dropout_attention
 from .flash import suits, varlen_attention
 from .reference import is_fast
 
@@ -23,17 +23,9 @@ FEW_ROWS = 32  # up to so many rows attend to a longer text by plain products, o
 
 
 def packed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | Spans | None = None,
-    spans: Spans | None = None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    cache=None,
-    **_,
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | Spans | None = None,
+    spans: Spans | None = None, dropout: float = 0.0, scaling: float | None = None, sliding_window: int | None = None,
+    cache=None, **_,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention, span by span; registered with transformers under the name `PACKED`.
 
@@ -57,7 +49,9 @@ def packed_attention(
             )
         few = query.shape[2] <= FEW_ROWS and query.shape[2] < key.shape[2] and is_fast("few rows")
         if few and _computes_alone(query, dropout):
-            return _few_rows(query, key, value, attention_mask, scaling), None
+            # A CPU's fused kernel, which spares the memory of many rows, takes twice the time of plain products.
+            weights = attention_weights(query, key, attention_mask, scaling).to(value.dtype)
+            return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
         output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
     if suits(query):
@@ -82,16 +76,6 @@ def _computes_alone(query: Tensor, dropout: float) -> bool:
     return query.device.type == "cpu" and not torch.is_grad_enabled() and not dropout
 
 
-def _few_rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    """A few tokens of a target over a whole source: a CPU's fused kernel, which spares the memory of many rows, takes
-    twice the time of plain products. Arguments and result as in `packed_attention`."""
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = torch.matmul(query * scaling, key.transpose(-1, -2))
-    weights.masked_fill_(~mask, torch.finfo(weights.dtype).min)  # finite: a row of padding may attend to nothing at all
-    weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous()
-
-
 def _stacked_attention(
     query: Tensor, key: Tensor, value: Tensor, spans: Spans, scaling: float | None, sliding_window: int | None
 ) -> Tensor:
@@ -100,26 +84,17 @@ def _stacked_attention(
     A CPU's fused kernel does the small products of a span in smaller pieces still; a few large batches of products
     take half its time. Arguments and result as in `packed_attention`.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     outputs = []
-    for (rows, _, _), group in groupby(spans, key=_shape):
+    for (rows, _, _), group in groupby(spans, lambda span: (span.end - span.start, span.key_end - span.key_start, span.causal)):
         group = list(group)
         n = len(group)
         first, last = group[0].start, group[-1].end
         q = query[0, :, first:last].unflatten(1, (n, rows)).transpose(0, 1)  # [n, h, r, d]
         k = torch.stack([key[0, :, span.key_start : span.key_end] for span in group])
         v = torch.stack([value[0, :, span.key_start : span.key_end] for span in group])
-        weights = torch.matmul(q * scaling, k.transpose(-1, -2))
-        mask = span_mask(group[0], sliding_window, query.device)
-        if mask is not None:
-            weights.masked_fill_(~mask, -torch.inf)
-        weights = weights.softmax(-1, dtype=torch.float32).to(v.dtype)
+        weights = attention_weights(q, k, span_mask(group[0], sliding_window, query.device), scaling).to(v.dtype)
         outputs.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
-
-
-def _shape(span: Span) -> tuple[int, int, bool]:
-    return span.end - span.start, span.key_end - span.key_start, span.causal
 
 
 def _columns(states: Tensor, spans: Spans) -> list[Tensor]:

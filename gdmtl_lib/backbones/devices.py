@@ -3,23 +3,25 @@
 import itertools
 import json
 import math
-import os
 import platform
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdmtl_lib.data.files import cache_folder
+from gdmtl_lib.data.files import cache_folder, write_lines
 
 from .reference import is_fast
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CLEARLY = 1.15  # so many times faster bf16 is chosen: what is measured scatters, and there are casts besides products
+PROBE_SECONDS = 0.15
+PROBED = (512, 384, 1536)  # rows, inner, columns: the widest product of a small encoder's layer
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -47,11 +49,6 @@ def pick_precision(precision: str, device: torch.device, training: bool = False)
     return "bf16" if seconds.get("bf16", math.inf) * CLEARLY < in_fp32 else "fp32"
 
 
-CLEARLY = 1.15  # so many times faster bf16 is chosen: what is measured scatters, and there are casts besides products
-PROBE_SECONDS = 0.15
-PROBED = (512, 384, 1536)  # rows, inner, columns: the widest product of a small encoder's layer
-
-
 @cache
 def products_measured() -> dict[str, dict[str, float]]:
     """Seconds that a layer's product takes on this CPU, `forward` alone and in `training` (with its gradients and casts),
@@ -68,13 +65,8 @@ def products_measured() -> dict[str, dict[str, float]]:
         return {kind: dict(json.loads(path.read_text())[kind]) for kind in ("forward", "training")}
     except (OSError, ValueError, KeyError, TypeError):  # not there yet, or spoiled
         measured = _measure()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(json.dumps(measured))
-        unfinished.replace(path)
-    except OSError:
-        pass  # a home that cannot be written: measured again by the next process
+    with suppress(OSError):  # a home that cannot be written: measured again by the next process
+        write_lines(path, [json.dumps(measured)])
     return measured
 
 

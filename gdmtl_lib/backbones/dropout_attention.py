@@ -19,7 +19,6 @@ def dropout_attention(
     query: float [..., h, r, d]; key, value: float [..., h, c, d]; mask: bool [r, c], True = may attend, or None.
     dropout: in [0, 1). scale: of the products; 1 / sqrt(d) unless given. Returns float [..., h, r, d].
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
     return _DropoutAttention.apply(query, key, value, mask, dropout, scale)
 
 
@@ -27,7 +26,7 @@ class _DropoutAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, mask, dropout, scale):
         ctx.dropout, ctx.scale = dropout, scale
-        weights = _weights(query, key, mask, scale)
+        weights = attention_weights(query, key, mask, scale)
         kept = torch.empty(weights.shape, dtype=torch.bool, device=weights.device).bernoulli_(1 - dropout)
         ctx.save_for_backward(query, key, value, mask, kept)
         return torch.matmul(weights.mul_(kept).div_(1 - dropout).to(value.dtype), value)
@@ -36,18 +35,23 @@ class _DropoutAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         query, key, value, mask, kept = ctx.saved_tensors
-        weights = _weights(query, key, mask, ctx.scale)
+        weights = attention_weights(query, key, mask, ctx.scale)
         share = kept.to(weights.dtype).div_(1 - ctx.dropout)
         of_value = torch.matmul((weights * share).to(gradient.dtype).transpose(-1, -2), gradient)
         of_weights = torch.matmul(gradient, value.transpose(-1, -2)).to(weights.dtype).mul_(share)
         # Softmax: what a row's weights gain together, none of them keeps.
         products = weights.mul_(of_weights.sub_((of_weights * weights).sum(-1, keepdim=True)))
-        products = products.mul_(ctx.scale).to(query.dtype)
+        products = products.mul_(_scale(query, ctx.scale)).to(query.dtype)
         return torch.matmul(products, key), torch.matmul(products.transpose(-1, -2), query), of_value, None, None, None
 
 
-def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    products = torch.matmul(query * scale, key.transpose(-1, -2))
-    if mask is not None:
-        products.masked_fill_(~mask, -torch.inf)
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Who attends how much to whom, float32 [..., h, r, c] (float64 of such). Arguments as of `dropout_attention`."""
+    products = torch.matmul(query * _scale(query, scale), key.transpose(-1, -2))
+    if mask is not None:  # finite: a row of padding may attend to nothing at all
+        products.masked_fill_(~mask, torch.finfo(products.dtype).min)
     return products.softmax(-1, dtype=torch.promote_types(products.dtype, torch.float32))
+
+
+def _scale(query: Tensor, scale: float | None) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else scale

@@ -40,29 +40,12 @@ class Family:
         return config.pad_token_id + 1 if self.counts_after_padding else 0
 
 
-def _by_pooler(model, first_states: Tensor) -> Tensor:
-    return model.classifier(model.dropout(model.base_model.pooler(first_states[:, None])))
-
-
-def _by_pooler_and_activation(model, first_states: Tensor) -> Tensor:
-    pooled = model.base_model.pooler_activation(model.base_model.pooler(first_states))
-    return model.classifier(model.dropout(pooled))
-
-
 def _by_classifier(model, first_states: Tensor) -> Tensor:
     return model.classifier(first_states[:, None])
 
 
-def _by_pre_classifier(model, first_states: Tensor) -> Tensor:
-    return model.classifier(model.dropout(torch.relu(model.pre_classifier(first_states))))
-
-
-def _by_head(model, first_states: Tensor) -> Tensor:
-    return model.classifier(model.drop(model.head(first_states)))
-
-
 _BERT = Family(
-    score=_by_pooler,
+    score=lambda model, first: model.classifier(model.dropout(model.base_model.pooler(first[:, None]))),
     masked_lm=("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     has_berts_layers=True,
 )
@@ -74,15 +57,10 @@ _ROBERTA = Family(
     counts_after_padding=True,
     has_berts_layers=True,
 )
-_NORM_FIRST = replace(_ROBERTA, has_berts_layers=False)
 FAMILIES = {
-    "bert": _BERT,
-    "ernie": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "xlm-roberta-xl": _NORM_FIRST,
-    "roberta-prelayernorm": _NORM_FIRST,
+    **dict.fromkeys(("bert", "ernie"), _BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), _ROBERTA),
+    **dict.fromkeys(("xlm-roberta-xl", "roberta-prelayernorm"), replace(_ROBERTA, has_berts_layers=False)),
     "data2vec-text": _ROBERTA,
     "electra": Family(
         score=_by_classifier,
@@ -91,12 +69,14 @@ FAMILIES = {
         has_berts_layers=True,
     ),
     "albert": Family(
-        score=_by_pooler_and_activation,
+        score=lambda model, first: model.classifier(
+            model.dropout(model.base_model.pooler_activation(model.base_model.pooler(first)))
+        ),
         masked_lm=("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
         attention=".attention",
     ),
     "distilbert": Family(
-        score=_by_pre_classifier,
+        score=lambda model, first: model.classifier(model.dropout(torch.relu(model.pre_classifier(first)))),
         activation="activation",
         norm_eps=1e-12,
         masked_lm=("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
@@ -104,7 +84,7 @@ FAMILIES = {
         attention=".attention",
     ),
     "modernbert": Family(
-        score=_by_head,
+        score=lambda model, first: model.classifier(model.drop(model.head(first))),
         activation="classifier_activation",
         norm_eps="norm_eps",
         masked_lm=("head.dense", "head.norm", "decoder.bias"),

@@ -53,15 +53,14 @@ def plan_of(spans: Spans, tokens: int, keys: int, device: torch.device) -> Plan:
 
 
 def _plan(table: np.ndarray, tokens: int, keys: int, device: torch.device) -> Plan:
-    is_causal = table[:, 4] == 1
-    free, causal = table[~is_causal], table[is_causal]
+    free, causal = table[table[:, 4] == 0], table[table[:, 4] == 1]
     if len(free) and len(causal) and tokens == keys and (free[:, :2] == free[:, 2:4]).all():
         # To gather the rows and columns of the free spans would copy all queries, keys and values. Rows of causal spans
         # attend here to one another, which is wrong, and are few: they are computed again, and replace these.
         everywhere = np.concatenate([table[:, :2], table[:, :2], table[:, 4:]], axis=1)
         return Plan([_call(False, everywhere, device), _call(True, causal, device)], replaces=True)
     parts = [(kind, part) for kind, part in ((False, free), (True, causal)) if len(part)]
-    order = np.concatenate([_places(part[:, 0], part[:, 1]) for _, part in parts])
+    order = np.concatenate([_places(*part[:, :2].T) for _, part in parts])
     in_order = np.array_equal(order, np.arange(tokens))
     calls = [_call(*part, device) for part in parts]
     return Plan(calls, order=None if in_order else torch.from_numpy(order.argsort()).to(device))
