@@ -5,7 +5,6 @@ b rows, v vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,19 +14,6 @@ METHODS = ("greedy", "beam", "sample")
 # Which settings belong to which methods: one given in vain is a mistake.
 _BELONGS = {"n": ("beam", "sample"), "beams": ("beam",), "top_k": ("sample",), "top_p": ("sample",),
             "temperature": ("sample",), "seed": ("sample",)}  # fmt: skip
-
-
-class Steps(Protocol):
-    """What a strategy asks of a model that writes several texts, one a row."""
-
-    def start(self) -> Tensor:
-        """Logits of every text's first token, float [b, v]."""
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append a token to every row, int64 [b]. Returns the logits of the one after it, float [b, v]."""
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with these rows, int64, in this order; one may be taken several times."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +59,31 @@ class Decoding:
         """Rows that a passage takes at a time."""
         return (self.beams or 4) if self.method == "beam" else (self.n or 1)
 
-    def write(self, steps: Steps, uniforms: Tensor, end: int) -> list[list[list[int]]]:
+    def write(self, steps, uniforms: Tensor, end: int) -> list[list[list[int]]]:
         """Write `n` texts for each row of `steps`, token ids without the end.
 
+        steps: what writes several texts, one a row. `start()`: the logits of every text's first token, float [b, v];
+        `step(tokens)` appends one to every row, int64 [b], and returns the logits of the next; `select(rows)` goes on with
+        these rows, int64, in this order, of which one may be taken several times.
         uniforms: float [b, n, tokens] from 0 to 1, what the draws of each text's tokens are made from; its shape says
         how many texts there are and how long they may be. end: the token that ends a text.
         """
         count, copies, limit = uniforms.shape
         if self.method == "beam":
             return beam_search(steps, count, self.width, self.n or 1, limit, end)
-        if self.method == "greedy":
-            def choose(logits: Tensor, rows: Tensor, position: int) -> Tensor:
-                return logits.argmax(-1)
-        else:
-            numbers = uniforms.flatten(0, 1)
+        numbers = uniforms.flatten(0, 1)
 
-            def choose(logits: Tensor, rows: Tensor, position: int) -> Tensor:
-                return draw(logits, numbers[rows, position], self.top_k, self.top_p, self.temperature or 1.0)
+        def choose(logits: Tensor, rows: Tensor, position: int) -> Tensor:
+            if self.method == "greedy":
+                return logits.argmax(-1)
+            return draw(logits, numbers[rows, position], self.top_k, self.top_p, self.temperature or 1.0)
+
         written = token_by_token(steps, choose, count, copies, limit, end)
         return [written[i : i + copies] for i in range(0, len(written), copies)]
 
 
 def token_by_token(
-    steps: Steps, choose: Callable[[Tensor, Tensor, int], Tensor], count: int, copies: int, limit: int, end: int
+    steps, choose: Callable[[Tensor, Tensor, int], Tensor], count: int, copies: int, limit: int, end: int
 ) -> list[list[int]]:
     """Write `copies` texts for each of `count` rows, one token at a time; texts that have ended are dropped
     when they are a quarter of those computed.
@@ -138,7 +126,7 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: int | None, top_p: float | Non
     return tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
 
 
-def beam_search(steps: Steps, count: int, beams: int, n: int, limit: int, end: int) -> list[list[list[int]]]:
+def beam_search(steps, count: int, beams: int, n: int, limit: int, end: int) -> list[list[list[int]]]:
     """The `n` best texts that the search finds for each of `count` rows, the best first.
 
     At each step the `beams` likeliest continuations of a row's texts are kept. A text that ends among them is

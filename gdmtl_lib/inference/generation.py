@@ -24,19 +24,9 @@ BY_DEFAULT = {("passage",): "query_generation", ("passage", "query"): "answer_ge
 
 @torch.inference_mode()
 def generate(
-    model,
-    passages: Iterable[str] | str,
-    queries: Iterable[str] | str | None = None,
-    max_tokens: int = 32,
-    *,
-    task: str | None = None,
-    method: str = "greedy",
-    n: int | None = None,
-    beams: int | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    temperature: float | None = None,
-    seed: int | None = None,
+    model, passages: Iterable[str] | str, queries: Iterable[str] | str | None = None, max_tokens: int = 32, *,
+    task: str | None = None, method: str = "greedy", n: int | None = None, beams: int | None = None,
+    top_k: int | None = None, top_p: float | None = None, temperature: float | None = None, seed: int | None = None,
     batch_size: int | None = None,
 ) -> list[str] | list[list[str]]:
     """Write the query each passage would answer or, given the queries too, the answer.
@@ -81,7 +71,7 @@ def generate(
 
 
 class _Steps:
-    """A model's logits, token by token, each token computed once: what a strategy of `decoding` asks for."""
+    """A model's logits, token by token, each token computed once: what `Decoding.write` asks for."""
 
     def __init__(self, model, task: str, sources: list[TokenSequence]):
         self._continuation = Continuation(model, encode_sources(model, sources))
@@ -126,10 +116,7 @@ def _batches(
     """Numbers of the passages to compute together, those of like length beside each other."""
     lengths = [width * (source.source_length + limit) for source in sources]
     order = sorted(range(len(sources)), key=lambda i: -lengths[i])
-    if batch_size is None:
-        yield from by_budget(order, lengths, budget)
-    else:
-        yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
+    return by_budget(order, lengths, budget) if batch_size is None else by_budget(order, [1] * len(order), batch_size)
 
 
 def _uniforms(parts: tuple, n: int, limit: int) -> Tensor:

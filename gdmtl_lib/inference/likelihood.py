@@ -22,7 +22,7 @@ from gdmtl_lib.packing import BATCH_TOKENS, by_budget
 
 from .generation import check_learns
 from .prefix_cache import Continuation, encode_sources
-from .scoring import in_precision
+from .scoring import scorer_on
 from .stored_states import ModelStates, StoredStates, open_states
 
 REDUCTIONS = ("sum", "mean")
@@ -34,15 +34,9 @@ PASSES = {"cpu": 4, "mps": 4, "cuda": 1}
 
 
 def query_likelihood(
-    model,
-    collection,
-    candidates: pd.DataFrame,
-    reduction: str = "sum",
-    batch_tokens: int | None = None,
-    precision: str = "fp32",
-    device: str = "auto",
-    progress: bool = True,
-    states: "str | os.PathLike | StoredStates | None" = None,
+    model, collection, candidates: pd.DataFrame, reduction: str = "sum", batch_tokens: int | None = None,
+    precision: str = "fp32", device: str = "auto", progress: bool = True,
+    states: str | os.PathLike | StoredStates | None = None,
 ) -> pd.DataFrame:
     """Score every candidate with log P(query | passage) and order each query's candidates by it.
 
@@ -65,22 +59,14 @@ def query_likelihood(
     doc_ids = candidates["doc_id"].unique()
     parts = []
     bar = tqdm(total=len(candidates), desc=f"query likelihood with {model.system.name}", disable=not progress)
-    was_on = next(model.parameters()).device
-    model.eval().to(torch_device)
-    try:
-        scorer = in_precision(model, precision)
-        with open_states(states, model, precision) as stored:
-            for start in range(0, len(doc_ids), CHUNK_PASSAGES):
-                chunk = doc_ids[start : start + CHUNK_PASSAGES]
-                text_of = dict(zip(chunk, collection.text(chunk)))
-                rows = candidates[candidates["doc_id"].isin(text_of)]
-                pairs = [(query_of[query], text_of[doc]) for query, doc in zip(rows["query_id"], rows["doc_id"])]
-                totals, counts = log_likelihoods(scorer, pairs, budget, bar.update, stored)
-                scores = totals if reduction == "sum" else totals / counts
-                parts.append(rows[["query_id", "doc_id"]].assign(score=scores))
-    finally:
-        bar.close()
-        model.to(was_on)
+    with bar, scorer_on(model, torch_device, precision) as scorer, open_states(states, model, precision) as stored:
+        for start in range(0, len(doc_ids), CHUNK_PASSAGES):
+            chunk = doc_ids[start : start + CHUNK_PASSAGES]
+            text_of = dict(zip(chunk, collection.text(chunk)))
+            rows = candidates[candidates["doc_id"].isin(text_of)]
+            pairs = [(query_of[query], text_of[doc]) for query, doc in zip(rows["query_id"], rows["doc_id"])]
+            totals, counts = log_likelihoods(scorer, pairs, budget, bar.update, stored)
+            parts.append(rows[["query_id", "doc_id"]].assign(score=totals if reduction == "sum" else totals / counts))
     return canonical_order(pd.concat(parts, ignore_index=True))
 
 
@@ -207,7 +193,9 @@ def cascade_run(likelihood: pd.DataFrame, ranking: pd.DataFrame, depth: int) -> 
     likelihood: a run of all candidates. ranking: a run with at least those best ones.
     Raises ValueError for a depth below 1 and where a ranking score is missing.
     """
-    best = _best(likelihood, depth)
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, found {depth}")
+    best = canonical_order(likelihood).query("rank <= @depth")
     scored = best[["query_id", "doc_id"]].merge(ranking[["query_id", "doc_id", "score"]], "left")
     if scored["score"].isna().any():
         raise ValueError(
@@ -220,10 +208,3 @@ def cascade_run(likelihood: pd.DataFrame, ranking: pd.DataFrame, depth: int) -> 
     # Two kinds of scores do not compare: what is kept is the order.
     places = ordered.groupby("query_id").cumcount()
     return canonical_order(ordered[["query_id", "doc_id"]].assign(score=-places.astype(np.float32)))
-
-
-def _best(run: pd.DataFrame, depth: int) -> pd.DataFrame:
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, found {depth}")
-    ordered = canonical_order(run)
-    return ordered[ordered["rank"] <= depth]

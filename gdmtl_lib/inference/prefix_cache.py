@@ -154,31 +154,20 @@ class Continuation:
         causal = causal.expand(len(tokens), -1, -1)
         to_source = self._may_attend[:, None, :].expand(-1, count, -1)
         if self._encodes:
+            source = torch.arange(to_source.shape[2], device=tokens.device).expand(self._may_attend.shape)
+            target = self._positions[:, None] + torch.arange(-self._written, count, device=tokens.device)
             states = self._model.encode(
-                tokens,
-                torch.ones_like(tokens),
-                self._positions[:, None] + torch.arange(count, device=tokens.device),
-                mask=torch.cat([to_source, causal], dim=2)[:, None],
-                columns=self._column_positions(count),
-                cache=self._cache,
-            )
+                tokens, torch.ones_like(tokens), target[:, self._written :], cache=self._cache,
+                mask=torch.cat([to_source, causal], dim=2)[:, None], columns=torch.cat([source, target], dim=1),
+            )  # fmt: skip
         else:
             states = self._model.model.decoder(
-                tokens,
-                attention_mask=causal[:, None],
-                encoder_hidden_states=self._source,
-                encoder_attention_mask=to_source[:, None],
-                past_key_values=self._cache,
-            ).last_hidden_state
+                tokens, attention_mask=causal[:, None], encoder_hidden_states=self._source,
+                encoder_attention_mask=to_source[:, None], past_key_values=self._cache,
+            ).last_hidden_state  # fmt: skip
         self._written += count
         self._positions = self._positions + count
         return states
-
-    def _column_positions(self, count: int) -> Tensor:
-        """Where the source tokens and the target tokens stand, int64 [b, s + n]."""
-        source = torch.arange(self._may_attend.shape[1], device=self._positions.device).expand(self._may_attend.shape)
-        target = torch.arange(-self._written, count, device=self._positions.device)
-        return torch.cat([source, self._positions[:, None] + target], dim=1)
 
     def select(self, rows: Tensor) -> "Continuation":
         """What goes on with these rows, int64, in this order; one may be taken several times. This one stays."""

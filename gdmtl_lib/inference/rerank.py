@@ -28,18 +28,9 @@ SCORES = ("rank", "likelihood", "interpolated")
 
 
 def rerank(
-    model,
-    collection,
-    candidates: pd.DataFrame | str | os.PathLike,
-    output: str | os.PathLike | None = None,
-    batch_tokens: int | None = None,
-    precision: str = "fp32",
-    device: str = "auto",
-    progress: bool = True,
-    score: str = "rank",
-    weight: float | None = None,
-    states=None,
-    processes: int = 1,
+    model, collection, candidates: pd.DataFrame | str | os.PathLike, output: str | os.PathLike | None = None,
+    batch_tokens: int | None = None, precision: str = "fp32", device: str = "auto", progress: bool = True,
+    score: str = "rank", weight: float | None = None, states=None, processes: int = 1,
 ) -> pd.DataFrame:
     """Score every candidate with the model and order each query's candidates by it.
 
@@ -83,8 +74,8 @@ def rerank(
             run = interpolate(_by_ranking_head(model, collection, candidates, None, 1, **how), run, weight)
         if output is not None:
             write_ordered(run, output, tag=model.system.name if score == "rank" else f"{model.system.name}_{score}")
-            _partial(output).unlink(missing_ok=True)
-            shutil.rmtree(_shared(output), ignore_errors=True)
+            _beside(output, "partial").unlink(missing_ok=True)
+            shutil.rmtree(_beside(output, "processes"), ignore_errors=True)
     return run
 
 
@@ -143,21 +134,14 @@ def _by_ranking_head(
         record = made_from(model, collection, candidates, precision, chunk_pairs=CHUNK_PAIRS)
     with tqdm(total=len(candidates), desc=f"re-ranking with {model.system.name}", disable=not progress) as bar:
         if is_shared:
-            folder = output and _shared(output)
-            scores = score_in_processes(
-                model, collection, candidates, processes, folder, record, budget, device, bar.update
-            )
+            folder = output and _beside(output, "processes")
+            scores = score_in_processes(model, collection, candidates, processes, folder, record, budget, device, bar.update)
         else:
-            partial = output and PartialScores(_partial(output), record)
-            scores = score_candidates(
-                model, collection, candidates, CHUNK_PAIRS, budget, precision, device, bar.update, partial
-            )
+            partial = output and PartialScores(_beside(output, "partial"), record)
+            how = (CHUNK_PAIRS, budget, precision, device, bar.update, partial)
+            scores = score_candidates(model, collection, candidates, *how)
     return with_scores(candidates, scores)
 
 
-def _partial(output: Path) -> Path:
-    return output.with_name(f"{output.name}.partial")
-
-
-def _shared(output: Path) -> Path:
-    return output.with_name(f"{output.name}.processes")
+def _beside(output: Path, what: str) -> Path:
+    return output.with_name(f"{output.name}.{what}")

@@ -5,7 +5,8 @@ nothing is padded. A pair's score depends on nothing but the pair.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -31,10 +32,7 @@ def score_candidates(
     partial: takes the scores of every chunk, and gives those that it has.
     """
     scores = np.empty(len(candidates), dtype=np.float32)
-    was_on = next(model.parameters()).device
-    model.eval().to(device)
-    try:
-        scorer = in_precision(model, precision)
+    with scorer_on(model, device, precision) as scorer:
         tokens = _Tokens(model.input_builder())
         for number, rows in enumerate(whole_queries(candidates["query_id"], chunk_pairs)):
             if partial and number in partial.chunks:
@@ -49,9 +47,18 @@ def score_candidates(
             scores[rows] = score_pairs(scorer, pairs, batch_tokens, on_progress, tokens)
             if partial:
                 partial.append(number, scores[rows])
+    return scores
+
+
+@contextmanager
+def scorer_on(model, device: torch.device, precision: str) -> Iterator:
+    """A model on a device, as `in_precision` gives it; the model goes back to where it was after the block."""
+    was_on = next(model.parameters()).device
+    model.eval().to(device)
+    try:
+        yield in_precision(model, precision)
     finally:
         model.to(was_on)
-    return scores
 
 
 def in_precision(model, precision: str):

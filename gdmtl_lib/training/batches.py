@@ -49,8 +49,8 @@ class TrainingInstances:
     """
 
     def __init__(
-        self, qrels: pd.DataFrame, candidates: pd.DataFrame | Candidates, negatives: int = 1, seed: int = 0, fraction: float = 1.0,
-        level: int = 1,
+        self, qrels: pd.DataFrame, candidates: pd.DataFrame | Candidates, negatives: int = 1, seed: int = 0,
+        fraction: float = 1.0, level: int = 1,
     ):
         self.candidates = candidates = compact(candidates)
         self.number_of_negatives, self.seed = negatives, seed
@@ -124,10 +124,8 @@ class Batches:
         self.builder = model.input_builder(**self.lengths, generation_mask=settings.generation_mask)
         numbers = compact(candidates)
         self.qrels = collection.qrels_of(numbers.query_ids)
-        self.instances = TrainingInstances(
-            self.qrels, numbers, settings.negatives, settings.seed, settings.train_fraction,
-            settings.train_relevance_level,
-        )
+        drawn = (settings.negatives, settings.seed, settings.train_fraction, settings.train_relevance_level)
+        self.instances = TrainingInstances(self.qrels, numbers, *drawn)
         self._token_ids: dict[tuple[str, str], array] = {}
         self._tokens_kept = 0
         self._teacher = self._scores(candidates) if self.system.rank_loss == "margin_mse" else {}
@@ -137,7 +135,8 @@ class Batches:
 
     def _scores(self, candidates: pd.DataFrame | Candidates) -> dict[tuple[str, str], float]:
         if isinstance(candidates, Candidates):
-            raise ValueError(f"{self.system.name} learns a teacher's margins (margin_mse): give the candidates as a frame with its scores")
+            learns = f"{self.system.name} learns a teacher's margins (margin_mse)"
+            raise ValueError(f"{learns}: give the candidates as a frame with its scores")
         scored = candidates if "score" in candidates else candidates.assign(score=np.nan)
         scores = dict(zip(zip(scored["query_id"], scored["doc_id"]), scored["score"].astype(float), strict=True))
         missing = [pair[:2] for pair in self.instances.pairs if not np.isfinite(scores.get(pair[:2], np.nan))]
@@ -246,14 +245,9 @@ def describe_instance(model, collection, candidates: pd.DataFrame | Candidates, 
 
     Columns task, encoder and decoder (the tokens), source (how many tokens attend to each other freely), predicts.
     """
-    decode = model.tokenizer.decode
-    return pd.DataFrame(
-        {
-            "task": sequence.task,
-            "encoder": decode(sequence.input_ids),
-            "decoder": decode(sequence.decoder_ids),
-            "source": sequence.source_length,
-            "predicts": decode(sequence.targets),
-        }
-        for sequence in Batches(model, collection, candidates, settings).sequences(0, [0])
-    )
+    decode, sequences = model.tokenizer.decode, Batches(model, collection, candidates, settings).sequences(0, [0])
+    rows = [
+        (each.task, decode(each.input_ids), decode(each.decoder_ids), each.source_length, decode(each.targets))
+        for each in sequences
+    ]
+    return pd.DataFrame(rows, columns=["task", "encoder", "decoder", "source", "predicts"])

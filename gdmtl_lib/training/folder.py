@@ -55,22 +55,11 @@ class TrainingFolder:
 
     def __init__(self, folder: str | os.PathLike, description: dict, defaults: dict | None = None):
         self.folder, self.description = Path(folder), json.loads(json.dumps(description))
-        self._defaults = defaults or {}
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint"
+        self._defaults, self.checkpoint = defaults or {}, self.folder / "checkpoint"
+        self._settings_file, self._state_file = self.folder / "settings.json", self.folder / "training_state.safetensors"
 
     def epoch_run(self, epoch: int) -> Path:
         return self.folder / "epoch_runs" / f"epoch{epoch}.trec.gz"
-
-    @property
-    def _settings_file(self) -> Path:
-        return self.folder / "settings.json"
-
-    @property
-    def _state_file(self) -> Path:
-        return self.folder / "training_state.safetensors"
 
     @contextmanager
     def held(self) -> Iterator[None]:

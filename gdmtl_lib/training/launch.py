@@ -51,18 +51,13 @@ def write_job(
     model.save_pretrained(folder / "initial")
     stored = candidates.folder if isinstance(candidates, Candidates) else None  # every process maps the same files
     if stored is None:
-        frame = candidates if isinstance(candidates, pd.DataFrame) else candidates.frame()
-        write_run(frame, folder / "candidates.trec.gz")
+        write_run(candidates if isinstance(candidates, pd.DataFrame) else candidates.frame(), folder / "candidates.trec.gz")
     if validation is not None:
         write_run(validation, folder / "validation.trec.gz")
     job = {
-        "collection": collection.name,
-        "candidates": stored and str(stored.resolve()),
-        "settings": settings.as_dict(),
-        "output_dir": str(output_dir),
-        "validation": validation is not None,
-        "relevance_level": relevance_level,
-    }
+        "collection": collection.name, "candidates": stored and str(stored.resolve()), "settings": settings.as_dict(),
+        "output_dir": str(output_dir), "relevance_level": relevance_level,
+    }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
 
 
@@ -96,13 +91,11 @@ def run_job(folder: Path, processes: int, device: torch.device = torch.device("c
 def read_job(folder: Path) -> dict:
     """The arguments of `train` for one process of a job."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    stored = job["candidates"]
-    return {
+    stored, validation = job["candidates"], folder / "validation.trec.gz"
+    return job | {
         "model": load_model(folder / "initial"),
         "collection": load_collection(job["collection"]),
         "candidates": Candidates.open(stored, check=False) if stored else read_run(folder / "candidates.trec.gz"),
         "settings": TrainingSettings(**job["settings"]),
-        "output_dir": job["output_dir"],
-        "validation": read_run(folder / "validation.trec.gz") if job["validation"] else None,
-        "relevance_level": job["relevance_level"],
+        "validation": read_run(validation) if validation.is_file() else None,
     }

@@ -46,15 +46,8 @@ CARD_SETTINGS = ("epochs", "batch_size", "learning_rate", "loss_weighting", "max
 
 
 def train(
-    model,
-    collection,
-    candidates: pd.DataFrame | Candidates,
-    settings: TrainingSettings,
-    output_dir: str | os.PathLike,
-    validation: pd.DataFrame | None = None,
-    relevance_level: int = 1,
-    resume: bool = True,
-    processes: int = 1,
+    model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings, output_dir: str | os.PathLike,
+    validation: pd.DataFrame | None = None, relevance_level: int = 1, resume: bool = True, processes: int = 1,
 ) -> pd.DataFrame:
     """Train a model in place and save it under output_dir (see `folder` for what is written).
 
@@ -85,12 +78,13 @@ def train(
         elif processes == 1:
             history = pd.DataFrame(training.run().history)
         else:
-            train_in_processes(
-                processes, training.device, folder.folder, model, collection, candidates, settings, validation,
-                relevance_level,
-            )
+            job = (model, collection, candidates, settings, validation, relevance_level)
+            train_in_processes(processes, training.device, folder.folder, *job)
             history = folder.history()
-        _load_kept_weights(model, folder)
+        kept = load_model(folder.checkpoint)
+        model.load_state_dict(kept.state_dict())
+        model.config.gdmtl, model.config.gdmtl_card = kept.config.gdmtl, kept.config.gdmtl_card
+        model.eval()
     return history
 
 
@@ -103,9 +97,7 @@ def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -
     return settings.min_learning_rate + (settings.learning_rate - settings.min_learning_rate) * left
 
 
-def loss_of_part(
-    joint: JointLoss, sums: torch.Tensor, counts: torch.Tensor, processes: int = 1, share: float = 1.0
-) -> torch.Tensor:
+def loss_of_part(joint: JointLoss, sums: Tensor, counts: Tensor, processes: int = 1, share: float = 1.0) -> Tensor:
     """What a part of a batch, one process's or one of several accumulated, adds to the joint loss of the whole batch.
 
     sums: each task's loss summed over the part, counts: what the mean over the batch divides it by, float [tasks].
@@ -119,15 +111,11 @@ def loss_of_part(
 def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]:
     """AdamW's groups: no decay on biases and layer norms; the uncertainty weights have a `rate` of their own, or a
     `share` of the others', which may be more than 1."""
-    sigma = {"rate": settings.sigma_learning_rate}
-    if settings.sigma_schedule == "warmup":
-        sigma = {"share": settings.sigma_learning_rate / settings.learning_rate}
-    decayed, plain = [], []
-    for parameter in joint.model.parameters():
-        (decayed if parameter.dim() > 1 else plain).append(parameter)
+    rate, parameters = settings.sigma_learning_rate, list(joint.model.parameters())
+    sigma = {"share": rate / settings.learning_rate} if settings.sigma_schedule == "warmup" else {"rate": rate}
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": [each for each in parameters if each.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [each for each in parameters if each.dim() <= 1], "weight_decay": 0.0},
         {"params": list(joint.weighting.parameters()), "weight_decay": 0.0, **sigma},
     ]
     return [group for group in groups if group["params"]]
@@ -162,13 +150,10 @@ class _Training:
         left_out = ("device", "gradient_cosines_every", "tracker")
         learns_scores = self.model.system.rank_loss == "margin_mse"
         columns = ["query_id", "doc_id", *(["score"] if learns_scores else [])]
-        validation = None
-        if self.validation is not None:
-            validation = {
-                "candidates": frame_hash(self.validation[["query_id", "doc_id"]]),
-                "qrels": frame_hash(self.validation_qrels),
-                "relevance_level": self.relevance_level,
-            }
+        validation = None if self.validation is None else {
+            "candidates": frame_hash(self.validation[["query_id", "doc_id"]]), "qrels": frame_hash(self.validation_qrels),
+            "relevance_level": self.relevance_level,
+        }  # fmt: skip
         return {
             "system": self.model.system.name,
             "denoising_steps": self.model.config.gdmtl.get("denoised"),
@@ -213,29 +198,28 @@ class _Training:
     def _loop(self, joint: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """The steps. While one is computed the next one's batch is made, and the numbers of the last one are read."""
         accelerator, steps_per_epoch = self.accelerator, self.batches.steps_per_epoch
+        place = accelerator.process_index, accelerator.num_processes
         saved, total = time.monotonic(), self.settings.epochs * steps_per_epoch
-        bar = tqdm(
-            total=total, initial=progress.step, desc=f"training {self.model.system.name}",
-            disable=not accelerator.is_main_process,
-        )
+        about = dict(desc=f"training {self.model.system.name}", disable=not accelerator.is_main_process)
+        bar = tqdm(total=total, initial=progress.step, **about)
         self.failed = torch.zeros((), device=accelerator.device)
         parts = upcoming = last = None
         with bar, ThreadPoolExecutor(1) as preparing:
             while progress.step < total:
                 joint.train()
                 started, step = time.perf_counter(), progress.step
-                parts = upcoming.result() if upcoming else self._parts(step)
+                parts = upcoming.result() if upcoming else self.batches.parts(step, *place)
                 epoch_ends = (step + 1) % steps_per_epoch == 0
                 # Not over an epoch's end, where the tokenizer has other work.
-                upcoming = None if epoch_ends else preparing.submit(self._parts, step + 1)
+                upcoming = None if epoch_ends else preparing.submit(self.batches.parts, step + 1, *place)
                 try:
                     progress.gradients += self._gradients(step, parts)
                     made = self._step(joint, optimizer, step, parts)
                 except torch.OutOfMemoryError as error:
-                    settings = self.settings
+                    given = self.settings
                     raise RuntimeError(
-                        f"out of memory on {accelerator.device}: lower batch_size ({settings.batch_size}) or "
-                        f"max_length ({settings.max_length}), or raise gradient_accumulation ({settings.gradient_accumulation})"
+                        f"out of memory on {accelerator.device}: lower batch_size ({given.batch_size}) or max_length "
+                        f"({given.max_length}), or raise gradient_accumulation ({given.gradient_accumulation})"
                     ) from error
                 if last:
                     self._read(last, progress, bar)
@@ -255,9 +239,6 @@ class _Training:
                         progress.scaler = accelerator.scaler.state_dict()
                     self.folder.save(progress, self.joint, optimizer)
                     saved = time.monotonic()
-
-    def _parts(self, step: int) -> list:
-        return self.batches.parts(step, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _step(self, joint: nn.Module, optimizer: torch.optim.Optimizer, step: int, parts: list) -> "_Made":
         """One optimiser step over one global batch, of which these parts are this process's. Nothing waits for the
@@ -363,9 +344,7 @@ class _Training:
             "collection": Path(self.collection.name).name,
             "queries": len({query_id for query_id, _, _ in self.batches.instances.pairs}),
             "steps": self.settings.epochs * self.batches.steps_per_epoch,
-            "settings": {
-                name: value for name, value in settings.items() if name in CARD_SETTINGS or value != default[name]
-            },
+            "settings": {name: settings[name] for name in settings if name in CARD_SETTINGS or settings[name] != default[name]},
         }
         if values is not None:
             mean, error = float(values["value"].mean()), float(values["value"].sem()) if len(values) > 1 else math.nan
@@ -397,13 +376,6 @@ def _on_its_way(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
     arrived = torch.cuda.Event()
     arrived.record()
     return there, arrived
-
-
-def _load_kept_weights(model, folder: TrainingFolder) -> None:
-    kept = load_model(folder.checkpoint)
-    model.load_state_dict(kept.state_dict())
-    model.config.gdmtl, model.config.gdmtl_card = kept.config.gdmtl, kept.config.gdmtl_card
-    model.eval()
 
 
 def _seed(*parts: int) -> int:

@@ -148,7 +148,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(finished, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("name", "call", "where"),
-    [("_validate", 1, training._Training), ("warm_up_heads", 0, training), ("_load_kept_weights", 0, training)],
+    [("_validate", 1, training._Training), ("warm_up_heads", 0, training), ("load_model", 0, training)],
 )
 def test_an_interruption_beside_the_steps(finished, tmp_path, monkeypatch, name, call, where):
     checkpoint, whole = finished
