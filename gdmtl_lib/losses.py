@@ -1,8 +1,5 @@
-"""The losses of the paper (Equations 2 to 6), and two of other re-rankers. They are given scores and logits, never a
-tokenizer.
-
-n pairs or target tokens, v vocabulary.
-"""
+"""The losses of the paper (Equations 2 to 6), and two of other re-rankers, of scores and logits. n pairs or target tokens,
+v vocabulary."""
 
 from collections.abc import Iterable, Mapping
 

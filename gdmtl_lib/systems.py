@@ -21,11 +21,8 @@ class Task:
 
 
 GENERATIVE_TASKS = {
-    task.name: task
-    for task in (
-        Task("query_generation", "sum:", ("passage",), "query"),
-        Task("answer_generation", "answer:", ("passage", "query"), "answer"),
-    )
+    "query_generation": Task("query_generation", "sum:", ("passage",), "query"),
+    "answer_generation": Task("answer_generation", "answer:", ("passage", "query"), "answer"),
 }
 
 
@@ -93,11 +90,8 @@ SYSTEMS = {
         System("gdmtl_c", "GDMTL_C", "encoder_decoder", _Q, "concatenated", "pairwise", _BART),
     )
 }
-PUBLISHED = {
-    "monobert": System(
-        "monobert", "monoBERT", "encoder", ("rank",), "query_first", "pointwise", "castorini/monobert-large-msmarco"
-    )
-}
+_MONOBERT = ("monobert", "monoBERT", "encoder", ("rank",), "query_first", "pointwise", "castorini/monobert-large-msmarco")
+PUBLISHED = {"monobert": System(*_MONOBERT)}
 """Re-rankers that others have trained, beside the paper's systems: no table has them unless they are asked for."""
 RANK_LOSSES = {
     "pairwise": "hinge",

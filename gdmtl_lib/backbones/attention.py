@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from gdmtl_lib.masks import Spans, span_mask
+from gdmtl_lib.masks import Span, Spans, span_mask
 
 from .dropout_attention import attention_weights, dropout_attention
 from .flash import suits, varlen_attention
@@ -79,13 +79,10 @@ def _computes_alone(query: Tensor, dropout: float) -> bool:
 def _stacked_attention(
     query: Tensor, key: Tensor, value: Tensor, spans: Spans, scaling: float | None, sliding_window: int | None
 ) -> Tensor:
-    """The same, for neighbouring spans of one shape at once: sequences sorted by length have many of them.
-
-    A CPU's fused kernel does the small products of a span in smaller pieces still; a few large batches of products
-    take half its time. Arguments and result as in `packed_attention`.
-    """
+    """The same, for neighbouring spans of one shape at once: a few large batches of products take half the time of a CPU's
+    fused kernel on the small products of each span. Arguments and result as in `packed_attention`."""
     outputs = []
-    for (rows, _, _), group in groupby(spans, lambda span: (span.end - span.start, span.key_end - span.key_start, span.causal)):
+    for (rows, *_), group in groupby(spans, _shape):
         group = list(group)
         n = len(group)
         first, last = group[0].start, group[-1].end
@@ -95,6 +92,10 @@ def _stacked_attention(
         weights = attention_weights(q, k, span_mask(group[0], sliding_window, query.device), scaling).to(v.dtype)
         outputs.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
+
+
+def _shape(span: Span) -> tuple[int, int, bool]:
+    return span.end - span.start, span.key_end - span.key_start, span.causal
 
 
 def _columns(states: Tensor, spans: Spans) -> list[Tensor]:

@@ -54,9 +54,8 @@ def products_measured() -> dict[str, dict[str, float]]:
     """Seconds that a layer's product takes on this CPU, `forward` alone and in `training` (with its gradients and casts),
     by the ways there are: fp32 by `mkl`, fp32 by `onednn` where that rounds nothing, `bf16` where the processor has it.
 
-    Processors say which instructions they have, not which are fast. Measured once, in a fraction of a second, and kept in
-    the user's cache folder by the names of processor and torch: every process, and a training that is resumed, then
-    computes alike.
+    Processors say which instructions they have, not which are fast. Measured once and kept in the user's cache folder by
+    the names of processor and torch: every process, and a training that is resumed, then computes alike.
     """
     torch.set_num_threads(torch.get_num_threads())  # as measuring does: MKL then shares out work alike in every process
     name = re.sub(r"[^\w.+-]+", "_", f"{_cpu_name() or platform.processor() or platform.machine()}-torch{torch.__version__}")
@@ -112,9 +111,8 @@ def _cpu_has_bf16() -> bool:
 def fast_products(device: torch.device) -> Iterator[None]:
     """Multiply fp32 matrices on the CPU with the library that is fast there; the products stay fp32.
 
-    torch takes MKL, which on AMD's processors keeps to 256-bit instructions: oneDNN, which torch ships too, is twice as
-    fast there, forward and backward. torch hands it fp32 products only by the setting that allows it to round them to
-    bf16, so it is used where none is rounded: see `_onednn_is_exact`. Elsewhere nothing is changed.
+    On AMD's processors oneDNN is twice as fast as MKL, which torch takes. torch hands it fp32 products only by the setting
+    that allows it to round them to bf16, so it is used where none is rounded: see `_onednn_is_exact`.
     """
     with _products_by_onednn(multiplies_with_onednn(device)):
         yield

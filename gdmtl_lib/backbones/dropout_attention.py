@@ -1,8 +1,7 @@
 """Attention with dropout whose backward pass needs little memory.
 
-torch's own, on a CPU, keeps three matrices of attention weights a layer for the backward pass: before dropout, after
-it, and the random numbers between, in floats. Here one bit of knowledge a weight is kept, whether it was dropped, and
-the weights are computed again: one small product more, and less to write and read.
+torch's own, on a CPU, keeps three matrices of floats a layer for the backward pass. Here one bit of knowledge a weight
+is kept, whether it was dropped, and the weights are computed again.
 
 h heads, r rows, c columns, d head dimension.
 """

@@ -1,8 +1,7 @@
 """Families of encoders: what must be known of each beyond what all encoders of transformers share.
 
-They take token ids, positions and a mask, and leave their attention to a function that is registered (see `attention`):
-so a packed batch goes through any of them. They differ in how positions are counted, whether segments have embeddings,
-and in their heads. A family whose attention is its own sees more than the spans allow, or less: it is refused.
+They leave their attention to a function that is registered (see `attention`), so a packed batch goes through any of
+them. A family whose attention is its own sees more than the spans allow, or less: it is refused.
 """
 
 from collections.abc import Callable

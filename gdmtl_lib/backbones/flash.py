@@ -1,8 +1,7 @@
-"""Attention over spans on a GPU: one call of flash attention for all bidirectional spans, and one for all causal ones.
+"""Attention over spans on a GPU: one call of flash attention for all bidirectional spans, one for all causal ones.
 
-Span by span a GPU would start a kernel a sequence and layer, and wait for its own orders most of the time. The kernel for
-sequences of various lengths takes them as they are packed, one behind the other, forms no mask and no weights, and
-aligns causal attention at the bottom right: a target's last token attends to the whole source and target.
+Span by span a GPU would start a kernel a sequence and layer. The kernel for sequences of various lengths takes them as
+they are packed, forms no mask and no weights, and aligns causal attention at the bottom right.
 
 h heads, t packed tokens, u tokens that are attended to, d head dimension.
 """

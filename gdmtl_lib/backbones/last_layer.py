@@ -1,9 +1,7 @@
 """The last layer of an encoder, computed only where its states are read.
 
-A score is read at one token of a sequence, a prediction at the tokens of the target. Of all other tokens the last layer
-owes the rest their keys and values, and nothing else: its queries, its attention and its feed-forward part are computed
-for the tokens that are read. The result is the same, and of a model of six layers a seventh of the work is saved, in
-ranking as in training.
+A score is read at one token of a sequence, a prediction at the tokens of the target: of all others the last layer owes
+the rest their keys and values alone. The result is the same, and of six layers a seventh of the work is saved.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
 """The states of a source, computed once, and target tokens computed against them.
 
 Under mixed attention (Section 4.2, Figure 2) a source attends to nothing but itself, and so does the encoder of an
-encoder-decoder. Its states are the same whatever target follows: they are computed once for all the tokens that are
-written after it, for all the queries whose likelihood is asked.
+encoder-decoder: its states are the same whatever target follows.
 
 b rows, s source tokens, n target tokens, h heads, d hidden size.
 """

@@ -1,8 +1,8 @@
 """Re-ranking in several processes of this machine: of n, number i scores the chunks i, i + n, ... of the candidates.
 
-The job is a folder: the model, each process's candidates, and the scores that it has so far (`scores.<i>`), which stay
-when it is interrupted. `python -m gdmtl_lib.inference <folder> <i>` is one process. The chunks are those of a
-single process, so the scores are the same: to the bit on as many threads, or on GPUs.
+The job is a folder: the model, each process's candidates, and its scores so far (`scores.<i>`), which stay when it is
+interrupted. The chunks are those of a single process, so the scores are the same: to the bit on as many threads, or on
+GPUs.
 """
 
 import json
@@ -36,7 +36,7 @@ def score_in_processes(
     model, collection, candidates: pd.DataFrame, processes: int, folder: Path | None, key: Mapping, batch_tokens: int,
     device: torch.device, on_progress: Callable[[int], object],
 ) -> np.ndarray:
-    """`reranking.score_candidates` in so many processes, at most one a chunk.
+    """`score_candidates` in so many processes, at most one a chunk.
 
     folder: keeps the scores of an interrupted call; None for one that does not. key: what the scores depend on.
 
@@ -62,8 +62,12 @@ def score_in_processes(
                 partial = PartialScores(home / f"scores.{number}", keys[number])
                 for place, rows in enumerate(chunks[number::processes]):
                     scores[rows] = partial.chunks[place]
-        finally:
-            _leave_scores(home)
+        finally:  # nothing stays but the scores
+            shutil.rmtree(home / "model", ignore_errors=True)
+            for path in [*home.glob("candidates.*"), *home.glob("job.json")]:
+                path.unlink()
+            if home.is_dir() and not any(home.iterdir()):
+                home.rmdir()
     return scores
 
 
@@ -145,15 +149,6 @@ def _in_order(candidates: pd.DataFrame, chunks: Sequence[np.ndarray]) -> pd.Data
     pairs = candidates[["query_id", "doc_id"]].iloc[np.concatenate(chunks)].reset_index(drop=True)
     rank = pairs.groupby("query_id", sort=False).cumcount() + 1
     return pairs.assign(score=-rank.astype(np.float32), rank=rank)
-
-
-def _leave_scores(home: Path) -> None:
-    """Remove all but the scores, and the folder if there are none."""
-    shutil.rmtree(home / "model", ignore_errors=True)
-    for path in [*home.glob("candidates.*"), *home.glob("job.json")]:
-        path.unlink()
-    if home.is_dir() and not any(home.iterdir()):
-        home.rmdir()
 
 
 def main(folder: Path, number: int) -> None:

@@ -135,7 +135,8 @@ def _by_ranking_head(
     with tqdm(total=len(candidates), desc=f"re-ranking with {model.system.name}", disable=not progress) as bar:
         if is_shared:
             folder = output and _beside(output, "processes")
-            scores = score_in_processes(model, collection, candidates, processes, folder, record, budget, device, bar.update)
+            how = (processes, folder, record, budget, device, bar.update)
+            scores = score_in_processes(model, collection, candidates, *how)
         else:
             partial = output and PartialScores(_beside(output, "partial"), record)
             how = (CHUNK_PAIRS, budget, precision, device, bar.update, partial)

@@ -1,8 +1,7 @@
 """Passages' states on disk: computed once, read by every later run of the same model.
 
 One file a passage, in bf16, named by the hash of all that its states are a function of: the model's weights, the
-precision it computed in, the passage's tokens. So another model's states are never read. A file appears whole or not at
-all and holds a checksum: what is spoiled nonetheless is computed anew.
+precision, the passage's tokens. A file appears whole or not at all; what is spoiled nonetheless is computed anew.
 """
 
 import hashlib
@@ -37,8 +36,8 @@ class StoredStates:
     """A folder that keeps passages' states, and how large it may get.
 
     limit_gb: 10^9 bytes, over all models; 0 stores nothing, only reads. A passage of 80 tokens takes 3 MB with a model
-    of BERT-base's size. When the limit is reached no more are stored: if old ones made room for new ones, a run through
-    more passages than fit would throw out each before it comes to it again.
+    of BERT-base's size. At the limit no more are stored: a run through more passages than fit would throw out each old one
+    before it comes to it again.
     """
 
     folder: str | os.PathLike
@@ -106,20 +105,17 @@ class ModelStates:
         digest.update(np.array(sequence.input_ids, dtype="<i8"))
         return digest.hexdigest()
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.safetensors"
-
     def _read(self, key: str) -> dict[str, Tensor] | None:
         """A passage's states; None where they are not stored, or not as they were written."""
         try:
-            with safetensors.safe_open(self._path(key), framework="pt") as file:
+            with safetensors.safe_open(self._folder / f"{key}.safetensors", framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 return tensors if file.metadata() == _described(key, tensors) else None
         except (OSError, safetensors.SafetensorError):
             return None
 
     def _write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        path = self._path(key)
+        path = self._folder / f"{key}.safetensors"
         content = safetensors.torch.save({name: part.cpu() for name, part in tensors.items()}, _described(key, tensors))
         more = len(content) - (path.stat().st_size if path.exists() else 0)  # a spoiled file is replaced
         if self._size + more > self._limit:

@@ -1,8 +1,6 @@
-"""What an optimiser step learns from: instances (a query, a relevant passage, and others from the first stage that are
-less relevant), as the packed sequences of a system's tasks.
-
-Everything drawn here is a pure function of the seed, the epoch and the query, so that a run that was interrupted
-needs no random state to go on, and any machine draws the same.
+"""What an optimiser step learns from: instances (a query, a relevant passage, and less relevant ones of the first
+stage), as the packed sequences of a system's tasks. All that is drawn is a pure function of the seed, the epoch and the
+query.
 """
 
 from array import array

@@ -5,7 +5,6 @@ It is measured without dropout, in a pass of its own that leaves gradients and r
 """
 
 import re
-from contextlib import contextmanager
 
 import pandas as pd
 import torch
@@ -43,12 +42,17 @@ def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
     """
     groups = layers(joint.model)
     parameters = [parameter for group in groups.values() for parameter in group]
-    with _without_dropout(joint.model), torch.enable_grad():
-        losses = joint(batch) / joint.counts(batch).to(batch.input_ids.device).clamp(min=1)
-        gradients = [
-            torch.autograd.grad(loss, parameters, retain_graph=number < len(losses) - 1, materialize_grads=True)
-            for number, loss in enumerate(losses)
-        ]
+    was_training = joint.model.training
+    joint.model.eval()  # without dropout
+    try:
+        with torch.enable_grad():
+            losses = joint(batch) / joint.counts(batch).to(batch.input_ids.device).clamp(min=1)
+            gradients = [
+                torch.autograd.grad(loss, parameters, retain_graph=number < len(losses) - 1, materialize_grads=True)
+                for number, loss in enumerate(losses)
+            ]
+    finally:
+        joint.model.train(was_training)
     rows, first = [], 0
     for layer, group in groups.items():
         rank, *others = (each[first : first + len(group)] for each in gradients)
@@ -67,8 +71,8 @@ def gradients_now(
 ) -> pd.DataFrame:
     """The cosines of `gradient_cosines` for a model as it is, on the first batches of the first epoch that `train`
     would make of the same arguments: `batch` and the columns there."""
-    frame = isinstance(candidates, pd.DataFrame)
-    made = Batches(model, collection, canonical_order(candidates) if frame else candidates, settings)
+    candidates = canonical_order(candidates) if isinstance(candidates, pd.DataFrame) else candidates
+    made = Batches(model, collection, candidates, settings)
     joint, device = JointLoss(model, settings), next(model.parameters()).device
     return pd.DataFrame([
         {"batch": number} | row
@@ -79,13 +83,3 @@ def gradients_now(
 
 def _dot(a, b) -> Tensor:
     return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b)]).sum()
-
-
-@contextmanager
-def _without_dropout(module: nn.Module):
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

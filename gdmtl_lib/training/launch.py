@@ -51,7 +51,8 @@ def write_job(
     model.save_pretrained(folder / "initial")
     stored = candidates.folder if isinstance(candidates, Candidates) else None  # every process maps the same files
     if stored is None:
-        write_run(candidates if isinstance(candidates, pd.DataFrame) else candidates.frame(), folder / "candidates.trec.gz")
+        frame = candidates.frame() if isinstance(candidates, Candidates) else candidates
+        write_run(frame, folder / "candidates.trec.gz")
     if validation is not None:
         write_run(validation, folder / "validation.trec.gz")
     job = {

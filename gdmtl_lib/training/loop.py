@@ -1,8 +1,8 @@
 """Training: one loop (Section 5.2).
 
-Every optimiser step is a function of the seed and the step's number: the order of the instances, the negatives and
-dropout are all derived from them. So a run that is interrupted goes on from its last saved state and ends with the
-same bits, and processes, accumulation and the moment of saving change nothing but rounding.
+Every optimiser step is a function of the seed and the step's number, from which the order of the instances, the
+negatives and dropout are derived. So a run that is interrupted ends with the same bits, and processes, accumulation and
+the moment of saving change nothing but rounding.
 """
 
 import hashlib
@@ -344,7 +344,9 @@ class _Training:
             "collection": Path(self.collection.name).name,
             "queries": len({query_id for query_id, _, _ in self.batches.instances.pairs}),
             "steps": self.settings.epochs * self.batches.steps_per_epoch,
-            "settings": {name: settings[name] for name in settings if name in CARD_SETTINGS or settings[name] != default[name]},
+            "settings": {
+                name: value for name, value in settings.items() if name in CARD_SETTINGS or value != default[name]
+            },
         }
         if values is not None:
             mean, error = float(values["value"].mean()), float(values["value"].sem()) if len(values) > 1 else math.nan
