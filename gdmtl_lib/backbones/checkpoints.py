@@ -214,4 +214,4 @@ def _ask_hub(model_id: str) -> None:
     raise FileNotFoundError(
         f"checkpoint {model_id} was not found: there is no such folder in {Path.cwd()}, the hub's cache "
         f"{constants.HF_HUB_CACHE} does not hold it{wheel}, and {hub}; fetch it with {command}"
-    )
+    ) from None

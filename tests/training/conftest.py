@@ -1,7 +1,10 @@
 """What tests of training share: a toy collection, one training on call, and what makes two trainings the same."""
 
 import json
+import os
 import random
+import signal
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -108,6 +111,24 @@ def fails_at(monkeypatch, call, error, name="_step", where=loop._Training):
         return original(*arguments)
 
     monkeypatch.setattr(where, name, function)
+
+
+def dies_at(module, name, count, half=False, when=lambda *_: True):
+    """Let this process kill itself at the n-th call of a function, counted from 0, of those that `when` its arguments
+    say; half: what the call writes is there in part."""
+    original, calls = getattr(module, name), iter(range(10**6))
+
+    def function(*arguments, **named):
+        if when(*arguments) and next(calls) == count:
+            if half:
+                original(*arguments, **named)
+                file = Path(arguments[1])
+                file = file / "model.safetensors" if file.is_dir() else file
+                os.truncate(file, file.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **named)
+
+    setattr(module, name, function)
 
 
 DESCRIPTION = {"system": "bert", "settings": {"seed": 0, "learning_rate": 2e-5}, "validation": None}

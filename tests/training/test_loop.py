@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.conftest import in_a_child
 from transformers import BertConfig, BertModel, BertTokenizer
 
 import gdmtl_lib as gdmtl
@@ -28,6 +26,7 @@ from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.systems import LABELS, SYSTEMS
 from gdmtl_lib.training import batches as training_batches
+from gdmtl_lib.training import folder as training_folder
 from gdmtl_lib.training import loop as training
 from gdmtl_lib.training.batches import Batches, TrainingInstances, describe_instance
 
@@ -39,6 +38,7 @@ from .conftest import (
     assert_same_training,
     candidates_of,
     collection_of,
+    dies_at,
     fails_at,
     frame_of,
     settings_of,
@@ -161,35 +161,22 @@ def test_an_interruption_beside_the_steps(finished, tmp_path, monkeypatch, name,
     assert_same_training(tmp_path, whole)
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from pathlib import Path
-from types import SimpleNamespace
-from gdmtl_lib.training import folder as training_folder
-from tests.training.conftest import Training
-original = training_folder.os.replace
-calls = []
-def replace(source, target):
-    calls.append(Path(target).name)
-    if calls.count("training_state.safetensors") == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(source, target)
-training_folder.os.replace = replace
-Training(Path({checkpoint!r}), validated=True)(Path({folder!r}))
-"""
-
-
-def test_a_killed_training_ends_with_the_same_bits(finished, tmp_path):
+def test_a_killed_training_ends_with_the_same_bits(one_thread, toy_bert_folder, tmp_path):
     """SIGKILL while the state of the second epoch is being written: it goes on from the first's."""
-    checkpoint, whole = finished
-    source = KILLED.format(path=[str(Path(__file__).parent)], checkpoint=str(checkpoint), folder=str(tmp_path))
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    child = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert list(tmp_path.glob(".training_state.safetensors.*.unfinished"))
-    Training(checkpoint, validated=True)(tmp_path)
-    assert_same_training(tmp_path, whole)
+    train = Training(toy_bert_folder, validated=True)
+    train(tmp_path / "whole")
+
+    def killed():
+        is_state = lambda _, target: Path(target).name == "training_state.safetensors"  # noqa: E731
+        dies_at(training_folder.os, "replace", 1, when=is_state)
+        train(tmp_path / "cut")
+
+    child = in_a_child(killed)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert list((tmp_path / "cut").glob(".training_state.safetensors.*.unfinished"))
+    train(tmp_path / "cut")
+    assert_same_training(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_finished_training_returns_at_once(toy_bert_folder, tmp_path, monkeypatch):
