@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from tests.conftest import spread
+import torch
+from tests.conftest import in_a_child, spread
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inference import processes as rerank_processes, rerank as reranking
@@ -50,6 +52,38 @@ def job(model, folder, tmp_path, monkeypatch):
 
 def rerank(job, output, processes=1, **options):
     return gdmtl.rerank(*job, output=output, processes=processes, progress=False, device="cpu", **options)
+
+
+class Forked:
+    """What `run_processes` uses of Popen, as a fork of this process: it has loaded what a job imports."""
+
+    def __init__(self, command, env, **_):
+        reads, writes = os.pipe()
+        self.stdin, (printed, prints) = open(writes, "wb"), os.pipe()
+
+        def work():
+            for stream in (1, 2):
+                os.dup2(prints, stream)
+            sys.stdin, sys.stdout, sys.argv = open(reads), open(1, "w", closefd=False), command[2:]
+            torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
+            if command[1] == "-c":
+                exec(command[2], {})
+            else:
+                rerank_processes.main(Path(command[3]), int(command[4]))
+
+        self.child = in_a_child(work)
+        os.close(reads), os.close(prints)
+        self.stdout, self.kill = open(printed, errors="replace"), self.child.kill
+
+    def wait(self):
+        self.child.join()
+        return self.child.exitcode
+
+
+@pytest.fixture
+def forked(one_thread, monkeypatch):
+    """Processes of a job are forks; that they can be started anew is tested beside."""
+    monkeypatch.setattr(rerank_processes, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Forked}))
 
 
 def replaced(monkeypatch, source, of=0):
@@ -106,7 +140,7 @@ def test_two_processes_give_the_bytes_of_one(job, tmp_path):
     pd.testing.assert_frame_equal(run, rerank(job, None, processes=3))
 
 
-def test_a_process_that_is_killed_stops_all_and_what_was_scored_is_kept(job, tmp_path, monkeypatch):
+def test_a_process_that_is_killed_stops_all_and_what_was_scored_is_kept(forked, job, tmp_path, monkeypatch):
     job, whole = job
     output = tmp_path / "shared.trec"
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +158,7 @@ def test_a_process_that_is_killed_stops_all_and_what_was_scored_is_kept(job, tmp
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_what_another_number_of_processes_has_left_is_not_mixed_in(job, tmp_path, processes):
+def test_what_another_number_of_processes_has_left_is_not_mixed_in(forked, job, tmp_path, processes):
     """It is scored anew; nothing of it stays."""
     job, whole = job
     output = tmp_path / "shared.trec"
@@ -138,7 +172,7 @@ def test_what_another_number_of_processes_has_left_is_not_mixed_in(job, tmp_path
 
 
 @pytest.mark.slow
-def test_what_another_model_has_left_is_not_mixed_in(job, toy_bert_folder, tmp_path):
+def test_what_another_model_has_left_is_not_mixed_in(forked, job, toy_bert_folder, tmp_path):
     (model, *rest), whole = job
     output = tmp_path / "shared.trec"
     with pytest.MonkeyPatch.context() as patch:
@@ -276,7 +310,7 @@ def test_a_collection_that_others_cannot_open(job, tmp_path, change, found):
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_passages_are_named(job, tmp_path):
+def test_unknown_passages_are_named(forked, job, tmp_path):
     (model, collection, candidates), _ = job
     candidates = candidates.reset_index(drop=True)
     candidates.loc[0, "doc_id"] = "d99"
