@@ -111,7 +111,7 @@ def test_each_text_ends_by_itself(toys, monkeypatch):
 
 
 class Recomputed:
-    """The slow loop as `decoding.Steps`: every row again from its first token, padded, at every step."""
+    """The slow loop as `Decoding.write` takes it: every row again from its first token, padded, at every step."""
 
     def __init__(self, model, task, sources):
         self.model, self.task = model, task
