@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from gdmtl_lib.data.files import read_table
+from gdmtl_lib.data.rounding import difference
 from gdmtl_lib.data.splits import nested_share
-from gdmtl_lib.evaluation.comparison import compare, with_marks
+from gdmtl_lib.evaluation.comparison import compare, mean_interval, twin_of, with_marks
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.evaluation.tables import WEIGHTING as WEIGHTING, by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
@@ -28,6 +29,7 @@ _EXAMPLES = {
     "training_size": "-p train_fraction 0.25",
     "loss_weighting": "-p loss_weighting uncertainty -p generation_head_warmup_steps 100",
     "denoising": "-p model bart_s -p denoising_steps 300",
+    "choices": "-p max_gradient_norm None",
 }
 
 
@@ -250,6 +252,54 @@ def learned_sigmas(study: Study, trainings: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*key, "sigma2"])
     return pd.concat(parts).groupby(key, as_index=False)["sigma2"].mean()
+
+
+def choices(study: Study, measure: str) -> pd.DataFrame:
+    """What each choice is worth: every variant against the config's own trainings of the same system, seed against the
+    same seed; and whether it changes what generating is worth.
+
+    The latter is system minus single-task twin under the choice, minus the same under the defaults. A twin that the
+    variant has not trained is one that the choice does not concern: it stays as it is.
+
+    Returns a row for each choice and system, the choice that gains most on average first: `choice`, `system`, `twin`
+    (empty: against the default; else: of the gain over it), `seeds` (how many), `difference`, `low`, `high` (its
+    interval over queries), `p`, `p_corrected`, `mark` (Holm over each of the two questions) and `by_seed`, a list.
+
+    Raises ValueError where no seed is shared, or where there are other queries.
+    """
+    rows = []
+    for choice, place in study.variants.items():
+        changes = {system: _changes(study, choice, system, measure) for system in study.systems() if place.seeds(system)}
+        rows += [(choice, system, "", change) for system, change in changes.items()]
+        for system, twin in ((system, twin_of(system)) for system in changes):
+            seeds = changes[system].columns.intersection(changes.get(twin, changes[system]).columns)
+            if twin in study.systems() and len(seeds):
+                rows.append((choice, system, twin, changes[system][seeds].sub(changes.get(twin, 0))[seeds]))
+    table = pd.DataFrame([row[:3] for row in rows], columns=["choice", "system", "twin"])
+    table["seeds"] = [change.shape[1] for *_, change in rows]
+    tests = [mean_interval(change.mean(axis=1)) for *_, change in rows]
+    table[["difference", "low", "high", "p"]] = tests
+    table = with_marks(table, table["twin"] == "")
+    table["by_seed"] = [change.mean().tolist() for *_, change in rows]
+    worth = table[table["twin"] == ""].groupby("choice")["difference"].mean()
+    return table.sort_values("choice", key=lambda names: -names.map(worth), kind="stable", ignore_index=True)
+
+
+def _changes(study: Study, choice: str, system: str, measure: str) -> pd.DataFrame:
+    """What a choice changes, query by query: a column for each seed that the config's own trainings have, too."""
+    seeds = sorted(set(study.variants[choice].seeds(system)) & set(study.own_trainings(system)["seed"]))
+    if not seeds:
+        raise ValueError(f"{choice}: expected a seed of {LABELS[system]} that the config's own trainings share; train one")
+    changes = {}
+    for seed in seeds:
+        chosen, default = (study.values(variant, system, seed).get(measure) for variant in (choice, OWN))
+        if chosen is None or default is None or set(chosen.index) != set(default.index):
+            raise ValueError(
+                f"{choice}, {LABELS[system]}, seed {seed}: expected the {measure} of the queries that the config's own "
+                "training was measured on, found others; evaluate both anew"
+            )
+        changes[seed] = pd.Series(difference(chosen.reindex(default.index), default), default.index)
+    return pd.DataFrame(changes)
 
 
 def _reached(study: Study, trainings: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:

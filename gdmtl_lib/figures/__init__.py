@@ -9,7 +9,7 @@ _NAMES = {
     "style": "GAIN LOSS STYLE save_figure written",
     "results": "categories cost differences effectiveness pair pair_intervals query_deltas rank_shifts score_distributions "
     "twins win_tie_loss",
-    "studies": "denoising gains loss_weighting training_curves training_size",
+    "studies": "choices denoising gains loss_weighting training_curves training_size",
     "collection": "category_shares judgment_grades recall_by_depth text_lengths",
     "generation": "cost_and_effectiveness recall_by_count",
     "masks": "attention_masks expansion mixed_mask",

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from gdmtl_lib.evaluation.tables import by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS
 from .style import (
-    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, first_stage_line, legend_below, name_rows, new_figure, signed, styled,
+    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, difference_rows, first_stage_line, legend_below, name_rows, new_figure, signed, styled,
     suptitle, together, written,
 )  # fmt: skip
 
@@ -199,6 +199,32 @@ def gains(
     style = dict(marker="o", linewidth=1.3)
     legend_below(figure, [Line2D([], [], color=SYSTEM_COLOURS[name], label=LABELS[name], **style) for name in systems], 7)
     return suptitle(figure, f"{title} Differences to {LABELS[baseline]}, 95% intervals")
+
+
+@styled
+def choices(table: pd.DataFrame, measure: str, title: str = "What is each choice worth?") -> Figure:
+    """A row a choice, the one that gains most on top: left what it changes of each system, right what it changes of what
+    generating brings; with 95% intervals over queries, marks, and each seed as a small dot.
+
+    table: what `studies.choices` returns. measure: the one that was compared.
+    """
+    rows = {choice: row for row, choice in enumerate(table["choice"].unique())}
+    parts = [part for part in (table[table["twin"] == ""], table[table["twin"] != ""]) if len(part)]
+    size = (1.6 + 4 * len(parts), 1.9 + 0.17 * len(parts[0]) + 0.1 * len(rows))
+    figure, axes = new_figure(1, len(parts), figsize=size, squeeze=False)
+    for axis, part, what in zip(axes[0], parts, ("against the default", "what generating brings, against the default")):
+        of = part.groupby("choice")["system"]
+        at = part["choice"].map(rows) + (of.cumcount() - (of.transform("size") - 1) / 2) * 0.2
+        difference_rows(axis, part, list(at), size=22)
+        seeds = [(value, place) for each, place in zip(part["by_seed"], at) if len(each) > 1 for value in each]
+        axis.scatter(*zip(*seeds or [(np.nan, 0)]), s=7, color="black", linewidth=0, zorder=4)
+        axis.set(title=what, xlabel=f"difference in {written(measure)}, 95% interval")
+        named = axis is axes[0, 0]
+        name_rows(axis, [choice.replace("_", " ") if named else "" for choice in rows], fontsize=9)
+    systems = sorted(parts[0]["system"].unique(), key=lambda name: [*LABELS, name].index(name))
+    handles = [Line2D([], [], marker="o", color=SYSTEM_COLOURS[name], label=LABELS[name]) for name in systems]
+    legend_below(figure, [*handles, Line2D([], [], marker=".", linestyle="", color="black", label="one seed")])
+    return suptitle(figure, title)
 
 
 def _line_and_seeds(axis: Axes, x, means, seeds_x, seeds_mean, system: str) -> None:

@@ -81,9 +81,10 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     """Check a config before anything runs.
 
     values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
-        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`; `results` is the folder that gets
-        the results folder, `papermill_runs` unless given. With `folds` the collection is `folds:<split>:<collection>`,
-        and train, validate and test are the splits of a rotation.
+        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is
+        not for all of the study's; `results` is the folder that gets the results folder, `papermill_runs` unless given.
+        With `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a
+        rotation.
     name: the config's. project: the folder with `notebooks` and `papermill_runs`.
 
     Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
@@ -145,8 +146,8 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     studies = {study: _study(f"{name}, study {study}", study, given) for study, given in values["studies"].items()}
     for study, given in studies.items():
         given["variants"] = {
-            variant: parameters_of(given["systems"], f"variant {variant} of {study}", differ)
-            for variant, differ in given["variants"].items()
+            variant: parameters_of(some, f"variant {variant} of {study}", differ)
+            for variant, (some, differ) in given["variants"].items()
         }
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
@@ -226,7 +227,7 @@ def _transfer(where: str, given: object, folds: int) -> dict:
 
 
 def _study(where: str, study: object, given: object) -> dict:
-    """A study's systems, seeds and variants, checked; each variant as it stands there."""
+    """A study's systems, seeds and variants, checked; of each variant its systems, and the rest as it stands there."""
     _check_folder(where, "a study", study)
     _check(where, "it", given, "dict")
     if set(given) != set(_STUDY):
@@ -238,7 +239,16 @@ def _study(where: str, study: object, given: object) -> dict:
     _check_once(where, "seeds", given["seeds"])
     for variant in given["variants"]:
         _check_folder(where, "a variant", variant)
-    return given | {"systems": _systems(where, given["systems"])}
+    systems, variants = _systems(where, given["systems"]), {}
+    for variant, differ in given["variants"].items():
+        rest, some = differ, systems
+        if isinstance(differ, dict):
+            rest, some = {name: differ[name] for name in differ if name != "systems"}, differ.get("systems", systems)
+        _check(where, f"systems of {variant}", some, "list[str]")
+        if not some or not set(some := _systems(where, some)) <= set(systems):
+            raise ValueError(f"config {where}: expected systems of {variant} among {', '.join(systems)}, found {some}")
+        variants[variant] = some, rest
+    return given | {"systems": systems, "variants": variants}
 
 
 def _check_folder(where: str, what: str, name: object) -> None:

@@ -54,7 +54,8 @@ PAGE = "page"
 STARTED = ".started"  # beside the stamps: when this call of the sweep began
 # Those that look at a study of the config.
 STUDIES = {
-    "training_size": "09_training_size", "loss_weighting": "15_loss_weighting", "denoising": "17_denoising"
+    "training_size": "09_training_size", "loss_weighting": "15_loss_weighting", "choices": "16_choices",
+    "denoising": "17_denoising",
 }  # fmt: skip
 
 

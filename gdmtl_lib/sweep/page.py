@@ -23,7 +23,7 @@ from .jobs import STARTED, Job, read_jobs
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = (
     "effectiveness", "differences", "seeds", "score_distributions", "win_tie_loss", "query_deltas", "query_extremes",
-    "rank_shifts", "categories", "training_size", "loss_weighting", "transfer", "shared_information_needs",
+    "rank_shifts", "categories", "training_size", "loss_weighting", "choices", "transfer", "shared_information_needs",
     "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation", "attention",
     "collection", "candidate",
 )  # fmt: skip

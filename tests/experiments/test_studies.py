@@ -232,3 +232,47 @@ def test_learned_sigmas_are_means_over_seeds(weightings):
 def test_the_reference_has_to_be_there(weightings):
     with pytest.raises(FileNotFoundError, match="mono has no per_query.dev.csv"):
         weightings.own_trainings("mono")
+
+
+@pytest.fixture
+def chosen(tmp_path):
+    """BERT and GDMTL by default, without clipping, and GDMTL with the [MASK] expansion, which BERT does not have.
+
+    By default BERT has (.2, .4) with seed 0 and (.4, .6) with seed 1, GDMTL .5 everywhere. Without clipping BERT gains
+    (.1, .3) with either seed, GDMTL (.2, .2) with seed 0 and nothing with seed 1. The expansion takes (.1, .3) of
+    seed 0's.
+    """
+    bert, study = {0: [0.2, 0.4], 1: [0.4, 0.6]}, tmp_path / "studies" / "choices"
+    for seed, gain in ((0, 0.2), (1, 0.0)):
+        write_training(tmp_path / "bert" / f"seed{seed}", bert[seed])
+        write_training(tmp_path / "gdmtl" / f"seed{seed}", [0.5, 0.5])
+        write_training(study / "not_clipped" / "bert" / f"seed{seed}", np.add(bert[seed], [0.1, 0.3]))
+        write_training(study / "not_clipped" / "gdmtl" / f"seed{seed}", [0.5 + gain] * 2)
+    write_training(study / "mlm" / "gdmtl" / "seed0", [0.4, 0.2])
+    return Results(tmp_path)
+
+
+def test_choices(chosen):
+    """Of generating's gain over BERT, clipping's end changes (.1, -.1) - (.1, .3) = (0, -.2) on means over seeds, by seed
+    (.2, .2) - (.1, .3) = 0 on average and -.2. Of the mean over seeds of GDMTL it changes .1 on either query, without doubt."""
+    table = studies.choices(Study(chosen, "choices", "dev"), "RR@10")
+    assert table[["choice", "system", "twin", "seeds"]].values.tolist() == [
+        ["not_clipped", "bert", "", 2], ["not_clipped", "gdmtl", "", 2], ["not_clipped", "gdmtl", "bert", 2],
+        ["mlm", "gdmtl", "", 1], ["mlm", "gdmtl", "bert", 1],
+    ]  # fmt: skip
+    assert table["difference"].tolist() == pytest.approx([0.2, 0.1, -0.1, -0.2, -0.2])
+    assert table["by_seed"].explode().tolist() == pytest.approx([0.2, 0.2, 0.2, 0, 0, -0.2, -0.2, -0.2])
+    assert table.loc[1, ["low", "high", "p", "p_corrected"]].tolist() == pytest.approx([0.1, 0.1, 0, 0])
+    assert table["mark"].tolist() == ["", "▲", "", "", ""]
+    # Two queries, (.1, .3): the t-quantile of one degree of freedom, 12.706, times a standard error of .1.
+    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx([0.2 - 1.2706, 0.2 + 1.2706], abs=1e-4)
+    assert table.loc[0, "p_corrected"] == pytest.approx(2 * table.loc[0, "p"])  # of three tests; the smallest is the other's
+
+
+def test_choices_need_the_same_seeds_and_queries(chosen):
+    write_training(chosen.folder / "studies" / "choices" / "mlm" / "gdmtl" / "seed0", [0.4, 0.2, 0.1])
+    with pytest.raises(ValueError, match="mlm, GDMTL, seed 0: expected the RR@10 of the queries that the config's own training"):
+        studies.choices(Study(chosen, "choices", "dev"), "RR@10")
+    write_training(chosen.folder / "studies" / "choices" / "heads" / "gdmtl" / "seed9", [0.4, 0.2])
+    with pytest.raises(ValueError, match="heads: expected a seed of GDMTL that the config's own trainings share; train one"):
+        studies.choices(Study(chosen, "choices", "dev"), "RR@10")

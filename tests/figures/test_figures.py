@@ -505,6 +505,30 @@ def test_twins_show_differences_seeds_and_the_papers_gains():
     assert names(plots.twins(table.drop(columns="collection")).axes[0])[0] == "GDMTL against BERT"
 
 
+@pytest.fixture
+def choices():
+    rows = [
+        ("not_clipped", "bert", "", 0.02, 0.01, 0.03, "▲", [0.01, 0.03]), ("not_clipped", "gdmtl", "", 0.04, 0.0, 0.08, "", [0.04]),
+        ("not_clipped", "gdmtl", "bert", 0.02, -0.02, 0.06, "", [0.03, 0.01]), ("mlm", "gdmtl", "", -0.1, -0.2, 0.0, "", [-0.1]),
+        ("mlm", "gdmtl", "bert", -0.1, -0.2, 0.0, "", [-0.1]),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["choice", "system", "twin", "difference", "low", "high", "mark", "by_seed"])
+
+
+def test_choices_show_what_they_change_of_systems_and_of_what_generating_brings(choices):
+    figure = plots.choices(choices, "RR@10")
+    left, right = figure.axes
+    assert names(left) == ["not clipped", "mlm"] and legend(figure) == ["BERT", "GDMTL", "one seed"]
+    assert left.get_xlabel() == "difference in MRR@10, 95% interval" and words(left) == ["▲"]
+    bars, dots, seeds = left.collections
+    assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[0.01, 0.03], [0.0, 0.08], [-0.2, 0.0]]
+    assert dots.get_offsets().tolist() == [[0.02, -0.1], [0.04, 0.1], [-0.1, 1]]  # a row a choice, systems apart in it
+    assert seeds.get_offsets()[:, 0].tolist() == [0.01, 0.03]  # one seed alone is the dot itself
+    bars, dots, seeds = right.collections
+    assert dots.get_offsets().tolist() == [[0.02, 0], [-0.1, 1]] and seeds.get_offsets()[:, 0].tolist() == [0.03, 0.01]
+    assert len(plots.choices(choices[choices["twin"] == ""], "RR@10").axes) == 1
+
+
 # ---- generation
 
 
@@ -1046,6 +1070,9 @@ def hostile_figures():
         "denoising": lambda: plots.denoising(
             pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0]}), pd.DataFrame({"step": [1], "value": [1.5]}),
             pd.DataFrame({"system": name, "denoising_steps": [0, 3], "seed": 0, "mean": [0.1, 0.3]}), 0.5, name, name,
+        ),
+        "choices": lambda: plots.choices(
+            studied.head(1).assign(choice=name, twin="", by_seed=[[0.1]]), name, name,
         ),
         "gains": lambda: plots.gains(moved.assign(measure=name), "bert", [name], (name, name), title=name),
         "pair": lambda: plots.pair(values_of, values_of, "bert", name, "RR@10", (name, name), name),

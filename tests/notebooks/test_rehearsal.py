@@ -268,6 +268,9 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
         jobs |= {"08_query_categories_dev-small", "09_training_size", "10_transfer_msmarco.cast-2019"}
     if config == "denoising":  # the study alone trains
         jobs = jobs - {"train_bert_seed0"} | {"17_denoising"}
+    if config.startswith("choices"):
+        jobs |= {"16_choices", "train_choices_mlm_expansion_gdmtl_seed1"}
+        assert "train_choices_mlm_expansion_bert" not in listed  # a mask of generation does not concern it
     if config == "squad_sentences_cpu":
         jobs = jobs - {"train_bert_seed0"} | {"train_gdmtl_s_seed2", "denoise_steps600_seed2"}
     if config == "nanobeir":

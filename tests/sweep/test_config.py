@@ -87,6 +87,9 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         (study(variants={"half": {"train_fractoin": 0.5}}), "config test, variant half of size: unknown parameter "
          "'train_fractoin' (did you mean 'train_fraction'?): 03_train has "),
         (study(variants={"half": {"train_fraction": 1.5}}), "config test, gdmtl: train_fraction must be more than 0 and at most 1"),
+        (study(variants={"half": {"systems": ["mono"]}}), "config test, study size: expected systems of half among gdmtl, found ['mono']"),
+        (study(variants={"half": {"systems": []}}), "config test, study size: expected systems of half among gdmtl, found []"),
+        (study(variants={"half": {"systems": "gdmtl"}}), "config test, study size: systems of half must be list[str], found 'gdmtl' (str)"),
         (study(system=["bert"]), "config test, study size: expected systems, seeds, variants, found systems, seeds, variants, system"),
         ({"selection_folds": 1}, "config test: selection_folds are 2 or more of the validation queries, and not of a config with "
          "folds, where every rotation has queries of its own to validate on; found 1"),
@@ -120,6 +123,13 @@ def test_what_is_missing_is_named(values, read):
     del values["collection"]
     with pytest.raises(ValueError, match="^config test lacks collection: add it to the file, or give it as --config coll"):
         read()
+
+
+def test_a_variant_may_be_for_some_of_a_studys_systems(read):
+    variants = {"mlm": {"systems": ["GDMTL"], "generation_mask": "mlm"}, "half": {"train_fraction": 0.5}}
+    given = read(studies={"size": {"systems": ["bert", "gdmtl"], "seeds": [0], "variants": variants}}).studies["size"]["variants"]
+    assert list(given["mlm"]) == ["gdmtl"] and list(given["half"]) == ["bert", "gdmtl"]
+    assert given["mlm"]["gdmtl"]["generation_mask"] == "mlm" and "systems" not in given["mlm"]["gdmtl"]
 
 
 def test_one_transfer_needs_no_list_around_it(read):

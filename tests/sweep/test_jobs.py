@@ -12,6 +12,7 @@ import pytest
 
 from gdmtl_lib import systems
 from gdmtl_lib.backbones import checkpoints
+from gdmtl_lib.experiments.notebook import notebook_parameters
 from gdmtl_lib.sweep.config import read_config
 from gdmtl_lib.sweep.jobs import _compared_with, plan, prepare, read_plan
 from gdmtl_lib.sweep.trainings import trainings
@@ -22,6 +23,8 @@ PAPERS = {
     "epochs": 10, "batch_size": 32, "learning_rate": 2e-5, "min_learning_rate": 1e-6, "warmup_epochs": 1,
     "loss_weighting": "uncertainty", "generation_head_warmup_steps": 0, "max_gradient_norm": None,
 }  # fmt: skip
+# Cells of our preset, which learns no sigma, in the table of presets.
+SIGMA_IS_FIXED = (("fixed weight 0.1", "sigma_parameter"), ("", "sigma_schedule"))
 
 # ---- the project's own configs
 
@@ -80,6 +83,43 @@ def test_the_released_codes_preset_differs_from_the_papers_in_named_parameters_a
         assert released.parameters[system] == given | differs | own
     same = {"name": "", "folder": "", "parameters": {}}
     assert dataclasses.replace(paper, **same) == dataclasses.replace(released, **same)
+
+
+def test_the_table_of_presets_says_what_the_configs_say(of_project):
+    """docs/paper_setting.md, row by row: what a config gives BERT, and where a row is about some systems, these."""
+    page = (PROJECT / "docs" / "paper_setting.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    said = {row[0]: row[1:] for row in rows if len(row) == 4}
+    configs = {name: of_project(name) for name in ("msmarco", "released", "sample")}
+    known = notebook_parameters(PROJECT / "notebooks" / "03_train.ipynb")
+
+    def given(system, parameter):
+        return [config.parameters[system].get(parameter, known[parameter][1]) for config in configs.values()]
+
+    words = {
+        "gradient clipping (`max_gradient_norm`)": ("gdmtl", "max_gradient_norm", {None: "none", 1.0: "1.0"}),
+        "what is learned of sigma (`sigma_parameter`)": (
+            "gdmtl", "sigma_parameter", {"log_variance": "log of sigma squared, our reading of Eq. 6", "variance": "sigma squared itself"}
+        ),
+        "sigma's learning rate (`sigma_schedule`)": (
+            "gdmtl", "sigma_schedule", {"constant": "constant", "warmup": "warmed up and decayed as the others'"}
+        ),
+        "language-model head (`fresh_vocabulary`)": (
+            "gdmtl", "fresh_vocabulary", {False: "tied", True: "a matrix and transform of its own, drawn anew"}
+        ),
+        "dropout in BART's attention and activations": ("bart_s", "attention_dropout", {None: "the checkpoint's", 0.0: "0"}),
+        "longest input of `gdmtl_plus` (`max_length`)": ("gdmtl_plus", "max_length", {256: "256", 320: "320"}),
+    }  # fmt: skip
+    assert set(said) - set(words) == {"choice", "negatives from the top", "start of the encoder-decoders"}
+    for row, (system, parameter, names) in words.items():
+        assert len(said[row]) == 3
+        for value, cell in zip(given(system, parameter), said[row]):
+            assert cell.startswith(names[value]) or (cell, parameter) in SIGMA_IS_FIXED, (row, cell)
+    assert given("gdmtl", "loss_weighting") == ["uncertainty", "uncertainty", 0.1]
+    assert said["negatives from the top"] == [f"{config.depth:,}" for config in configs.values()]
+    starts = [config.parameters["gdmtl_s"].get("checkpoint") for config in configs.values()]
+    assert starts == ["facebook/bart-base", "facebook/bart-base", None] and configs["sample"].parameters["gdmtl_s"]["denoising_steps"]
+    assert said["start of the encoder-decoders"] == ["BART", "BART", "MiniLM, denoised (notebook 17)"]
 
 
 @pytest.mark.parametrize(
