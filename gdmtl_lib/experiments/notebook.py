@@ -107,9 +107,11 @@ def indexes_folder() -> Path:
 
 
 def parameters_table(parameters: Mapping[str, object]):
-    """The resolved parameters as a frame to show."""
+    """The resolved parameters as a frame to show. From here on no table that a notebook shows is read as mathematics:
+    two prices in a text are no formula between dollars."""
     import pandas as pd
 
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
     return pd.DataFrame({"value": {name: repr(value) for name, value in parameters.items()}})
 
 
