@@ -8,6 +8,7 @@ p < 0.05.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from operator import attrgetter
 from typing import NamedTuple
@@ -176,10 +177,16 @@ def smallest_detectable_difference(std: float, queries: int) -> float:
         raise ValueError(f"std: expected a standard deviation, found {std!r}")
     if queries < 2:
         raise ValueError(f"queries: expected at least 2, found {queries!r}; a t-test needs a spread")
+    return std * _detectable_effect(int(queries))
+
+
+@cache
+def _detectable_effect(queries: int) -> float:
+    """The same of differences that spread by 1: slow, and one number for all of many categories of one size."""
     from statsmodels.stats.power import TTestPower  # slow to import, and only this needs it
 
     # statsmodels gives a number, or for many queries an array of one
-    return std * np.asarray(TTestPower().solve_power(nobs=queries, alpha=ALPHA, power=POWER)).item()
+    return np.asarray(TTestPower().solve_power(nobs=queries, alpha=ALPHA, power=POWER)).item()
 
 
 def detectable_difference(queries: int, seeds: int = 1, std: float = SPREAD) -> float:

@@ -124,12 +124,15 @@ def detectable_by_category(
     `comparison.by_category` with the same arguments; NaN for the baseline and for a category of one query."""
     table = by_category(values_by_system, categories, baseline, measure)
     category_of = categories.set_index("query_id")["category"]
-    found = []
+    spreads, found = {}, []
+    for system in values_by_system:
+        deltas = query_deltas(values_by_system[baseline], values_by_system[system], measure)
+        of_category = deltas.groupby(deltas["query_id"].map(category_of))["difference"]
+        spreads |= {(category, system): differences.std() for category, differences in of_category}
     for row in table.itertuples():
-        deltas = query_deltas(values_by_system[baseline], values_by_system[row.system], measure)
-        differences = deltas.loc[deltas["query_id"].map(category_of) == row.category, "difference"]
         tested = row.system != baseline and row.queries > 1
-        found.append(smallest_detectable_difference(differences.std(), row.queries) if tested else float("nan"))
+        std = spreads[row.category, row.system]
+        found.append(smallest_detectable_difference(std, row.queries) if tested else float("nan"))
     return pd.Series(found, index=table.index)
 
 

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import SPLIT_COLOURS, legend_below, name_rows, new_figure, panels, styled, suptitle
+from .style import MOST_CATEGORIES, SPLIT_COLOURS, legend_below, name_rows, new_figure, panels, styled, suptitle
 
 
 @styled
@@ -40,6 +40,8 @@ def category_shares(
 
     table: what `overview.category_shares` returns, per cent. paper: the paper's shares by category, per cent.
     """
+    if len(table) > MOST_CATEGORIES:
+        title, table = f"{title} The largest {MOST_CATEGORIES} of {len(table):,}", table.head(MOST_CATEGORIES)
     figure, axis = new_figure(figsize=(6.2, 0.9 + 0.5 * len(table)))
     table.plot.barh(ax=axis, width=0.8, color=SPLIT_COLOURS, legend=False)
     known = [(paper[name], place) for place, name in enumerate(table.index) if name in paper]

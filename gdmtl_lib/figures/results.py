@@ -16,8 +16,8 @@ from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
-    GAIN, LOSS, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, first_stage_line, follow, label_left, label_points,
-    legend_below, name_rows, near, new_figure, panels, signed, styled, suptitle, together, written,
+    GAIN, LOSS, MOST_CATEGORIES, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, first_stage_line, follow, label_left,
+    label_points, legend_below, name_rows, near, new_figure, panels, signed, styled, suptitle, together, written,
 )  # fmt: skip
 
 ROUND = dict(steps=[1, 2, 5, 10])  # the numbers that are named along an axis
@@ -182,8 +182,12 @@ def categories(
     table: pd.DataFrame, baseline: str, measure: str, title: str = "Which kinds of queries profit?"
 ) -> Figure:
     """Table 5 as dots: each system's mean within a category, and its difference to the baseline with the 95% interval
-    and the mark of significance. table: what `comparison.by_category` returns, of one measure."""
+    and the mark of significance. table: what `comparison.by_category` returns, of one measure; of very many
+    categories the largest are drawn."""
     names, systems = list(table["category"].unique()), list(table["system"].unique())
+    if len(names) > MOST_CATEGORIES:
+        title, names = f"{title} The largest {MOST_CATEGORIES} of {len(names):,}", names[:MOST_CATEGORIES]
+        table = table[table["category"].isin(names)]
     height = 1.5 + len(names) * max(0.5, 0.17 * len(systems))
     figure, (left, right) = new_figure(1, 2, figsize=(8.5, height), sharey=True)
     reach = min(0.33, 0.11 * (len(systems) - 1))

@@ -53,6 +53,7 @@ SYSTEM_COLOURS = _Colours(
     zip(LABELS, ("#7f7f7f", "#332288", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000"))
 )
 SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MOST_CATEGORIES = 50  # rows of a figure: of 5,000 it would be a file of 300,000 pixels that nothing opens
 GAIN, LOSS, SAME = "#0072B2", "#D55E00", "#cccccc"
 
 

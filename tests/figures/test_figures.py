@@ -246,6 +246,18 @@ def test_categories_show_means_differences_and_marks():
     assert right.get_xlabel() == "difference to BERT, 95% interval"
 
 
+def test_of_very_many_categories_the_largest_are_drawn():
+    rows = [(f"kind {i}", system, 0.5, 0.0, 0.0, 0.1, "", 200 - i, 0.01) for i in range(120) for system in ("bert", "gdmtl")]
+    columns = ["category", "system", "mean", "difference", "low", "high", "mark", "queries", "share"]
+    figure = plots.categories(pd.DataFrame(rows, columns=columns), "bert", "RR@10")
+    assert len(names(figure.axes[0])) == 50 and names(figure.axes[0])[-1].startswith("kind 49\n151 queries")
+    assert "The largest 50 of 120" in figure.get_suptitle().replace("\n", " ")
+    shares = pd.DataFrame({"dev": np.linspace(2, 1, 120)}, index=["US", "us", *(f"kind {i}" for i in range(118))])
+    figure = plots.category_shares(shares, {})
+    assert len(names(figure.axes[0])) == 50 and names(figure.axes[0])[:2] == ["US", "us"]  # two, as in the data
+    assert "The largest 50 of 120" in figure.get_suptitle().replace("\n", " ")
+
+
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (5, 5), (6, 3), (8, 4), (9, 5)])
 def test_panels_stand_in_rows_of_like_length(panels, columns):
     systems = list(SYSTEM_COLOURS)[:panels]
