@@ -19,7 +19,7 @@ help:
 	@echo "make figures   run what is missing of the sweep and draw every figure and table"
 	@echo "               (CONFIG=sample: papermill_runs/configs/sample.yaml; CORES=all)"
 	@echo "make check     say what a config lacks here, how long it takes and what it can show (CONFIG=msmarco)"
-	@echo "make lab       open JupyterLab on this machine"
+	@echo "make lab       open JupyterLab on this machine, at an index of the notebooks"
 	@echo "make bench     measure speed and memory"
 	@echo "make stress    run the long tests at their full counts"
 	@echo "make audit     ask for known weaknesses of the pinned packages (needs a network)"
@@ -51,7 +51,7 @@ figures: $(INSTALLED)
 
 # Loopback only, and JupyterLab asks for its token. Root, as in a container, has to be allowed.
 lab: $(INSTALLED)
-	$(PY) -m jupyterlab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	$(PY) -m jupyterlab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 bench: $(INSTALLED)
 	$(PY) -m pytest tests/benchmarks -o python_files='bench_*.py' -s $(ARGS)

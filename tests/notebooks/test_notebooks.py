@@ -17,7 +17,7 @@ from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import LABELS, SYSTEMS
 
 PROJECT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path for path in sorted((PROJECT / "notebooks").glob("*.ipynb")) if path.stem != "00_index"]
 SPLITS = ("dev", "cast")
 
 
@@ -77,6 +77,14 @@ def test_every_parameter_is_used(notebook, parameters):
 
 def test_cells_are_short(notebook):
     assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)[1:]) <= 18
+
+
+def test_the_index_says_of_every_notebook_what_the_readme_and_the_notebook_say():
+    index = nbformat.read(PROJECT / "notebooks" / "00_index.ipynb", 4)
+    rows = dict(re.findall(r"^\| \[\w+\]\((\w+)\.ipynb\) \| (.*) \|$", "\n".join(cell.source for cell in index.cells), re.MULTILINE))
+    readme = dict(re.findall(r"^\| \[`(\w+)`\]\(notebooks/\w+\.ipynb\) \| (.*) \|$", (PROJECT / "README.md").read_text(), re.MULTILINE))
+    takes = {path.stem: re.search(r"\| takes \| (.*) \|", nbformat.read(path, 4).cells[0].source)[1] for path in NOTEBOOKS}
+    assert rows == {name: f"{readme[name]} | {words}" for name, words in takes.items()}
 
 
 # ---- as papermill runs them
