@@ -5,12 +5,11 @@ but that every step takes what the one before gives."""
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests import warm
 
 from gdmtl_lib.data.cast import RESOLVED
 from gdmtl_lib.data.collection import load_collection
@@ -126,15 +125,21 @@ def test_rehearsal_of_the_papers_setting(folder, toy_bert_folder, tmp_path, monk
 
 def snakemake(config: str, folder: Path, *arguments: str, **values: object) -> str:
     """Run the sweep of a config of the project, some of its values changed; returns what it printed."""
-    command = [
-        sys.executable, "-m", "snakemake", "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "2",
+    return printed_by(warm.snakemake, folder, [
+        "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "2",
         "--configfile", str(PROJECT / "papermill_runs" / "configs" / f"{config}.yaml"), "--directory", str(folder),
         "--max-threads", "1", *arguments,
         "--config", f"results={folder}", *(f"{name}={json.dumps(value)}" for name, value in values.items()),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(PROJECT)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    ])  # fmt: skip
+
+
+def printed_by(function, folder: Path, *arguments: object) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "printed.txt").unlink(missing_ok=True)
+    status = warm.forked(function, *arguments, cwd=PROJECT, printed=folder / "printed.txt")
+    printed = (folder / "printed.txt").read_text()
+    assert status == 0, printed
+    return printed
 
 
 @pytest.fixture
@@ -194,7 +199,7 @@ def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_p
         "collection": collection, "systems": systems, "depth": 20,
         "parameters": toy | {"epochs": 1, "train_fraction": 1.0},
     }  # fmt: skip
-    snakemake("cast2019", tmp_path, "--until", *wanted, **change)
+    printed_by(warm.sweep, tmp_path, "cast2019", change | {"results": str(tmp_path)}, tuple(wanted))
     results, rotations = tmp_path / "cast2019", load_collection(collection)
     turns = load_collection(folder).queries("cast-2019")
     session_of = dict(turns[["query_id", "session"]].to_numpy())
@@ -232,7 +237,7 @@ def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_p
         assert "Attention heads, rotation 0<" in page and "folds/0/tables/attention_moved.test0.csv" in page
     stamps = {path: path.stat().st_ino for path in (results / ".jobs").glob("[!.]*")}
     assert len(stamps) == 1 + 11 * len(systems) + len(wanted)
-    snakemake("cast2019", tmp_path, "--until", *wanted, **change)
+    snakemake("cast2019", tmp_path, "--until", *wanted, **change)  # does nothing: to Snakemake it is the same sweep
     assert {path: path.stat().st_ino for path in (results / ".jobs").glob("[!.]*")} == stamps
 
 
