@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -41,10 +41,10 @@ def made_from(
     return json.loads(json.dumps(hashed, default=str))
 
 
-def versions() -> dict[str, str]:
-    """Of this library and of those that compute for it, as far as they are installed."""
+def versions(names: Sequence[str] = COMPUTED_BY) -> dict[str, str]:
+    """Of this library and of those that compute for it, or of others, as far as they are installed."""
     found = {"gdmtl": __version__}
-    for name in COMPUTED_BY:
+    for name in names:
         with suppress(PackageNotFoundError):  # a machine for analysis alone
             found[name] = version(name)
     return found

@@ -29,26 +29,23 @@ from .results import Results
 PARTS = ("embeddings", "encoder", "decoder", "ranking head", "generation heads")
 # How a weight's name begins, first match first: an encoder's name and then BERT's names, ModernBERT's, BART's.
 _ENCODERS = ("bert", "ernie", "roberta", "roberta_prelayernorm", "data2vec_text", "electra", "albert", "distilbert")
-_PART_OF = {
-    "generation_heads.": "generation heads",
-    **{f"{name}.embeddings": "embeddings" for name in _ENCODERS}, "model.embeddings.": "embeddings",
-    "model.shared.": "embeddings",
-    "model.encoder.embed_": "embeddings", "model.encoder.layernorm_embedding.": "embeddings",
-    "model.decoder.embed_": "embeddings", "model.decoder.layernorm_embedding.": "embeddings",
-    **{f"{name}.pooler.": "ranking head" for name in _ENCODERS}, **{f"{name}.": "encoder" for name in _ENCODERS},
-    "model.layers.": "encoder", "model.final_norm.": "encoder",
-    "model.encoder.": "encoder", "model.decoder.": "decoder",
-    "classifier.": "ranking head", "pre_classifier.": "ranking head", "head.": "ranking head",
-    "classification_head.": "ranking head",
-}  # fmt: skip
+_BEGINS = (
+    ("generation heads", ("generation_heads.",)),
+    ("embeddings", (
+        *(f"{name}.embeddings" for name in _ENCODERS), "model.embeddings.", "model.shared.", "model.encoder.embed_",
+        "model.encoder.layernorm_embedding.", "model.decoder.embed_", "model.decoder.layernorm_embedding.",
+    )),
+    ("ranking head", (
+        *(f"{name}.pooler." for name in _ENCODERS), "classifier.", "pre_classifier.", "head.", "classification_head.",
+    )),
+    ("encoder", (*(f"{name}." for name in _ENCODERS), "model.layers.", "model.final_norm.", "model.encoder.")),
+    ("decoder", ("model.decoder.",)),
+)  # fmt: skip
 
 
 def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
-    """How many parameters each part of a saved system has, by the names of `PARTS`; shared ones count once.
-
-    Ranking uses all but the generation heads. Raises FileNotFoundError without weights, ValueError for a weight that
-    belongs to no part.
-    """
+    """How many parameters each part of a saved system has, by `PARTS`; shared ones count once. Ranking uses all but the
+    generation heads. Raises FileNotFoundError without weights, ValueError for a weight that belongs to no part."""
     counts = dict.fromkeys(PARTS, 0)
     path = Path(checkpoint) / "model.safetensors"
     if not path.is_file():
@@ -57,7 +54,7 @@ def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
     for file, prefix in ((path, ""), *([(heads, "generation_heads.")] if heads.is_file() else [])):
         with safe_open(file, framework="numpy") as weights:  # its header says the sizes; no weight is read
             for name in weights.keys():
-                part = next((part for start, part in _PART_OF.items() if (prefix + name).startswith(start)), None)
+                part = next((part for part, starts in _BEGINS if (prefix + name).startswith(starts)), None)
                 if part is None:
                     raise ValueError(f"{file}: expected the weights of a system of this library, found {name}")
                 counts[part] += int(np.prod(weights.get_slice(name).get_shape()))
@@ -66,15 +63,10 @@ def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
 
 def count_flops(model, compute: Callable[[], Any]) -> tuple[Any, int]:
     """Run `compute()`, which calls the model, and count the operations of its matrix products, attention included.
-
-    Returns what it returned and the count.
-    """
+    Returns what it returned and the count."""
     # The counter knows the attention of GPUs, not the CPU's.
-    attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
-            query, key, value
-        )
-    }
+    cpus = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attention = {cpus: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         # The counter follows gradients into modules, and inference mode has none.
@@ -116,10 +108,7 @@ def ranking_flops(model) -> Callable[[int, int], int]:
 
 
 def sample_pairs(collection: Collection, candidates: pd.DataFrame, count: int = 200) -> pd.DataFrame:
-    """Some of the pairs that are re-ranked, taken evenly: `query_id, doc_id, query, passage`, the last two texts.
-
-    candidates: `query_id, doc_id`; at least a row.
-    """
+    """Some of the pairs that are re-ranked, taken evenly: `query_id, doc_id, query, passage`, the last two texts."""
     rows = candidates.iloc[np.unique(np.linspace(0, len(candidates) - 1, min(count, len(candidates)), dtype=int))]
     texts = {"query": collection.query_texts(rows["query_id"]), "passage": collection.text(rows["doc_id"])}
     return rows[["query_id", "doc_id"]].assign(**texts).reset_index(drop=True)
@@ -132,18 +121,15 @@ def ranking_cost(checkpoint: str | os.PathLike, pairs: pd.DataFrame) -> dict[str
     builder = model.input_builder()
     read = zip(builder.passage_tokens(pairs["passage"]), builder.tokens(pairs["query"]), strict=True)
     sequences = [builder.rank(passage, query) for passage, query in read]
-    lengths = [(len(sequence.input_ids), len(sequence.decoder_ids)) for sequence in sequences]
     flops = ranking_flops(model)
-    return {
-        "encoder_tokens": float(np.mean([source for source, _ in lengths])),
-        "decoder_tokens": float(np.mean([target for _, target in lengths])),
-        "gflops": float(np.mean([flops(*each) for each in lengths])) / 1e9,
-    }
+    lengths = [(len(sequence.input_ids), len(sequence.decoder_ids)) for sequence in sequences]
+    means = np.mean([(*each, flops(*each)) for each in lengths], axis=0).tolist()
+    return {"encoder_tokens": means[0], "decoder_tokens": means[1], "gflops": means[2] / 1e9}
 
 
 def training_cost(folder: str | os.PathLike) -> dict[str, float]:
-    """How long a training took: `training_seconds`, and `tokens_per_second` of the process that wrote the times. NaN
-    where the folder has no times, `timing.csv`."""
+    """How long a training took: `training_seconds`, and `tokens_per_second` of the process that wrote `timing.csv`; NaN
+    without it."""
     path = Path(folder) / "timing.csv"
     if not path.is_file():
         return {"training_seconds": float("nan"), "tokens_per_second": float("nan")}
@@ -155,10 +141,8 @@ def training_cost(folder: str | os.PathLike) -> dict[str, float]:
 def reranking_speed(
     checkpoint: str | os.PathLike, collection: Collection, pairs: pd.DataFrame, device: str = "auto"
 ) -> float:
-    """Pairs a second that a saved system re-ranks on this machine in fp32, after a first few that do not count.
-
-    pairs: `query_id, doc_id`; some dozens say enough. device: as for `rerank`.
-    """
+    """Pairs a second, of `query_id, doc_id`, that a saved system re-ranks on this machine in fp32, after a first few
+    that do not count. Some dozens say enough. device: as for `rerank`."""
     model = load_model(checkpoint)
     rerank(model, collection, pairs.head(4), device=device, progress=False)
     started = time.perf_counter()
@@ -192,8 +176,6 @@ def system_costs(results: Results, systems: Sequence[str], pairs: pd.DataFrame) 
 def with_effectiveness(costs: pd.DataFrame, values_by_system: Mapping[str, pd.DataFrame], measure: str) -> pd.DataFrame:
     """A table of costs with what each system reaches: `mean, low, high` of a measure added, its mean over queries and
     the 95% interval of that. costs: has a column `system`. values_by_system: per-query values of at least those."""
-    rows = []
-    for system in costs["system"]:
-        values = values_by_system[system].query("measure == @measure")["value"]
-        rows.append(mean_interval(values)[:3])
+    values = [values_by_system[system] for system in costs["system"]]
+    rows = [mean_interval(each.loc[each["measure"] == measure, "value"])[:3] for each in values]
     return costs.assign(**dict(zip(("mean", "low", "high"), np.array(rows).reshape(-1, 3).T)))

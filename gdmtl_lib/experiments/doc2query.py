@@ -31,13 +31,13 @@ def checkpoints(results: Results, systems: Sequence[str] | None, needed: str) ->
             raise ValueError(f"systems: {LABELS[name]} does not write queries, as these do: {', '.join(able)}")
         if not results.seeds(name):
             raise FileNotFoundError(f"{LABELS[name]} has no checkpoint in {results.folder}; train {name} with notebook 03")
-        found[name] = results.folder / name / f"seed{results.seeds(name)[0]}" / "checkpoint"
+        found[name] = results.home(name, results.seeds(name)[0]) / "checkpoint"
     return found
 
 
 def searched_passages(collection: Collection, split: str, most: int) -> dict[str, str]:
-    """The texts of the passages that a split searches, by doc_id; none where there are more than `most`: a system writes
-    some hundred queries a second on a GPU and a few on a CPU."""
+    """The texts of the passages that a split searches, by doc_id; none where there are more than `most`: a system
+    writes some hundred queries a second on a GPU and a few on a CPU."""
     found = dict(islice(collection.passages(split), most + 1))
     return found if len(found) <= most else {}
 
@@ -47,10 +47,7 @@ def distinct(texts: Iterable[str], n: int) -> float:
     is none. It falls as texts get more, so compare it for equal numbers of texts. Raises ValueError for n below 1."""
     if n < 1:
         raise ValueError(f"n must be at least 1, found {n}")
-    grams = []
-    for text in texts:
-        words = text.lower().split()
-        grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    grams = [gram for text in texts for gram in zip(*(text.lower().split()[start:] for start in range(n)))]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 

@@ -6,13 +6,12 @@ The run itself stays plain TREC, which every tool reads.
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
 
-from gdmtl_lib import __version__
 from gdmtl_lib.data.files import write_lines
+from gdmtl_lib.data.provenance import versions
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 _LIBRARIES = ("torch", "transformers", "ir-measures")
@@ -44,8 +43,8 @@ def write_metadata(run: str | os.PathLike, system: str, collection: str | None =
             "hardware": {"cpu": {"architecture": platform.machine(), "number of cores": os.cpu_count()}},
             "operating system": {"kernel": f"{platform.system()} {platform.release()}"},
             "software": {
-                "libraries": {"python": [f"gdmtl=={__version__}", *_installed(*_LIBRARIES)]},
-                "retrieval toolkit": _installed("pyserini"),
+                "libraries": {"python": _listed(versions(_LIBRARIES))},
+                "retrieval toolkit": _listed(versions(("pyserini",)))[1:],
             },
         },
         "implementation": {"source": {"lang": ["python"]}},
@@ -54,11 +53,5 @@ def write_metadata(run: str | os.PathLike, system: str, collection: str | None =
     write_lines(metadata_path(run), [yaml.safe_dump(content, sort_keys=False, allow_unicode=True)])
 
 
-def _installed(*names: str) -> list[str]:
-    found = []
-    for name in names:
-        try:
-            found.append(f"{name}=={version(name)}")
-        except PackageNotFoundError:
-            continue
-    return found
+def _listed(found: Mapping[str, str]) -> list[str]:
+    return [f"{name}=={version}" for name, version in found.items()]

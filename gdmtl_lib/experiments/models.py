@@ -11,9 +11,9 @@ from gdmtl_lib.systems import get_system
 class Models:
     """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM.
 
-    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained checkpoint
-    folder that comes first for its own system, which is then the `main` one; without it, `gdmtl` is. A model is opened
-    when it is first asked for, and kept.
+    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained
+    checkpoint that comes first for its own system, then the `main` one; without it, `gdmtl` is. A model is opened when
+    it is first asked for, and kept.
 
     Raises FileNotFoundError or ValueError for a checkpoint_dir that is no checkpoint or no encoder that generates.
     """

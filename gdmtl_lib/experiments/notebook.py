@@ -19,14 +19,15 @@ _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "d
 
 
 def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]) -> dict[str, object]:
-    """The notebook's parameters with the values they have, checked.
+    """The notebook's parameters with the values they have, checked: name -> value in the order declared.
 
     cells: the sources executed so far, IPython's `In`. The first that declares `name: type = value` is the parameters
     cell; one that begins with papermill's own line holds what was given on the command line.
-    values: the notebook's `globals()`; a text that stands for a number, as YAML 1.1 reads 1e-4, becomes that number there.
+    values: the notebook's `globals()`; a text that stands for a number, as YAML 1.1 reads 1e-4, becomes that number
+    there.
 
-    Returns name -> value in the order declared. Raises ValueError for a name the notebook does not have, with those
-    it has, and for a value of another type than declared (an int does for a float).
+    Raises ValueError for a name the notebook does not have, with those it has, and for a value of another type than
+    declared (an int does for a float).
     """
     declared = next((found for cell in cells if (found := _declarations(cell))), None)
     if declared is None:
@@ -62,8 +63,8 @@ def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
 
 
 def number_of(value: object, annotation: str) -> object:
-    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and Snakemake's `--config`
-    whatever stands in brackets."""
+    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and Snakemake's
+    `--config` whatever stands in brackets."""
     if not isinstance(value, str):
         return value
     if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
@@ -86,13 +87,11 @@ def unknown_name(kind: str, name: object, known: Iterable[str], have: str) -> st
 
 
 def project_folder() -> Path:
-    """The folder of the project: the working folder or the nearest above it that holds `notebooks` and
-    `papermill_runs`; the working folder itself outside of the project."""
+    """The working folder or the nearest above it that holds `notebooks` and `papermill_runs`; the working folder itself
+    outside of the project."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "papermill_runs").is_dir():
-            return folder
-    return here
+    parts = ("notebooks", "papermill_runs")
+    return next((each for each in (here, *here.parents) if all((each / part).is_dir() for part in parts)), here)
 
 
 def results_folder(config: str | os.PathLike[str]) -> Path:
@@ -126,13 +125,8 @@ def _declarations(cell: str) -> dict[str, str]:
 
 
 def _assigned(cell: str) -> list[str]:
-    return [
-        target.id
-        for line in ast.parse(cell).body
-        if isinstance(line, ast.Assign)
-        for target in line.targets
-        if isinstance(target, ast.Name)
-    ]
+    lines = (line for line in ast.parse(cell).body if isinstance(line, ast.Assign))
+    return [target.id for line in lines for target in line.targets if isinstance(target, ast.Name)]
 
 
 def _fits(value, kinds) -> bool:
@@ -141,8 +135,6 @@ def _fits(value, kinds) -> bool:
     if isinstance(kinds, types.GenericAlias):
         items = chain(*value.items()) if isinstance(value, dict) else value
         return isinstance(value, kinds.__origin__) and all(_fits(item, kinds.__args__[0]) for item in items)
-    if kinds is None or kinds is types.NoneType:
-        return value is None
     if isinstance(value, bool):
         return kinds is bool
-    return isinstance(value, (int, float) if kinds is float else kinds)
+    return isinstance(value, (int, float) if kinds is float else kinds or types.NoneType)

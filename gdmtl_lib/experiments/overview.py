@@ -21,8 +21,8 @@ def split_sizes(collection: Collection, relevance_levels: Mapping[str, int]) -> 
 
     relevance_levels: the splits to describe, with the lowest grade that counts as relevant.
 
-    Columns queries, words (mean of a query), passages (that the split searches), judged and relevant (means a
-    query), grades, answers, categories, sessions (counts).
+    Columns: queries, words (mean of a query), passages (that the split searches), judged and relevant (means a query),
+    grades, answers, categories, sessions (counts).
     """
     rows = {}
     for split, level in relevance_levels.items():
@@ -42,11 +42,10 @@ def split_sizes(collection: Collection, relevance_levels: Mapping[str, int]) -> 
 
 
 def text_lengths(collection: Collection, splits: Sequence[str]) -> dict[str, np.ndarray]:
-    """How many words each passage, query and answer of some splits has, int [n] by kind; a kind that is not there is
-    left out.
+    """How many words each passage, query and answer of some splits has, int [n] by kind that is there.
 
-    Of more than `LARGE` passages none is read but judged ones, `SAMPLED` of them by a hash of their ids; the kind is then
-    `judged passages (sample)`, and there is none where nothing is judged.
+    Of more than `LARGE` passages none is read but judged ones, `SAMPLED` of them by a hash of their ids; the kind is
+    then `judged passages (sample)`.
     """
     large = max(collection.passage_count(split) for split in splits) > LARGE
     judged = dict.fromkeys(doc_id for split in splits for doc_id in collection.qrels(split)["doc_id"])
@@ -60,8 +59,8 @@ def text_lengths(collection: Collection, splits: Sequence[str]) -> dict[str, np.
 
 
 def category_shares(collection: Collection, splits: Sequence[str]) -> pd.DataFrame:
-    """Share of the queries of each category, per cent: a row a category, the largest first, a column for each of the
-    splits that has categories. Empty where none has."""
+    """Share of the queries of each category, per cent: a row a category, the largest first, a column for each split
+    that has categories. Empty where none has."""
     shares = {
         split: queries["category"].value_counts(normalize=True) * 100
         for split in splits
@@ -82,10 +81,10 @@ def grade_counts(collection: Collection, splits: Sequence[str]) -> pd.DataFrame:
 def example_queries(
     collection: Collection, split: str, candidates: pd.DataFrame, relevance_level: int = 1, count: int = 3
 ) -> pd.DataFrame:
-    """Some queries with what answers them and what BM25 prefers: `query, relevant, rank, first other`.
+    """Some queries with what answers them and what BM25 prefers: `query, relevant, rank, first other`; rank "-" where
+    it missed the relevant passage. They are taken evenly from those with a relevant passage and another candidate.
 
-    candidates: the first stage's run. rank: BM25's of the relevant passage, "-" where it was missed. Queries are
-    taken evenly from the split, of those with a relevant passage and another candidate.
+    candidates: the first stage's run.
     """
     qrels = collection.qrels(split)
     relevant = qrels[qrels["relevance"] >= relevance_level]
@@ -99,14 +98,12 @@ def example_queries(
     order = {query_id: place for place, query_id in enumerate(collection.queries(split)["query_id"])}
     table = table.sort_values("query_id", key=lambda ids: ids.map(order), ignore_index=True)
     table = table.iloc[np.linspace(0, len(table) - 1, min(count, len(table)), dtype=int)]
-    return pd.DataFrame(
-        {
-            "query": collection.query_texts(table["query_id"]),
-            "relevant": collection.text(table["doc_id"]),
-            "rank": ["-" if np.isnan(rank) else str(int(rank)) for rank in table["rank"]],
-            "first other": collection.text(table["doc_id_other"]),
-        }
-    )
+    return pd.DataFrame({
+        "query": collection.query_texts(table["query_id"]),
+        "relevant": collection.text(table["doc_id"]),
+        "rank": ["-" if np.isnan(rank) else str(int(rank)) for rank in table["rank"]],
+        "first other": collection.text(table["doc_id_other"]),
+    })  # fmt: skip
 
 
 def some_queries(collection: Collection, split: str, most: int | None) -> tuple[Collection, str]:
@@ -119,8 +116,8 @@ def some_queries(collection: Collection, split: str, most: int | None) -> tuple[
 
 
 def recall_by_depth(run: pd.DataFrame, qrels: pd.DataFrame, depth: int, relevance_level: int = 1) -> np.ndarray:
-    """Share of a query's relevant passages among its first k candidates, mean over the queries that have any: float
-    [depth], k from 1. It is what no re-ranker of k candidates can exceed."""
+    """Share of a query's relevant passages among its first k candidates, mean over the queries that have any, which no
+    re-ranker of k candidates can exceed: float [depth], k from 1."""
     relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
     if relevant.empty:
         raise ValueError(

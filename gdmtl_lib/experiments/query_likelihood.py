@@ -42,8 +42,7 @@ def likelihood_run(
     home: Path, model, collection: Collection, candidates: pd.DataFrame, split: str, precision: str = "auto"
 ) -> tuple[pd.DataFrame, bool]:
     """The candidates by log P(query | passage), kept in the training's folder as `likelihood.<split>.trec.gz` and used
-    again while its record says that model, candidates and texts are the same. Returns the run, and whether it was there.
-    """
+    again while model, candidates and texts are the same. Returns the run, and whether it was there."""
     path, note = home / f"likelihood.{split}.trec.gz", home / f"likelihood.{split}.json"
     precision = pick_precision(precision, pick_device())
     record = made_from(home / "checkpoint", collection, candidates, precision)
@@ -62,11 +61,8 @@ def likelihood_run(
 def ways_to_rank(
     runs: Mapping[str, pd.DataFrame], qrels: pd.DataFrame, depths: Sequence[int], measure: str, relevance_level: int = 1
 ) -> tuple[dict[str, pd.DataFrame], float]:
-    """The runs of one half of the queries, those that combine two scores among them.
-
-    runs: of all queries, under the names `BM25`, `LIKELIHOOD` and `RANKING`. depths: of the cascades.
-    Returns the runs by name, of the half that is measured, and the joint score's weight, chosen on the other half.
-    """
+    """The runs of one half of the queries, those that combine two scores among them, and the joint score's weight,
+    chosen on the other half. runs: of all queries, as `BM25`, `LIKELIHOOD` and `RANKING`. depths: of the cascades."""
     judged = [query for query in runs[BM25]["query_id"].unique() if query in set(qrels["query_id"])]
     choose_on, measure_on = halves(judged)
     seen = (of_queries(frame, choose_on) for frame in (runs[RANKING], runs[LIKELIHOOD], qrels))
@@ -110,20 +106,18 @@ def costs(model, collection: Collection, candidates: pd.DataFrame, depths: Seque
     def ranking(pairs):
         return count_flops(model, lambda: rerank(model, collection, pairs, **how))[1]
 
-    rows = [(BM25, 0, 0), (LIKELIHOOD, likely, encoding), (RANKING, ranking(candidates), 0)]
-    rows.append((JOINT, likely + rows[-1][1], encoding))
-    rows += [
-        (cascade_name(depth), likely + ranking(likelihood[likelihood["rank"] <= depth]), encoding) for depth in depths
-    ]
-    table = pd.DataFrame(rows, columns=["way", "gflop", "stored"])
-    table["stored"] = table["gflop"] - table["stored"]
+    flops = {BM25: 0, LIKELIHOOD: likely, RANKING: ranking(candidates)}
+    flops[JOINT] = likely + flops[RANKING]
+    flops |= {cascade_name(most): likely + ranking(likelihood[likelihood["rank"] <= most]) for most in depths}
+    table = pd.DataFrame({"way": list(flops), "gflop": list(flops.values())})
+    table["stored"] = table["gflop"] - encoding * ~table["way"].isin((BM25, RANKING))
     return table.assign(**{name: table[name] / queries / 1e9 for name in ("gflop", "stored")})
 
 
 def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """Effectiveness and cost side by side, and what the interval of each difference to the ranking head says.
+    """Effectiveness (from `effectiveness_of`) and cost (from `costs`) side by side, and what the interval of each
+    difference to the ranking head says. tolerance: a loss that one would not mind.
 
-    table: what `effectiveness_of` returns. costs: what `costs` returns. tolerance: a loss that one would not mind.
     Returns a row a way: `way, mean, difference, low, high, verdict, gflop, stored`. Verdicts are `better`, `as good`
     (the interval excludes a loss of the tolerance), `worse` and, where the queries are too few, `cannot tell`.
     """
@@ -137,8 +131,8 @@ def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame, tolerance: float) ->
 
 
 def advice(table: pd.DataFrame, tolerance: float, queries: int) -> list[str]:
-    """When each way is the right choice, in sentences made of the numbers alone: a way is only advised where its interval
-    excludes a loss that one would mind. table: from `with_verdicts`. queries: how many were measured."""
+    """When each way is the right choice, in sentences made of the numbers alone: a way is only advised where its
+    interval excludes a loss that one would mind. table: from `with_verdicts`. queries: how many were measured."""
     ways = table.set_index("way")
     best, head = ways["mean"].idxmax(), ways.loc[RANKING]
     sentences = [f"Highest mean: {best}, {ways['mean'][best]:.3f}, at {ways['gflop'][best]:.1f} GFLOP a query."]

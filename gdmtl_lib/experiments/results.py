@@ -1,9 +1,8 @@
 """What the runs of a config left behind, measured and kept, found and read: the hand-over from training to analyses.
 
-A config's folder holds `<system>/seed<k>/run.<split>.trec.gz` and `per_query.<split>.csv` for each neural system, and
-the same two files in `bm25/` for the first stage, which knows no seed. `run.<split>.json` beside them holds hashes of
-both and of what they were made from: they are used again only while none has changed. Nothing is remembered between
-calls: what is read is what lies there.
+A config's folder holds `FILES` in `<system>/seed<k>/` for each neural system, and in `bm25/` for the first stage, which
+knows no seed. The record holds hashes of the other two and of what they were made from: they are used again only while
+none has changed. Nothing is remembered between calls.
 """
 
 import hashlib
@@ -27,6 +26,8 @@ from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
 from .metadata import write_metadata
 from .notebook import indexes_folder, results_folder
 
+# What measuring a split leaves: a run, its per-query values, and their record.
+FILES = ("run.{split}.trec.gz", "per_query.{split}.csv", "run.{split}.json")
 # What LaTeX's text fonts lack: the paper's marks of significance, and the dot before a relevant passage.
 _LATEX_MARKS = {
     "●": r"$\bullet$",
@@ -41,31 +42,27 @@ class Results:
     config_or_folder: a config's name (by default that is its collection's), whose results lie in
         `papermill_runs/<config>`, or the folder itself.
 
-    Attributes:
-        folder: where they lie.
-        output: where figures and tables go: the folder, where it was given; of a config that was asked for by its name,
-            as notebooks run by hand do, `by_hand/` in it, so that what the sweep has drawn stays.
+    Attributes: `folder`, where they lie, and `output`, where figures and tables go: the folder, where it was given; of
+    a config that was asked for by its name, as by hand, `by_hand/` in it, so that what the sweep has drawn stays.
 
     Raises FileNotFoundError where neither is there.
     """
 
     def __init__(self, config_or_folder: str | os.PathLike):
-        places = (results_folder(os.fspath(config_or_folder)), Path(config_or_folder))
-        found = [place for place in places if place.is_dir()]
-        if not found:
+        by_name, by_path = places = (results_folder(os.fspath(config_or_folder)), Path(config_or_folder))
+        self.folder = next((place for place in places if place.is_dir()), None)
+        if self.folder is None:
             raise FileNotFoundError(
-                f"no results of {str(config_or_folder)!r}: expected a folder {places[0]} or {places[1]}; "
+                f"no results of {str(config_or_folder)!r}: expected a folder {by_name} or {by_path}; "
                 "train with notebook 03 or run `make figures` first"
             )
-        self.folder = found[0]
-        self.output = self.folder / "by_hand" if self.folder == places[0] else self.folder
+        self.output = self.folder / "by_hand" if self.folder == by_name else self.folder
 
     def __repr__(self) -> str:
         return f"<results in {self.folder}>"
 
     @property
     def figures(self) -> Path:
-        """Where notebooks put the figures of these results."""
         return self.output / "figures"
 
     def name(self, system: str) -> str:
@@ -85,16 +82,16 @@ class Results:
 
         needed: systems that have to be among them, together with at least one other; a baseline, for example.
 
-        Raises FileNotFoundError for a system without values, ValueError for a needed one that was not asked for,
-        where there is no other, and for an unknown name.
+        Raises FileNotFoundError for a system without values, ValueError for a needed one that was not asked for, where
+        there is no other, and for an unknown name.
         """
-        chosen = self.systems(split) if systems is None else [self.name(system) for system in systems]
-        for system in chosen or [FIRST_STAGE]:
+        chosen, needed = self.systems(split), [self.name(system) for system in needed]
+        if systems is not None:
+            chosen = [self.name(system) for system in systems]
+        for system in [*(chosen or [FIRST_STAGE]), *needed]:
             self._found(system, f"per_query.{split}.csv")
-        for system in map(self.name, needed):
-            if system not in chosen:
-                self._found(system, f"per_query.{split}.csv")
-                raise ValueError(f"systems: expected {system} among them, found {', '.join(chosen)}; add it")
+        if missing := [system for system in needed if system not in chosen]:
+            raise ValueError(f"systems: expected {missing[0]} among them, found {', '.join(chosen)}; add it")
         if needed and len(chosen) < 2:
             raise ValueError(f"systems: expected others to compare {chosen[0]} with, found none; add or train one")
         return chosen
@@ -112,17 +109,13 @@ class Results:
         """The folders that a system was trained into: one a seed; where the results are those of folds, joined, one a
         rotation and seed."""
         here = list(self._homes(self.name(system)).values())
-        if any((home / "checkpoint").is_dir() for home in here):
-            return here
         rotations = sorted(self.folder.glob("folds/*/"), key=lambda path: (len(path.name), path.name))
-        return [home for place in rotations for home in Results(place)._homes(self.name(system)).values()] or here
+        of_folds = [home for place in rotations for home in Results(place)._homes(self.name(system)).values()]
+        return here if any((home / "checkpoint").is_dir() for home in here) else of_folds or here
 
     def common_seeds(self, *systems: str) -> list[int | None]:
-        """The seeds that all of these systems were trained with: run against run, a pair of systems is compared seed
-        by seed. BM25 goes with every seed; by itself it gives `[None]`.
-
-        Raises ValueError where the systems have no seed in common.
-        """
+        """The seeds that all of these systems were trained with, by which pairs are compared. BM25 goes with every
+        seed; by itself it gives `[None]`. Raises ValueError where there is none."""
         seeds = {name: set(self.seeds(name)) for name in map(self.name, systems) if name != FIRST_STAGE}
         common = set.intersection(*seeds.values()) if seeds else {None}
         if not common:
@@ -131,8 +124,7 @@ class Results:
         return sorted(common)
 
     def run(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
-        """A system's run of a split: `query_id, doc_id, score, rank`. Without a seed it is the lowest one's; BM25 has
-        one for all seeds.
+        """A system's run of a split: `query_id, doc_id, score, rank`. Without a seed it is the lowest one's.
 
         Raises FileNotFoundError, naming what there is; ValueError for a file that is not as it was measured.
         """
@@ -141,10 +133,9 @@ class Results:
 
     def values(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
         """A system's per-query values of a split: `query_id, measure, value, residual`. Without a seed they are the
-        means over all seeds; BM25 has one for all.
+        means over all seeds.
 
-        Raises FileNotFoundError, naming what there is; ValueError where two seeds were measured on different queries
-        or with different measures, and for a file that is not as it was measured.
+        Raises as `run`, and ValueError where two seeds were measured on different queries or with different measures.
         """
         name = f"per_query.{split}.csv"
         paths = [as_measured(home / name, split) for home in self._found(system, name, seed)]
@@ -158,12 +149,8 @@ class Results:
         return pd.concat(frames).groupby(key, sort=False, as_index=False)[["value", "residual"]].mean()
 
     def values_by_system(self, split: str, systems: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-        """Per-query values of several systems, means over seeds, by the systems' names: what `compare` takes.
-
-        systems: which ones, in this order; all that there are when None.
-
-        Raises as `chosen` and `values`.
-        """
+        """Per-query values of some systems, or of all, means over seeds, by their names: what `compare` takes. Raises
+        as `chosen` and `values`."""
         return {system: self.values(system, split) for system in self.chosen(split, systems)}
 
     def means_by_seed(self, split: str, systems: Sequence[str]) -> pd.DataFrame:
@@ -179,8 +166,8 @@ class Results:
     def rank_shifts(
         self, baseline: str, system: str, split: str, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
     ) -> pd.DataFrame:
-        """`comparison.rank_shifts` of a pair of systems, seed against the same seed, under one another: `seed, rank,
-        baseline, system, change`."""
+        """`comparison.rank_shifts` of a pair of systems, seed by seed, under one another: `seed, rank, baseline,
+        system, change`."""
         tables = [
             rank_shifts(
                 self.run(baseline, split, seed), self.run(system, split, seed), qrels, depth, relevance_level
@@ -229,16 +216,11 @@ def measure_first_stage(
     **first_stage,
 ) -> pd.DataFrame:  # fmt: skip
     """The first stage's candidates for a split, to be re-ranked; they and their values are kept in
-    `<results_dir>/bm25/`.
-
-    Args, returns and raises: as `first_stage_candidates`, whose run, k1, b and enriched are `first_stage`, and
-    `evaluate`.
-    """
+    `<results_dir>/bm25/`. Takes, returns and raises as `first_stage_candidates`, and raises as `evaluate`."""
     candidates = first_stage_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
     values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
-    _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
-    path, _ = _paths(Path(results_dir) / FIRST_STAGE, split)
-    write_metadata(path, FIRST_STAGE, collection.name, **first_stage)
+    run = _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
+    write_metadata(run, FIRST_STAGE, collection.name, **first_stage)
     return candidates
 
 
@@ -247,13 +229,11 @@ def measure_system(
     device: str = "auto", model=None, progress: bool = True, output_dir: str | os.PathLike | None = None,
     processes: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
-    """Re-rank a split with the trained system of a folder, measure it, and keep both there.
-
-    It is computed in the precision it was trained in.
+    """Re-rank a split with the trained system of a folder, in its training's precision, measure it, and keep both.
 
     folder: where `train` left its `checkpoint/`. model: that checkpoint, where it is loaded already.
     device, progress, processes: as for `rerank`. relevance_level: as for `evaluate`.
-    output_dir: where to keep them instead; for the split of another collection, which may have the same name.
+    output_dir: where to keep them; the folder when None.
 
     Returns the per-query values, those kept if they were made from the same. Raises FileNotFoundError where there is
     no checkpoint, ValueError as `rerank` and `evaluate`.
@@ -265,24 +245,21 @@ def measure_system(
         raise FileNotFoundError(f"{folder} holds no trained system: expected {weights}; train it with notebook 03")
     qrels = collection.qrels(split)
     precision = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]["precision"]
-    record = made_from(
-        weights.parent, collection, candidates, precision, qrels=qrels, relevance_level=relevance_level
-    )
+    record = made_from(weights.parent, collection, candidates, precision, qrels=qrels, relevance_level=relevance_level)
+    path, kept_values, _ = measured_files(output, split)
     if _is_kept(output, split, record):
-        return read_values(output / f"per_query.{split}.csv")
+        return read_values(kept_values)
 
     # torch, which measuring alone does without
     from gdmtl_lib.inference.rerank import rerank
     from gdmtl_lib.pretrained import load_model
 
     model = load_model(weights.parent) if model is None else model
-    run = rerank(
-        model, collection, candidates, output=output / f"run.{split}.trec.gz", precision=precision, device=device,
-        progress=progress, processes=processes,
-    )  # fmt: skip
+    how = dict(output=path, precision=precision, device=device, progress=progress, processes=processes)
+    run = rerank(model, collection, candidates, **how)
     values = evaluate(run, qrels, relevance_level=relevance_level)
     _keep(output, split, run, values, model.system.name, record)
-    write_metadata(output / f"run.{split}.trec.gz", model.system.name, collection.name)
+    write_metadata(path, model.system.name, collection.name)
     return values
 
 
@@ -298,7 +275,7 @@ def join_folds(
     Returns the per-query values. Raises ValueError for a query that was tested twice, and for a file that is not as
     it was measured.
     """
-    paths = [[as_measured(path, tested) for path in _paths(Path(folder), tested)] for folder, tested in parts]
+    paths = [[as_measured(path, tested) for path in measured_files(folder, tested)[:2]] for folder, tested in parts]
     run = canonical_order(join_parts(read_run(run) for run, _ in paths))
     values = join_parts(read_values(values) for _, values in paths)
     _keep(Path(output_dir), split, run, values, system, {"parts": [file_hash(run) for run, _ in paths]})
@@ -311,8 +288,7 @@ def join_epochs(
     """The validation split as Section 5.2 measures it: the queries of each fold by the epoch that is best on the other
     folds, joined. They are kept in the training's folder in place of those of the one epoch whose weights are kept.
 
-    folder: of a training with `keep_epoch_runs`. folds: how many; one a query where there are fewer.
-    system: the name in the run's last column. Returns the per-query values.
+    folder: of a training with `keep_epoch_runs`. folds: one a query where there are fewer. Returns per-query values.
     """
     folder = Path(folder)
     by_query = read_table(folder / "validation_queries.csv", text=["query_id"])
@@ -321,7 +297,8 @@ def join_epochs(
     paths = {epoch: folder / "epoch_runs" / f"epoch{epoch}.trec.gz" for epoch in sorted(chosen["epoch"].unique())}
     run = cross_validated_run(chosen, lambda epoch: read_run(paths[epoch]))
     values = evaluate(run, collection.qrels(split), relevance_level=relevance_level)
-    _keep(folder, split, run, values, system, {"epochs": {path.name: file_hash(path) for path in paths.values()}, "folds": folds})
+    made = {path.name: file_hash(path) for path in paths.values()}
+    _keep(folder, split, run, values, system, {"epochs": made, "folds": folds})
     return values
 
 
@@ -337,14 +314,11 @@ def as_measured(path: Path, split: str) -> Path:
 
 
 def seed_spread(means: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over seeds, as `0.384 ±0.005`: a row a system, a column a measure under the paper's
-    name, for the systems that were trained more than once.
-
-    means: what `Results.means_by_seed` returns.
-    """
+    """Mean and standard deviation over seeds of what `Results.means_by_seed` returns, as `0.384 ±0.005`: a row a system
+    that was trained more than once, a column a measure under the paper's name."""
     grouped = means.groupby(["system", "measure"], sort=False)["mean"]
     table = grouped.agg(["mean", "std", "size"]).query("size > 1")
-    text = pd.Series([f"{mean:.3f} ±{std:.3f}" for mean, std in zip(table["mean"], table["std"])], table.index, dtype=str)
+    text = table["mean"].map("{:.3f}".format) + table["std"].map(" ±{:.3f}".format)
     return text.unstack(sort=False).rename(columns=PAPER_NAMES).rename_axis(columns=None)
 
 
@@ -354,31 +328,36 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{column: table[column].replace(LABELS) for column in columns})
 
 
+def measured_files(folder: str | os.PathLike, split: str) -> list[Path]:
+    """Where the `FILES` of a split lie: its run, its values and their record."""
+    return [Path(folder) / name.format(split=split) for name in FILES]
+
+
 def _keep(
-    folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, record: Mapping | None = None
-) -> None:
-    paths = _paths(folder, split)
+    folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made: Mapping | None = None
+) -> Path:
+    """Write the three files; returns the run's path."""
+    *paths, record = measured_files(folder, split)
     write_ordered(run, paths[0], tag=tag)
     write_values(values, paths[1])
-    kept = {"made_from": record, "files": {path.name: file_hash(path) for path in paths}}
-    write_lines(folder / f"run.{split}.json", [json.dumps(kept, indent=2) + "\n"])
+    kept = {"made_from": made, "files": {path.name: file_hash(path) for path in paths}}
+    write_lines(record, [json.dumps(kept, indent=2) + "\n"])
+    return paths[0]
 
 
-def _is_kept(folder: Path, split: str, record: Mapping) -> bool:
-    paths = _paths(folder, split)
-    kept = _record(folder / f"run.{split}.json")
-    if not all(path.is_file() for path in paths) or not kept.get("made_from"):
+def _is_kept(folder: Path, split: str, made: Mapping) -> bool:
+    *paths, record = measured_files(folder, split)
+    kept = _record(record)
+    if not kept.get("made_from") or kept["files"] != {path.name: file_hash(path) for path in paths if path.is_file()}:
         return False
     there = dict(kept["made_from"])
     if weights := there.pop("checkpoint", None):  # as the first version wrote it: two hashes, and no versions
         there["model"] = hashlib.sha256(f"{there['model']} {weights}".encode()).hexdigest()
-        there["versions"] = record["versions"]
-    if kept["files"] != {path.name: file_hash(path) for path in paths}:
-        return False
+        there["versions"] = made["versions"]
     if "epochs" in there:  # joined of the training's own runs: the run of one epoch does not take its place
         runs = {name: folder / "epoch_runs" / name for name in there["epochs"]}
-        return all(runs[name].is_file() and file_hash(runs[name]) == made for name, made in there["epochs"].items())
-    return not differences(there, record)
+        return there["epochs"] == {name: file_hash(run) for name, run in runs.items() if run.is_file()}
+    return not differences(there, made)
 
 
 def _record(path: Path) -> dict:
@@ -388,7 +367,3 @@ def _record(path: Path) -> dict:
         return record if isinstance(record["files"], dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _paths(folder: Path, split: str) -> tuple[Path, Path]:
-    return folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv"

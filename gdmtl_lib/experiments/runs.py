@@ -155,11 +155,8 @@ class _Ids(dict):
 def open_results(
     collection: str, split: str, results_dir: str | None = None, runs: Mapping[str, str] | None = None, **given
 ) -> tuple[Results, Collection, str]:
-    """What an analysis notebook looks at: the results of a config, or runs of one's own.
-
-    collection, split, results_dir: as the notebooks' parameters. runs, given: as for `open_runs`; runs None: a config's.
-    Returns results, collection and the split's name; says what own runs lack. Raises as `Results` and `open_runs`.
-    """
+    """What an analysis notebook looks at, results, collection and the split's name: of a config where runs is None, or
+    of runs of one's own, with what is given for `open_runs`; of those it says what they lack."""
     if runs is None:
         return Results(results_dir or collection), load_collection(collection), split
     if given.get("qrels") is None:

@@ -1,8 +1,8 @@
 """Studies: the same systems trained under varied parameters, and what each variant reached.
 
-A config's folder holds them in `studies/<study>/<variant>/`, each variant laid out like the config's own results. What
-a variant is stands in the settings.json of its trainings, never in the name of its folder. The config's own trainings
-are one variant more: those on all training queries, for Figure 7.
+A config's folder holds them in `studies/<study>/<variant>/`, each laid out like the config's own results. What a
+variant is stands in the settings.json of its trainings, never in the name of its folder. The config's own trainings are
+one variant more: those on all training queries, for Figure 7.
 """
 
 import json
@@ -70,7 +70,6 @@ class Study:
         """Every training of the study, and of the config's own those of the same systems that it does not repeat.
 
         studied: the settings in which variants differ; a training is another one if one of them is, or the seed.
-        systems: which ones, in this order; all of the study when None.
 
         Returns `variant, system, seed`, a column for each setting of settings.json, and `collection`, the hash of what
         it was trained on. Raises FileNotFoundError for a system that is not in the study.
@@ -87,10 +86,8 @@ class Study:
         return pd.DataFrame(rows).drop_duplicates(["system", "seed", *studied], ignore_index=True)
 
     def own_trainings(self, system: str) -> pd.DataFrame:
-        """The config's own trainings of a system, whether it is in the study or not, as `trainings` has them.
-
-        Raises FileNotFoundError where there is none.
-        """
+        """The config's own trainings of a system, in the study or not, as `trainings` has them. Raises
+        FileNotFoundError where there is none."""
         self._places[OWN].values(system, self.split)  # or a message that says what is missing
         return pd.DataFrame(self._trainings(OWN, system))
 
@@ -103,10 +100,8 @@ class Study:
         return self._values[key]
 
     def mean_values(self, trainings: pd.DataFrame, measure: str) -> pd.DataFrame:
-        """One measure's per-query values, means over some trainings: `query_id, measure, value`.
-
-        Raises ValueError where they were measured on different queries, or without this measure.
-        """
+        """One measure's per-query values, means over some trainings: `query_id, measure, value`. Raises ValueError
+        where they were measured on different queries, or without this measure."""
         first, *others = (values.get(measure, pd.Series(dtype=float)) for values in self._each(trainings))
         if first.empty or any(set(other.index) != set(first.index) for other in others):
             raise ValueError(
@@ -148,10 +143,8 @@ class Study:
 
 
 def shared_seeds(trainings: pd.DataFrame, studied: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Keep the seeds that every system has in every variant, so that only what is studied differs.
-
-    Returns the trainings kept, and a sentence for each system that had more. Raises ValueError where none is shared.
-    """
+    """The trainings of the seeds that every system has in every variant, so that only what is studied differs, and a
+    sentence for each system that had more. Raises ValueError where no seed is shared."""
     groups = {key: set(rows["seed"]) for key, rows in trainings.groupby(["system", *studied], sort=False)}
     shared = set.intersection(*groups.values())
     if not shared:
@@ -176,29 +169,21 @@ def other_differences(trainings: pd.DataFrame, studied: Sequence[str]) -> list[s
 
 
 def training_queries(qrels: pd.DataFrame, share: float) -> int:
-    """How many queries a share of the training queries is.
-
-    qrels: the training split's judgments; queries with nothing relevant teach nothing and do not count.
-    """
+    """How many queries a share of the training queries is; those with nothing relevant teach nothing and do not
+    count."""
     return len(nested_share(qrels.loc[qrels["relevance"] > 0, "query_id"].unique(), share))
 
 
 def training_size(study: Study, trainings: pd.DataFrame, baseline: str, measure: str) -> pd.DataFrame:
-    """Figure 7 as a table: each system on each share of the training queries, against the baseline on the same share.
+    """Figure 7 as a table: each system on each share of the training queries, against the baseline on the same share,
+    by paired t-tests over queries, on means over seeds, Holm-Bonferroni corrected over all rows of the table.
 
-    Args:
-        trainings: what `Study.trainings` returns, with the same seeds for all.
-        baseline: the system that the others are tested against: paired t-tests over queries, on means over seeds,
-            Holm-Bonferroni corrected over all shares and systems of the table.
-        measure: what is compared.
+    trainings: what `Study.trainings` returns, with the same seeds for all. measure: what is compared.
 
-    Returns:
-        `share`, `system`, `seeds` (how many), `mean`, `spread` (standard deviation over seeds), `difference`, `low`,
-        `high` (its 95% interval, uncorrected), `p`, `p_corrected`, `mark`, and `difference_spread`, that of the
-        differences seed against the same seed. Spreads of one seed are NaN.
-
-    Raises:
-        ValueError: as `compare`; the baseline was not trained, or not on every share.
+    Returns `share`, `system`, `seeds` (how many), `mean`, `spread` (standard deviation over seeds), `difference`,
+    `low`, `high` (its 95% interval, uncorrected), `p`, `p_corrected`, `mark`, and `difference_spread`, that of the
+    differences seed against the same seed. Spreads of one seed are NaN. Raises ValueError as `compare`, and where the
+    baseline was not trained on every share.
     """
     if baseline not in set(trainings["system"]):
         found = ", ".join(trainings["system"].unique())
@@ -230,8 +215,7 @@ def loss_weighting(
     the first row. measures: the first with its spread and every seed, the others as means.
 
     Returns `weighting` and `head warm-up` (steps) as index; `seeds` (how many), each measure's mean under the paper's
-    name, `spread` (standard deviation over seeds), `each seed` (in order), and every task's mean loss in the last
-    epoch.
+    name, `spread` over seeds, `each seed` (in order), and every task's mean loss in the last epoch.
     """
     alone = f"ranking alone ({LABELS[reference['system'].iloc[0]]})"
     rows = [{"weighting": alone, "head warm-up": "", **_reached(study, reference, measures)}]
@@ -245,13 +229,10 @@ def learned_sigmas(study: Study, trainings: pd.DataFrame) -> pd.DataFrame:
     `steps` (of the heads' warm-up), `step`, `task`, `sigma2`; empty where all weights are fixed."""
     parts = []
     for row, history in zip(trainings.itertuples(), study.histories(trainings)):
-        for column in history.columns[history.columns.str.startswith("sigma2_")]:
-            part = history[["step"]].assign(sigma2=history[column], task=column.removeprefix("sigma2_"))
-            parts.append(part.assign(steps=row.generation_head_warmup_steps))
-    key = ["steps", "step", "task"]
-    if not parts:
-        return pd.DataFrame(columns=[*key, "sigma2"])
-    return pd.concat(parts).groupby(key, as_index=False)["sigma2"].mean()
+        sigmas = history.columns[history.columns.str.startswith("sigma2_")]
+        part = history.melt("step", sigmas, "task", "sigma2").replace({"task": r"^sigma2_"}, "", regex=True)
+        parts.append(part.assign(steps=row.generation_head_warmup_steps))
+    return pd.concat(parts).groupby(["steps", "step", "task"], as_index=False)["sigma2"].mean()
 
 
 def choices(study: Study, measure: str) -> pd.DataFrame:
@@ -305,12 +286,8 @@ def _changes(study: Study, choice: str, system: str, measure: str) -> pd.DataFra
 def _reached(study: Study, trainings: pd.DataFrame, measures: Sequence[str]) -> dict[str, object]:
     means = study.means(trainings).pivot(index="seed", columns="measure", values="mean")
     first, *others = measures
-    reached = {
-        "seeds": len(means),
-        PAPER_NAMES.get(first, first): means[first].mean(),
-        "spread": means[first].std(),
-        "each seed": ", ".join(f"{mean:.3f}" for mean in means[first]),
-    }
+    reached = {"seeds": len(means), PAPER_NAMES.get(first, first): means[first].mean(), "spread": means[first].std()}
+    reached["each seed"] = ", ".join(f"{mean:.3f}" for mean in means[first])
     reached |= {PAPER_NAMES.get(measure, measure): means[measure].mean() for measure in others}
     histories = study.histories(trainings)
     last = pd.DataFrame([history[history["epoch"] == history["epoch"].max()].mean() for history in histories]).mean()

@@ -21,48 +21,29 @@ SHARED, OWN = "shares a passage", "shares none"
 
 
 def measure_away(
-    home: Results,
-    collection: Collection,
-    split: str,
-    depth: int,
-    relevance_level: int = 1,
-    systems: Sequence[str] | None = None,
-    name: str | None = None,
-    device: str = "auto",
-    progress: bool = True,
+    home: Results, collection: Collection, split: str, depth: int, relevance_level: int = 1,
+    systems: Sequence[str] | None = None, name: str | None = None, device: str = "auto", progress: bool = True,
     first_stage: Mapping[str, object] | None = None,
-) -> Results:
-    """Re-rank a split with every trained system of a config, as it is, and measure it.
+) -> Results:  # fmt: skip
+    """Re-rank a split with every trained system of a config, as it is, and measure it: the results away.
 
     What was made from the same checkpoint, candidates, texts and judgments is used again; a system whose checkpoint is
-    gone keeps what it has.
+    gone keeps what it has. systems: which ones; all that were trained when None.
+    name: another collection's, as `load_collection` takes it; its results go into `transfer/<short name>` of the
+    config's folder. None for the collection that the systems were trained on: results then lie beside those of its
+    other splits.
+    device, progress: as for `rerank`. first_stage: as for `first_stage_candidates`.
 
-    Args:
-        home: the config whose checkpoints are used.
-        collection: what is searched. split: which of its queries.
-        depth: candidates a query. relevance_level: the split's lowest relevant grade.
-        systems: which ones; all that were trained when None.
-        name: another collection's, as `load_collection` takes it; its results go into `transfer/<short name>` of the
-            config's folder. None for the collection that the systems were trained on: results then lie beside those
-            of its other splits.
-        device, progress: as for `rerank`. first_stage: k1, b and enriched, as for `bm25_candidates`.
-
-    Returns:
-        The results away.
-
-    Raises:
-        ValueError: as `bm25_candidates`, `rerank` and `evaluate`.
+    Raises ValueError as `bm25_candidates`, `rerank` and `evaluate`.
     """
     folder = home.folder if name is None else home.folder / "transfer" / short_name(name)
     candidates = measure_first_stage(folder, collection, split, depth, relevance_level, **first_stage or {})
     for system in LABELS if systems is None else map(system_name, systems):
         for seed in home.seeds(system):
-            where = home.folder / system / f"seed{seed}"
+            where = home.home(system, seed)
             if (where / "checkpoint").is_dir():
-                output = folder / system / f"seed{seed}"
-                measure_system(
-                    where, collection, candidates, split, relevance_level, device, progress=progress, output_dir=output
-                )
+                how = dict(progress=progress, output_dir=folder / system / f"seed{seed}")
+                measure_system(where, collection, candidates, split, relevance_level, device, **how)
     return Results(folder)
 
 
@@ -78,9 +59,9 @@ def short_name(collection: str) -> str:
 def common_systems(
     home: Results, away: Results, splits: tuple[str, str], systems: Sequence[str] | None, baseline: str
 ) -> list[str]:
-    """The systems measured in both places, BM25 first; of those asked for, where some are.
+    """The systems measured in both places, BM25 first; of those asked for, where some are. splits: home's and away's.
 
-    splits: home's and away's. Raises as `Results.chosen`, for home and for away.
+    Raises as `Results.chosen`, for home and for away.
     """
     chosen = home.chosen(splits[0], systems, baseline)
     if systems is None:
@@ -90,16 +71,11 @@ def common_systems(
 
 
 def differences(
-    home: dict[str, pd.DataFrame],
-    away: dict[str, pd.DataFrame],
-    baseline: str,
-    measures: Sequence[str] | None = None,
+    home: dict[str, pd.DataFrame], away: dict[str, pd.DataFrame], baseline: str, measures: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Every system's difference to the baseline in both places: `place` (home, away), then as `comparison.compare`.
 
     home, away: per-query values by system name. Marks are corrected over the systems of one measure in one place.
-
-    Raises ValueError as `compare`.
     """
     tables = [compare(values, baseline, measures).assign(place=place) for place, values in zip(PLACES, (home, away))]
     table = pd.concat(tables, ignore_index=True)
@@ -110,17 +86,15 @@ def seed_differences(
     home: Results, away: Results, splits: tuple[str, str], systems: Sequence[str], baseline: str
 ) -> pd.DataFrame:
     """What each training gains in both places: `measure, system, seed, home, away`, differences of means to the
-    baseline of the same seed. A system without a seed in common with the baseline has no row; BM25 has none either,
-    since nothing of it is trained.
+    baseline of the same seed. What has no seed in common with the baseline has no row, and BM25 has none: nothing of it
+    is trained.
 
     splits: home's and away's.
     """
     tables = []
     for system in systems:
-        both = [set(place.seeds(system)) & set(place.seeds(baseline)) for place in (home, away)]
-        if system in (baseline, FIRST_STAGE):
-            continue
-        for seed in sorted(both[0] & both[1]):
+        found = [set(place.seeds(each)) for place in (home, away) for each in (system, baseline)]
+        for seed in sorted(set.intersection(*found)) if system not in (baseline, FIRST_STAGE) else ():
             gains = {}
             for place, results, split in zip(PLACES, (home, away), splits):
                 values = [results.values(name, split, seed) for name in (system, baseline)]
@@ -137,7 +111,6 @@ def shared_needs(
     """Table 9: the queries of a split that have a relevant passage in common with a training query.
 
     Across collections a passage is the same where id and text are; the same text under another id is not found.
-
     levels: the lowest relevant grade in training and in the split.
 
     Returns `test_query_id, train_query_id, doc_id, test_query, train_query, passage`, the last three texts. Raises
@@ -156,8 +129,8 @@ def shared_needs(
 
 
 def shared_examples(shared: pd.DataFrame, count: int = 5, width: int = 140) -> pd.DataFrame:
-    """Table 9's form: `test query, training query, shared passage`, one row each for `count` test queries taken evenly
-    from all. shared: what `shared_needs` returns. width: passages are cut to so many characters."""
+    """Table 9's form: `test query, training query, shared passage` of what `shared_needs` returns, one row each for
+    `count` test queries taken evenly from all. width: passages are cut to so many characters."""
     one_each = shared.drop_duplicates("test_query_id")
     step = max(1, len(one_each) // count)
     rows = one_each.iloc[::step].head(count)
@@ -174,20 +147,12 @@ def by_sharing(
     values_by_system: dict[str, pd.DataFrame], shared: pd.DataFrame, baseline: str, measure: str
 ) -> pd.DataFrame:
     """Is what is gained away gained on queries that training has answered already? Systems against the baseline on the
-    queries that share a relevant passage with a training query, and on those that share none.
+    queries that share a relevant passage with a training query (`SHARED`), and on those that share none (`OWN`).
 
-    Args:
-        values_by_system: per-query values away, by system name.
-        shared: what `shared_needs` returns.
-        baseline: the system the others are tested against.
-        measure: the one to compare.
-
-    Returns:
-        As `comparison.by_category`, with the categories `SHARED` and `OWN`.
-
-    Raises:
-        ValueError: as `comparison.by_category`.
+    values_by_system: per-query values away, by system name. shared: what `shared_needs` returns.
+    Returns and raises as `comparison.by_category`.
     """
     measured = values_by_system[baseline]["query_id"].unique() if baseline in values_by_system else []
-    groups = [SHARED if query in set(shared["test_query_id"]) else OWN for query in measured]
+    sharing = set(shared["test_query_id"])
+    groups = [SHARED if query in sharing else OWN for query in measured]
     return by_category(values_by_system, pd.DataFrame({"query_id": measured, "category": groups}), baseline, measure)
