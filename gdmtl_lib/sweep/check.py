@@ -1,5 +1,5 @@
-"""`python -m gdmtl_lib.sweep.check <config>.yaml`: what a sweep lacks here, in one list with the command for each, and what it
-will take of this machine. Nothing is downloaded, trained or written."""
+"""`python -m gdmtl_lib.sweep.check <config>.yaml`: what a sweep lacks here, in one list with the command for each, and
+what it will take of this machine. Nothing is downloaded, trained or written."""
 
 import argparse
 import logging
@@ -7,62 +7,48 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import yaml
 
-from gdmtl_lib.backbones.checkpoints import require_checkpoint
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.data.bm25 import java
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.evaluation.comparison import detectable_difference
 from gdmtl_lib.experiments.notebook import notebook_parameters
-from gdmtl_lib.systems import LABELS
 
 from .config import TRAINING, Config, read_config
 from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, in_words, parameters_of, speed
-from .jobs import Job, plan, without_answers
-from .trainings import first_stage_inputs, trainings
+from .jobs import Job, lacking_weights, plan, without_answers
+from .trainings import all_trainings, first_stage_inputs
 
 
 def missing(config: Config) -> Iterator[str]:
     """A sentence for each thing that is not here, with what to do."""
-    try:
+
+    def refusal(words: str, needed: Callable[[], object]) -> Iterator[str]:
+        try:
+            needed()
+        except (OSError, ValueError) as error:
+            yield f"{words}: {error}"
+
+    unopened = list(refusal("data", lambda: load_collection(config.collection)))
+    yield from unopened
+    if not unopened:
         collection = load_collection(config.collection)
-    except (OSError, ValueError) as error:
-        yield f"data: {error}"
-    else:
         for split in (config.train_split, *config.splits):
-            try:
-                collection.queries(split), collection.qrels(split)
-            except (OSError, ValueError) as error:
-                yield f"data: {error}"
-        if refusal := without_answers(config, collection):
-            yield f"answers for {refusal}"
+            yield from refusal("data", lambda: (collection.queries(split), collection.qrels(split)))
+        if answers := without_answers(config, collection):
+            yield f"answers for {answers}"
     for transfer in config.transfer:
-        try:
-            load_collection(transfer["collection"]).qrels(transfer["split"])
-        except (OSError, ValueError) as error:
-            yield f"data for the transfer: {error}; or leave it out: --config 'transfer=[]'"
-    try:
-        first_stage_inputs(config)
-    except (OSError, ValueError) as error:
-        yield f"first stage: {error}"
-    every = [each for study in (None, *config.studies) for each in trainings(config, study)]
-    systems: dict[str | None, set[str]] = {}
-    for training in every:
-        systems.setdefault(training.given.get("checkpoint"), set()).add(training.system)
-    for checkpoint, those in systems.items():
-        try:
-            require_checkpoint(checkpoint)
-        except (OSError, ValueError) as error:
-            yield f"weights of {', '.join(LABELS[system] for system in LABELS if system in those)}: {error}"
-    try:
-        java()
-    except ValueError as error:
-        yield f"Java: {error}"
+        for sentence in refusal("data for the transfer", lambda: load_collection(transfer["collection"]).qrels(transfer["split"])):
+            yield f"{sentence}; or leave it out: --config 'transfer=[]'"
+    yield from refusal("first stage", lambda: first_stage_inputs(config))
+    every = all_trainings(config)
+    yield from (f"weights of {systems}: {sentence}" for systems, sentence in lacking_weights(every))
+    yield from refusal("Java", java)
     processes, gpus = max(training.given.get("processes", 1) for training in every), len(visible_gpus())
     if gpus and processes > gpus:
         yield f"GPUs: the config asks for {processes} processes a training, and {gpus} are here; --config gives fewer"
@@ -72,9 +58,7 @@ def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
     """What is left to do, and what it takes of this machine: hours, disk, memory, and what the queries can show."""
     undone = [job for job in jobs if not job.is_done()]
     counts = Counter(job.kind for job in undone)
-    seconds = Counter()
-    for job in undone:
-        seconds[job.kind] += job.seconds
+    seconds = {kind: sum(job.seconds for job in undone if job.kind == kind) for kind in counts}
     rows = [f"{counts[kind]} x {kind} ({in_words(seconds[kind])})" for kind in counts]
     gpus = len(visible_gpus())
     at_once = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, {speed() / 1e9:,.0f} GFLOP/s in a training, no GPU"
@@ -111,10 +95,8 @@ def published(config: Config) -> Iterator[str]:
         return
     notebook = Path(config.project) / "notebooks" / f"{TRAINING}.ipynb"
     costs = Costs(8_841_823, 76, 11, {name: default for name, (_, default) in notebook_parameters(notebook).items()})
-    operations = sum(
-        costs.training(each.system, each.given, 532_751, 6_980 * config.depth)
-        for study in (None, *config.studies) for each in trainings(config, study)
-    )  # fmt: skip
+    pairs = 532_751, 6_980 * config.depth
+    operations = sum(costs.training(each.system, each.given, *pairs) for each in all_trainings(config))
     gpus = len(visible_gpus())
     where = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, and no GPU"
     yield (

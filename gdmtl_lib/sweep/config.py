@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,7 @@ class Config:
     studies: the same systems trained otherwise, on the validation split; by name, `systems`, `seeds` and `variants`: by
         name, the parameters of 03_train for each system.
     selection_folds: 0, or in how many folds of the validation queries the epoch is chosen on the others (Section 5.2).
-    transfer: other collections that the trained systems are taken to: `collection`, `split` and its lowest relevant grade,
-        `level`.
+    transfer: other collections that systems are taken to: `collection`, `split` and its lowest relevant grade, `level`.
     gpus: how many the sweep may use at once; None: those of this machine.
     folder: where the results go. project: the folder with `notebooks`.
     """
@@ -64,7 +64,7 @@ class Config:
     project: str
 
 
-# What a config, its first stage and its studies hold: the type of each value, and what it is unless given.
+# What a config, its first stage, a transfer and a study hold: the type of each value, and what it is unless given.
 _CONFIG = {
     "collection": ("str",), "train_split": ("str",), "splits": ("dict",), "folds": ("int", 0), "systems": ("list[str]",),
     "seeds": ("list[int]",), "baseline": ("str",), "depth": ("int",), "first_stage": ("dict", {}), "parameters": ("dict", {}),
@@ -75,23 +75,23 @@ _AS_GIVEN = ("collection", "train_split", "splits", "folds", "seeds", "depth", "
 _FIRST_STAGE = {"run": ("str",), "k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
 _TRANSFER = {"collection": ("str",), "split": ("str",), "level": ("int",)}
 _STUDY = {"systems": ("list[str]",), "seeds": ("list[int]",), "variants": ("dict",)}
+_FOLDER = r"\w[\w.-]*"
 
 
 def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
     """Check a config before anything runs.
 
-    values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`;
-        a study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is
-        not for all of the study's; `results` is the folder that gets the results folder, `papermill_runs` unless given.
-        With `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a
-        rotation.
+    values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`; a
+    study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is not for
+    all of the study's; `results` is the folder that gets the results folder, `papermill_runs` unless given. With
+    `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a rotation.
     name: the config's. project: the folder with `notebooks` and `papermill_runs`.
 
     Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
     missing, of the wrong type or impossible.
     """
     project = Path(project).resolve()
-    if not re.fullmatch(r"\w[\w.-]*", name):  # or its results would lie somewhere else than in `papermill_runs`
+    if not re.fullmatch(_FOLDER, name):  # or its results would lie somewhere else than in `papermill_runs`
         raise ValueError(f"config {name!r}: expected a name of letters, digits, '-', '_' and '.'; rename the file")
     if missing := [key for key, (_, *default) in _CONFIG.items() if key not in values and not default]:
         _refuse_unknown(name, values, _CONFIG, "a config has")
@@ -104,45 +104,34 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
         values["transfer"] = [values["transfer"]]
     values = _checked(name, values, _CONFIG, "a config has")
     levels = {split: number_of(level, "int") for split, level in values["splits"].items()}
-    if not levels or not values["systems"] or not values["seeds"]:
-        raise ValueError(f"config {name}: expected at least one of each of splits, systems and seeds")
-    if values["depth"] < 1 or min(values["seeds"]) < 0:
-        raise ValueError(
-            f"config {name}: expected a depth of 1 or more and seeds of 0 or more, "
-            f"found depth {values['depth']} and seeds {values['seeds']}"
-        )
-    if values["selection_folds"] and (values["selection_folds"] < 2 or values["folds"]):
-        raise ValueError(
-            f"config {name}: selection_folds are 2 or more of the validation queries, and not of a config with folds, where every "
-            f"rotation has queries of its own to validate on; found {values['selection_folds']}"
-        )
+    depth, seeds, folds, selection = (values[key] for key in ("depth", "seeds", "folds", "selection_folds"))
+    _expect(name, levels and values["systems"] and seeds, "expected at least one of each of splits, systems and seeds")
+    _expect(name, depth >= 1 and min(seeds) >= 0,
+            f"expected a depth of 1 or more and seeds of 0 or more, found depth {depth} and seeds {seeds}")  # fmt: skip
+    _expect(name, not selection or selection >= 2 and not folds,
+            "selection_folds are 2 or more of the validation queries, and not of a config with folds, where every "
+            f"rotation has queries of its own to validate on; found {selection}")  # fmt: skip
     for split, level in levels.items():
-        if not isinstance(split, str) or not isinstance(level, int) or isinstance(level, bool) or level < 1:
-            raise ValueError(
-                f"config {name}: splits must say the lowest relevant grade of each split, as `dev: 1`; "
-                f"found {split!r}: {level!r}"
-            )
+        found = f"found {split!r}: {level!r}"
+        _expect(name, isinstance(split, str) and type(level) is int and level >= 1,
+                f"splits must say the lowest relevant grade of each split, as `dev: 1`; {found}")  # fmt: skip
     values |= {"splits": levels, "first_stage": _first_stage(f"{name}, first_stage", values["first_stage"])}
-    if values["folds"]:
+    if folds:
         values |= _whole(name, values)
     systems = _systems(name, values["systems"])
     baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
-    if baseline not in (FIRST_STAGE, *systems):
-        raise ValueError(f"config {name}: baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")
-    _check_once(name, "seeds", values["seeds"])
+    _expect(name, baseline in (FIRST_STAGE, *systems),
+            f"baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")  # fmt: skip
+    _check_once(name, "seeds", seeds)
     overrides = {_system(name, system): given for system, given in values["overrides"].items()}
     known = notebook_parameters(project / "notebooks" / f"{TRAINING}.ipynb")
 
     def parameters_of(some: list[str], variant: str = "", differ: dict | None = None) -> dict[str, dict]:
-        return {
-            system: _training_parameters(name, system, known, {
-                "parameters": values["parameters"], f"overrides of {system}": overrides.get(system) or {},
-                variant: {} if differ is None else differ,
-            })
-            for system in some
-        }  # fmt: skip
+        parts = {"parameters": values["parameters"]}, {variant: {} if differ is None else differ}
+        own = {system: {f"overrides of {system}": overrides.get(system) or {}} for system in some}
+        return {system: _training_parameters(name, system, known, parts[0] | own[system] | parts[1]) for system in some}
 
-    transfer = [_transfer(f"{name}, transfer", given, values["folds"]) for given in values["transfer"]]
+    transfer = [_transfer(f"{name}, transfer", given, folds) for given in values["transfer"]]
     studies = {study: _study(f"{name}, study {study}", study, given) for study, given in values["studies"].items()}
     for study, given in studies.items():
         given["variants"] = {
@@ -156,10 +145,14 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     )  # fmt: skip
 
 
+def _expect(where: str, is_so: object, sentence: str) -> None:
+    if not is_so:
+        raise ValueError(f"config {where}: {sentence}")
+
+
 def _refuse_unknown(where: str, values: Mapping, known: Mapping, have: str) -> None:
-    for key in values:
-        if key not in known:
-            raise ValueError(f"config {where}: {unknown_name('key', key, known, have)}")
+    if unknown := [key for key in values if key not in known]:
+        _expect(where, False, unknown_name("key", unknown[0], known, have))
 
 
 def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
@@ -174,68 +167,58 @@ def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
     return checked
 
 
+def _complete(where: str, given: object, known: Mapping) -> dict:
+    """A part of the config that has all of the keys and no other, checked."""
+    _check(where, "it", given, "dict")
+    found = ", ".join(map(str, given)) or "nothing"
+    _expect(where, set(given) == set(known), f"expected {', '.join(known)}, found {found}")
+    return _checked(where, {key: given[key] for key in known}, known, "it has")
+
+
 def _first_stage(where: str, given: dict) -> dict:
     """What BM25 is given, checked."""
     checked = _checked(where, given, _FIRST_STAGE, "it has")
-    if "tune" in checked and (checked["tune"] < 1 or {"k1", "b"} & set(checked)):
-        raise ValueError(
-            f"config {where}: expected k1 and b, or to tune them on 1 training query or more, found "
-            + ", ".join(f"{key}: {value}" for key, value in checked.items())
-        )
-    if "run" in checked and len(checked) > 1:
-        raise ValueError(f"config {where}: expected a run or BM25's parameters, found {', '.join(checked)}")
-    try:
+    found = ", ".join(f"{key}: {value}" for key, value in checked.items())
+    _expect(where, "tune" not in checked or checked["tune"] >= 1 and not {"k1", "b"} & set(checked),
+            f"expected k1 and b, or to tune them on 1 training query or more, found {found}")  # fmt: skip
+    _expect(where, "run" not in checked or len(checked) == 1,
+            f"expected a run or BM25's parameters, found {', '.join(checked)}")  # fmt: skip
+    with _said_of(where):
         check_parameters(1, checked.get("k1", 0), checked.get("b", 0))
-    except ValueError as error:
-        raise ValueError(f"config {where}: {error}") from None
     return checked
 
 
 def _whole(name: str, values: Mapping) -> dict:
     """What a config with folds measures: the collection and the split that its rotations are made of."""
-    rotations, levels = rotations_of(values["collection"]), values["splits"]
-    if values["folds"] < 3 or rotations is None or rotations[2] not in (5, values["folds"]):
-        raise ValueError(
-            f"config {name}: expected folds of 3 or more and the collection folds:<split>:<collection>, found folds "
-            f"{values['folds']} and the collection {values['collection']!r}"
-        )
-    if values["train_split"] != "train" or list(levels) != ["validate", "test"] or len(set(levels.values())) > 1:
-        raise ValueError(
-            f"config {name}: with folds expected train_split train and splits {{validate: n, test: n}}, the parts of every "
-            f"rotation, found {values['train_split']} and {levels}"
-        )
-    if values["studies"] or "tune" in values["first_stage"]:
-        raise ValueError(
-            f"config {name}: with folds every query is tested on, and none is left for "
-            + ("studies: give them a config of their own" if values["studies"] else "tune: give k1 and b")
-        )
+    rotations, levels, folds = rotations_of(values["collection"]), values["splits"], values["folds"]
+    _expect(name, folds >= 3 and rotations is not None and rotations[2] in (5, folds),
+            "expected folds of 3 or more and the collection folds:<split>:<collection>, found folds "
+            f"{folds} and the collection {values['collection']!r}")  # fmt: skip
+    named = values["train_split"] == "train" and list(levels) == ["validate", "test"]
+    _expect(name, named and len(set(levels.values())) == 1,
+            "with folds expected train_split train and splits {validate: n, test: n}, the parts of every rotation, "
+            f"found {values['train_split']} and {levels}")  # fmt: skip
+    none_left = "with folds every query is tested on, and none is left for"
+    _expect(name, not values["studies"], f"{none_left} studies: give them a config of their own")
+    _expect(name, "tune" not in values["first_stage"], f"{none_left} tune: give k1 and b")
     whole, split, _ = rotations
     return {"collection": whole, "train_split": split, "splits": {split: levels["test"]}}
 
 
 def _transfer(where: str, given: object, folds: int) -> dict:
     """A collection that systems are taken to, checked."""
-    if folds:
-        raise ValueError(f"config {where}: with folds there is no one checkpoint to take anywhere; give it a config without")
-    _check(where, "it", given, "dict")
-    if set(given) != set(_TRANSFER):
-        raise ValueError(f"config {where}: expected {', '.join(_TRANSFER)}, found {', '.join(map(str, given)) or 'nothing'}")
-    given = _checked(where, given, _TRANSFER, "it has")
-    if given["level"] < 1:
-        raise ValueError(f"config {where}: level is the lowest relevant grade, 1 or more, found {given['level']}")
+    _expect(where, not folds, "with folds there is no one checkpoint to take anywhere; give it a config without")
+    given, sentence = _complete(where, given, _TRANSFER), "level is the lowest relevant grade, 1 or more, found"
+    _expect(where, given["level"] >= 1, f"{sentence} {given['level']}")
     return given
 
 
 def _study(where: str, study: object, given: object) -> dict:
     """A study's systems, seeds and variants, checked; of each variant its systems, and the rest as it stands there."""
     _check_folder(where, "a study", study)
-    _check(where, "it", given, "dict")
-    if set(given) != set(_STUDY):
-        raise ValueError(f"config {where}: expected {', '.join(_STUDY)}, found {', '.join(map(str, given)) or 'nothing'}")
-    given = _checked(where, {key: given[key] for key in _STUDY}, _STUDY, "it has")
+    given = _complete(where, given, _STUDY)
     for key in _STUDY:
-        if not given[key]:
-            raise ValueError(f"config {where}: expected at least one of each of {', '.join(_STUDY)}, found no {key}")
+        _expect(where, given[key], f"expected at least one of each of {', '.join(_STUDY)}, found no {key}")
     _check_once(where, "seeds", given["seeds"])
     for variant in given["variants"]:
         _check_folder(where, "a variant", variant)
@@ -245,23 +228,20 @@ def _study(where: str, study: object, given: object) -> dict:
         if isinstance(differ, dict):
             rest, some = {name: differ[name] for name in differ if name != "systems"}, differ.get("systems", systems)
         _check(where, f"systems of {variant}", some, "list[str]")
-        if not some or not set(some := _systems(where, some)) <= set(systems):
-            raise ValueError(f"config {where}: expected systems of {variant} among {', '.join(systems)}, found {some}")
+        is_there = some and set(some := _systems(where, some)) <= set(systems)
+        _expect(where, is_there, f"expected systems of {variant} among {', '.join(systems)}, found {some}")
         variants[variant] = some, rest
     return given | {"systems": systems, "variants": variants}
 
 
 def _check_folder(where: str, what: str, name: object) -> None:
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(
-            f"config {where}: {what} is the name of a folder, of letters, digits, '.', '-' and '_'; "
-            f"found {name!r}" + ("" if isinstance(name, str) else ": put it into quotes")
-        )
+    _expect(where, isinstance(name, str) and re.fullmatch(_FOLDER, name),
+            f"{what} is the name of a folder, of letters, digits, '.', '-' and '_'; found {name!r}"
+            + ("" if isinstance(name, str) else ": put it into quotes"))  # fmt: skip
 
 
 def _check_once(where: str, key: str, found: list) -> None:
-    if len(set(found)) < len(found):
-        raise ValueError(f"config {where}: expected each of {key} once, found {', '.join(map(str, found))}")
+    _expect(where, len(set(found)) == len(found), f"expected each of {key} once, found {', '.join(map(str, found))}")
 
 
 def _systems(where: str, names: list[str]) -> list[str]:
@@ -272,53 +252,46 @@ def _systems(where: str, names: list[str]) -> list[str]:
 
 def _training_parameters(name: str, system: str, known: dict, parts: dict[str, dict]) -> dict:
     """One system's parameters of 03_train. parts: what is given, by where it stands; later ones win."""
-    given = {}
+    given, own = {}, [parameter for parameter in known if parameter not in SET_BY_SWEEP]
     for where, parameters in parts.items():
         _check(name, where, parameters, "dict")
         for parameter, value in parameters.items():
-            if parameter in SET_BY_SWEEP:
-                raise ValueError(
-                    f"config {name}, {where}: {parameter} is set by the sweep; a config has {', '.join(_CONFIG)}"
-                )
-            if parameter not in known:
-                raise ValueError(
-                    f"config {name}, {where}: "
-                    + unknown_name("parameter", parameter, [p for p in known if p not in SET_BY_SWEEP], "03_train has")
-                )
+            _expect(f"{name}, {where}", parameter not in SET_BY_SWEEP,
+                    f"{parameter} is set by the sweep; a config has {', '.join(_CONFIG)}")  # fmt: skip
+            if parameter not in own:
+                _expect(f"{name}, {where}", False, unknown_name("parameter", parameter, own, "03_train has"))
             annotation, _ = known[parameter]
-            value = number_of(value, annotation)
-            _check(name, f"{where}: {parameter}", value, annotation)
-            given[parameter] = value
+            given[parameter] = number_of(value, annotation)
+            _check(name, f"{where}: {parameter}", given[parameter], annotation)
     settings = {parameter: default for parameter, (_, default) in known.items()} | given
-    try:
+    with _said_of(f"{name}, {system}"):
         TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
-    except ValueError as error:
-        raise ValueError(f"config {name}, {system}: {error}") from None
     return given
 
 
 def _system(name: str, system: object) -> str:
-    try:
-        found = system_name(system)
-    except ValueError:
-        found = ""
-    if found not in SYSTEMS:
-        raise ValueError(
-            f"config {name}: {unknown_name('system', system, SYSTEMS, 'expected some of')} "
-            f"({FIRST_STAGE} is always there)"
-        )
-    return found
+    with suppress(ValueError):
+        if system_name(system) in SYSTEMS:
+            return system_name(system)
+    sentence = unknown_name("system", system, SYSTEMS, "expected some of")
+    raise ValueError(f"config {name}: {sentence} ({FIRST_STAGE} is always there)")
 
 
 def _check(name: str, key: str, value: object, annotation: str) -> None:
-    if annotation == "dict":
-        if not isinstance(value, dict):
-            raise ValueError(f"config {name}: {key} must be a mapping, found {value!r}")
-        return
+    with _said_of(name):
+        if annotation != "dict":
+            check_value(key, value, annotation)
+        elif not isinstance(value, dict):
+            raise ValueError(f"{key} must be a mapping, found {value!r}")
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """A refusal inside says what part of the config it is of."""
     try:
-        check_value(key, value, annotation)
+        yield
     except ValueError as error:
-        raise ValueError(f"config {name}: {error}") from None
+        raise ValueError(f"config {where}: {error}") from None
 
 
 def _plain(value: object) -> object:

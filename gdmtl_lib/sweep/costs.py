@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,14 +33,17 @@ _SHAPES = {
 }  # fmt: skip
 
 
+@dataclass
 class Costs:
     """Seconds and operations of a sweep's jobs.
 
     passages: how many BM25 searches. passage, query: mean lengths in tokens. defaults: 03_train's parameters.
     """
 
-    def __init__(self, passages: int, passage: float, query: float, defaults: Mapping):
-        self.passages, self.passage, self.query, self.defaults = passages, passage, query, defaults
+    passages: int
+    passage: float
+    query: float
+    defaults: Mapping
 
     @classmethod
     def of(cls, collection: Collection, train_split: str, defaults: Mapping) -> "Costs":
@@ -74,14 +78,11 @@ class Costs:
         """Seconds of a notebook or job that does so many operations."""
         return NOTEBOOK + operations / speed() / (processes if visible_gpus() else 1)
 
-    def notebook(self, count: int = 1) -> float:
-        return NOTEBOOK * count
-
     def ranking(self, system: str, given: Mapping, pairs: int) -> float:
         """Operations of re-ranking so many pairs."""
         return self._operations(system, given)[0] * pairs
 
-    def denoising(self, system: str, given: Mapping, steps: int) -> float:
+    def denoising(self, given: Mapping, steps: int) -> float:
         """Operations of so many steps of eight passages, cut to a quarter of `max_length`, written out of themselves."""
         settings = self.defaults | given
         layers, hidden, forward, vocabulary = shape(settings["checkpoint"], settings["layers"])

@@ -24,21 +24,23 @@ from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import hold_lock, write_lines
 from gdmtl_lib.evaluation.measures import effectiveness_table, read_values
 from gdmtl_lib.experiments.notebook import indexes_folder, notebook_parameters
-from gdmtl_lib.experiments.results import Results, join_epochs, join_folds, measure_first_stage, measure_system
+from gdmtl_lib.experiments.results import (
+    Results, join_epochs, join_folds, measure_first_stage, measure_system, measured_files,
+)  # fmt: skip
 from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 from .config import TRAINING, Config
 from .jobs import Job, state_of
-from .trainings import Training, first_stage_of, part, rotations, tune
+from .trainings import Training, first_stage_of, rotations, tune
 
 _ATTEMPTS = 3
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
 
 def execute(config: Config, jobs: Sequence[Job], job: Job, refresh: Callable[[], object] = lambda: None) -> None:
-    """Run a job of a plan and write its stamp, in place of those of earlier inputs. refresh: called when it begins and when
-    it has ended, to tell those who watch.
+    """Run a job of a plan and write its stamp, in place of those of earlier inputs. refresh: called when it begins and
+    when it has ended, to tell those who watch.
 
     Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
     """
@@ -63,7 +65,7 @@ def _measure(config: Config, away: str | None = None, split: str = "", level: in
     collection = load_collection(away or config.collection)
     for split, level in levels.items():
         measure_first_stage(folder, collection, split, config.depth, level, **given)
-    return [path for split in levels for path in _measured_files(folder / FIRST_STAGE, split)]
+    return [path for split in levels for path in measured_files(folder / FIRST_STAGE, split)]
 
 
 def _search(config: Config, split: str, depth: int) -> list[Path]:
@@ -89,15 +91,19 @@ def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
     if config.selection_folds:
         level = training.given["relevance_level"]
         join_epochs(folder, load_collection(config.collection), split, training.system, level, config.selection_folds)
-    return [
-        path for path in folder.rglob("*")
-        if path.is_file() and path.name != "timing.csv" and path.name[0] != "." and not _is_of_another_split(path, split)
-    ]  # fmt: skip
+    return _left_in(folder, split)
+
+
+def _left_in(folder: Path, split: str | None = None) -> list[Path]:
+    """What a training has left, but for its times, what it hides and, where it has a split, what is of others."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "timing.csv" and path.name[0] != "."]
+    ours = "run.", "per_query."
+    return [path for path in files if not split or not path.name.startswith(ours) or path.name.split(".")[1] == split]
 
 
 def _make_room(folder: Path, inputs: str, title: str, checkpoint: str | None) -> None:
-    """Prepare the folder of a training. One of other inputs that the sweep itself made is replaced. One that somebody else
-    made never is: there `train` says what differs. What is left of an interrupted training of these inputs goes on."""
+    """Prepare the folder of a training: one of other inputs that the sweep itself made is replaced, one that somebody
+    else made never (`train` says what differs), and what is left of an interrupted training of these inputs goes on."""
     record = folder / "inputs.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["inputs"] != inputs:
         print(f"{title}: its inputs have changed, it is trained anew", flush=True)
@@ -122,11 +128,7 @@ def _denoise(config: Config, training: Mapping, inputs: str) -> list[Path]:
             given.get("checkpoint"), given.get("layers"), seed=seed, precision=given.get("precision", "auto"),
             device=given.get("device", "auto"),
         )  # fmt: skip
-    return [path for path in folder.rglob("*") if path.is_file() and path.name != "timing.csv" and path.name[0] != "."]
-
-
-def _is_of_another_split(path: Path, split: str) -> bool:
-    return path.name.startswith(("run.", "per_query.")) and path.name.split(".")[1] != split
+    return _left_in(folder)
 
 
 def _rerank(
@@ -142,19 +144,15 @@ def _rerank(
             training["home"], collection, candidates, split, level, given.get("device", "auto"),
             progress=sys.stderr.isatty(), output_dir=output, processes=given.get("processes", 1),
         )  # fmt: skip
-    return _measured_files(Path(output or training["home"]), split)
+    return measured_files(output or training["home"], split)
 
 
 def _join(config: Config, training: Mapping) -> list[Path]:
     """The test queries of all rotations as one split, where the analyses look for a system's results."""
     [split], whole = config.splits, Training(**training)
-    tested = [(each.home, part("test", number)) for number, each in enumerate(rotations(config, whole))]
+    tested = [(each.home, f"test{number}") for number, each in enumerate(rotations(config, whole))]
     join_folds(tested, whole.home, split, whole.system)
-    return _measured_files(Path(whole.home), split)
-
-
-def _measured_files(folder: Path, split: str) -> list[Path]:
-    return [folder / f"run.{split}.trec.gz", folder / f"per_query.{split}.csv", folder / f"run.{split}.json"]
+    return measured_files(whole.home, split)
 
 
 def _analyse(config: Config, notebook: str, name: str, parameters: Mapping, computes: bool) -> list[Path]:
@@ -193,13 +191,8 @@ def _show_so_far(config: Config, jobs: Sequence[Job], now: Job) -> None:
         if job.measures and job.measures[0] == split and (job == now or job.stamp.exists()):
             _, system, seed = job.measures
             homes.setdefault(system, []).append(folder / system / f"seed{seed}")
-    table = effectiveness_table(
-        {
-            LABELS[system]: pd.concat([read_values(home / name) for home in homes[system]])
-            for system in LABELS
-            if system in homes
-        }
-    )
+    values = {system: pd.concat([read_values(home / name) for home in of]) for system, of in homes.items()}
+    table = effectiveness_table({label: values[system] for system, label in LABELS.items() if system in values})
     Results(folder).save_table(table, f"effectiveness.{split}")
     print(f"\n{config.collection}, {split}, so far:\n{table.to_string()}\n", flush=True)
 
@@ -227,10 +220,8 @@ def execute_notebook(
         except PapermillExecutionError as error:
             raise RuntimeError(f"{title} failed. {error.ename}: {error.evalue}\n  executed notebook: {output}") from None
         except DeadKernelError as error:
-            raise RuntimeError(
-                f"{title} failed. Its kernel died, as it does when memory runs out ({error})\n"
-                f"  executed notebook: {output}"
-            ) from None
+            died = f"Its kernel died, as it does when memory runs out ({error})"
+            raise RuntimeError(f"{title} failed. {died}\n  executed notebook: {output}") from None
         except RuntimeError as error:
             # Kernels that start at the same time can pick the same port, and die before they answer.
             if "Kernel died before replying" not in str(error) or attempt == _ATTEMPTS:
@@ -238,7 +229,8 @@ def execute_notebook(
 
 
 def write_html(notebook: Path) -> Path:
-    """An executed notebook as a page beside it, to be looked at without Jupyter and without a network. Returns its path."""
+    """An executed notebook as a page beside it, to be looked at without Jupyter and without a network. Returns its
+    path."""
     from nbconvert.exporters import HTMLExporter  # slow to import
 
     # In the order of preference. Without widgets, which need a kernel: where one stands, the picture beside it is shown.

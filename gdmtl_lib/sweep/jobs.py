@@ -1,14 +1,14 @@
 """The jobs of a sweep, as a plan: made once a call from a config, written down, and read by every job.
 
-What a job is made from is in its key, and its stamp, `.jobs/<name>.<key>` in the results folder, is named by it. So what
-has changed is a stamp that is not there, modification times mean nothing, and no job is repeated without reason.
+What a job is made from is in its key, and its stamp, `.jobs/<name>.<key>` in the results folder, is named by it. So
+what has changed is a stamp that is not there, modification times mean nothing, and no job is repeated without reason.
 `execute` has a function for each kind of job; `papermill_runs/Snakefile` says what each takes of a machine.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import chdir
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -22,41 +22,34 @@ from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, SYSTEMS
 
 from .config import TRAINING, Config
-from .costs import Costs, parameters_of
-from .trainings import Training, content_of, first_stage_inputs, look_into, part, rotations, trainings
+from .costs import NOTEBOOK, Costs, parameters_of
+from .trainings import Training, all_trainings, content_of, first_stage_inputs, look_into, rotations, trainings
 
 OVERVIEW = "02_collection_and_candidates"
 # The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
 # `categories`, all at `once`, from the validation split to `another`; the systems that are `generating` beside the
 # baseline on the validation split.
 ANALYSES = {
-    "04_rerank_and_evaluate": "every",
-    "05_score_distributions": "every",
-    "06_win_tie_loss": "every",
-    "07_rank_shifts": "every",
-    "08_query_categories": "categories",
-    "10_transfer": "another",
-    "11_architectures": "validation",
-    "01_attention_masks": "once",
-    "12_query_likelihood": "generating",
-    "13_generated_queries": "generating",
-    "14_what_changes_inside": "generating",
-}
+    "04_rerank_and_evaluate": "every", "05_score_distributions": "every", "06_win_tie_loss": "every",
+    "07_rank_shifts": "every", "08_query_categories": "categories", "10_transfer": "another",
+    "11_architectures": "validation", "01_attention_masks": "once", "12_query_likelihood": "generating",
+    "13_generated_queries": "generating", "14_what_changes_inside": "generating",
+}  # fmt: skip
 # With folds there is no single checkpoint of a system: these look into the first rotation's, on the turns that it was
 # tested on. Left out is what asks for more than that: a second split to take a system to, and turns enough to choose a
 # weight on one half and measure on the other (a rotation tests a fifth of them, in some four sessions).
 OF_ONE_ROTATION = ("once", "generating")
 NOT_OF_FOLDS = ("10_transfer", "12_query_likelihood")
 # Those that load models and compute with them: where there are GPUs they ask for one.
-COMPUTING = ("01_attention_masks", "11_architectures", "12_query_likelihood", "13_generated_queries", "14_what_changes_inside")
-MEMORY = 3000  # MB of a job beside the weights: texts, candidates and an index are mapped or read in parts
-PAGE = "page"
-STARTED = ".started"  # beside the stamps: when this call of the sweep began
+COMPUTING = tuple(name for name, which in ANALYSES.items() if which in ("once", "generating", "validation"))
 # Those that look at a study of the config.
 STUDIES = {
     "training_size": "09_training_size", "loss_weighting": "15_loss_weighting", "choices": "16_choices",
     "denoising": "17_denoising",
 }  # fmt: skip
+MEMORY = 3000  # MB of a job beside the weights: texts, candidates and an index are mapped or read in parts
+PAGE = "page"
+STARTED = ".started"  # beside the stamps: when this call of the sweep began
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Job:
     name: unique in the sweep. kind: what does it, a function of `execute`, and `given` what that takes, as JSON has it.
     key: hash of everything it is made from, its needs' keys among it. folder: the sweep's results.
     needs: the names of the jobs before it. gpus: how many it takes; on a machine without any it takes cores instead.
-    seconds, memory: about how long it takes here and how many MB, for those who share out a machine and for the page.
+    seconds, memory: about how long it takes here and how many MB.
     measures: the split, system and seed whose results it leaves, where tables show them.
     """
 
@@ -117,7 +110,9 @@ def prepare(config: Config) -> list[Job]:
     with chdir(config.project):  # what relative paths in a config are relative to
         jobs = plan(config)
         undone = [job for job in jobs if not job.is_done()]
-        _require_weights(job.given["training"]["given"] for job in undone if job.kind == "train")
+        lacking = lacking_weights(Training(**job.given["training"]) for job in undone if job.kind == "train")
+        if sentences := [sentence for _, sentence in lacking]:
+            raise FileNotFoundError("\n".join(sentences))
     folder = Path(config.folder)
     (folder / ".jobs").mkdir(parents=True, exist_ok=True)
     for name, record in (("config", asdict(config)), ("plan", [asdict(job) for job in jobs])):
@@ -141,18 +136,19 @@ def read_jobs(folder: Path) -> list[Job]:
     return [Job(**job) for job in json.loads((folder / "plan.json").read_text(encoding="utf-8"))]
 
 
-def _require_weights(givens) -> None:
-    """Refuse to start where the weights that trainings begin with cannot be had. Nothing is downloaded."""
+def lacking_weights(trainings: Iterable[Training]) -> Iterator[tuple[str, str]]:
+    """Which systems' pretrained weights are neither here nor to be had, and a sentence that says where they are.
+    Nothing is downloaded."""
     from gdmtl_lib.backbones.checkpoints import require_checkpoint  # asks the hub's client, which is slow to import
 
-    missing = []
-    for checkpoint in dict.fromkeys(given.get("checkpoint") for given in givens):
+    systems: dict[str | None, set[str]] = {}
+    for training in trainings:
+        systems.setdefault(training.given.get("checkpoint"), set()).add(training.system)
+    for checkpoint, those in systems.items():
         try:
             require_checkpoint(checkpoint)
-        except FileNotFoundError as error:
-            missing.append(str(error))
-    if missing:
-        raise FileNotFoundError("\n".join(missing))
+        except (OSError, ValueError) as error:
+            yield ", ".join(LABELS[system] for system in LABELS if system in those), str(error)
 
 
 def plan(config: Config) -> list[Job]:
@@ -209,8 +205,11 @@ class _Plan:
         self.jobs.append(Job(name, kind, _hash(of), self.config.folder, given, names, **more))
         return self.jobs[-1]
 
-    def _of(self, *kinds: str) -> list[Job]:
-        return [job for job in self.jobs if job.kind in kinds]
+    def _of(self, kind: str) -> list[Job]:
+        return [job for job in self.jobs if job.kind == kind]
+
+    def _named(self, name: str) -> Job | None:
+        return next((job for job in self.jobs if job.name == name), None)
 
     def _measured(self, split: str) -> list[Job]:
         return [job for job in self.jobs if job.measures and job.measures[0] == split]
@@ -227,13 +226,13 @@ class _Plan:
         self._add("measure_bm25", "measure", of, {}, self._of("tune"), seconds=self.costs.searching(queries, index=True))
 
     def search(self, split: str, depth: int) -> Job | None:
-        """BM25 over the training queries, before anything holds a GPU for them, and once for all trainings. None for the parts
-        of a rotation, some hundred queries, and for runs that are there."""
+        """BM25 over the training queries, before anything holds a GPU for them, and once for all trainings. None for a
+        rotation's some hundred queries, and for runs that are there."""
         if self.config.folds or "run" in self.config.first_stage:
             return None
         name = f"search_{split}_top{depth}"
-        if found := [job for job in self._of("search") if job.name == name]:
-            return found[0]
+        if found := self._named(name):
+            return found
         of, queries = [self.fingerprint, self.data[split], self.first_stage, depth], len(self.collection.queries(split))
         # Of an index that another job is building it only waits for the end.
         seconds = self.costs.searching(queries * (1 + depth // 200), index=True)
@@ -264,14 +263,14 @@ class _Plan:
         steps, seed = settings["denoising_steps"], training.seed
         inputs = _hash([__version__, self.fingerprint, steps, seed, weights, settings["layers"], settings["precision"]])
         name = f"denoise_steps{steps}_seed{seed}"
-        found = [job for job in self._of("denoise") if job.name == name]
-        if found and found[0].given["inputs"] != inputs:
+        found = self._named(name)
+        if found and found.given["inputs"] != inputs:
             raise ValueError(
-                f"{training.title}: with {steps} denoising steps another system starts from another checkpoint, number of layers or "
-                "precision, and they share one denoised start: give them the same, or other denoising_steps"
+                f"{training.title}: with {steps} denoising steps another system starts from another checkpoint, number "
+                "of layers or precision, and they share one denoised start: give them the same, or other denoising_steps"
             )
-        operations = self.costs.denoising(training.system, training.given, steps)
-        return found[0] if found else self._add(
+        operations = self.costs.denoising(training.given, steps)
+        return found or self._add(
             name, "denoise", inputs, {"training": asdict(training), "inputs": inputs}, gpus=1,
             seconds=self.costs.computing(operations),
         )  # fmt: skip
@@ -286,9 +285,9 @@ class _Plan:
     def rerank(
         self, training: Training, split: str, level: int, away: str | None = None, needs: Sequence[Job] = ()
     ) -> Job:
-        """Another split of a trained system, that of a rotation (in whose name its number stands already), or one of another
-        collection."""
-        [trained] = [job for job in self._of("train") if job.name == f"train_{training.name}"]
+        """Another split of a trained system, that of a rotation (whose number stands in its name already), or one of
+        another collection."""
+        trained = self._named(f"train_{training.name}")
         given, collection, tag, data = {}, self.collection, split, self.data.get(split)
         if away:
             collection = load_collection(away)
@@ -322,7 +321,7 @@ class _Plan:
         level, tested = self.config.splits[self.validation], []
         for rotation, each in enumerate(rotations(self.config, training)):
             self.train(each)
-            tested.append(self.rerank(each, part("test", rotation), level))
+            tested.append(self.rerank(each, f"test{rotation}", level))
         self._add(
             f"join_{training.name}", "join", [job.key for job in tested], {"training": asdict(training)}, tested,
             measures=[self.validation, training.system, training.seed],
@@ -356,9 +355,8 @@ class _Plan:
             self.analyse(STUDIES[study], None, [*self._measured(self.validation), *trained], systems)
 
     def analyse(
-        self, notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] | None = None,
-        more: Mapping = {},
-    ) -> None:  # fmt: skip
+        self, notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] | None = None, more: Mapping = {}
+    ) -> None:
         """more: what a notebook is given beside the config's own parameters, or in their place."""
         config, level = self.config, self.config.splits
         systems = systems or [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
@@ -381,13 +379,13 @@ class _Plan:
         computes = notebook in COMPUTING
         self._add(
             name, "analyse", of, {"notebook": notebook, "name": name, "parameters": given, "computes": computes}, needs,
-            gpus=int(computes), seconds=self.costs.notebook(4 if computes else 1),
+            gpus=int(computes), seconds=NOTEBOOK * (4 if computes else 1),
         )  # fmt: skip
 
 
 def without_answers(config: Config, collection: Collection) -> str | None:
     """The sentence for systems that learn from answers where there are none: which, and how to do without them."""
-    every = {each.system for study in (None, *config.studies) for each in trainings(config, study)}
+    every = {each.system for each in all_trainings(config)}
     need = [system for system in LABELS if system in every and SYSTEMS[system].needs_answers]
     try:
         if need:
@@ -406,9 +404,8 @@ def _compared_with(baseline: str, systems: Sequence[str]) -> str:
 
 def _decides_training(settings: Mapping, validation: str, weights: str | None) -> list:
     """Those of 03_train's parameters and data that change what is trained, not only what is shown of it."""
-    if settings["validate_every_epoch"]:
-        left_out = set()
-    else:
+    left_out = set()
+    if not settings["validate_every_epoch"]:
         left_out, validation = {"validation_split", "relevance_level"}, ""
     left_out |= {"output_dir", "resume", "device", "processes", "collection", "gradient_cosines_every", "denoised_dir",
                  "keep_epoch_runs"}  # fmt: skip
@@ -419,10 +416,8 @@ def _decides_training(settings: Mapping, validation: str, weights: str | None) -
 def _split_hash(collection: Collection, split: str) -> str:
     """SHA-256 of all that a split holds and of the passages it searches."""
     frames = [frame_hash(collection.queries(split)), frame_hash(collection.qrels(split))]
-    try:
+    with suppress(ValueError):  # most splits have no answers
         frames.append(frame_hash(collection.answers(split)))
-    except ValueError:  # most splits have none
-        pass
     return _hash([*frames, collection.passages_fingerprint(split)])
 
 

@@ -37,8 +37,8 @@ class Training:
 
 
 def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
-    """The trainings of the config's systems, or those of one of its studies; where the config has folds, each stands for
-    its `rotations`."""
+    """The trainings of the config's systems, or those of one of its studies; where the config has folds, each stands
+    for its `rotations`."""
     folder, validation = Path(config.folder), next(iter(config.splits))
     seeds, variants = config.seeds, {"": config.parameters}
     if study:
@@ -62,9 +62,9 @@ def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
                 yield Training(name, title, system, seed, home, given)
 
 
-def part(name: str, rotation: int) -> str:
-    """The split of a rotation: `test3`."""
-    return f"{name}{rotation}"
+def all_trainings(config: Config) -> list[Training]:
+    """The trainings of the config's systems and of its studies."""
+    return [each for study in (None, *config.studies) for each in trainings(config, study)]
 
 
 def look_into(config: Config, rotation: int) -> dict:
@@ -72,7 +72,7 @@ def look_into(config: Config, rotation: int) -> dict:
     that they have not seen."""
     return {
         "collection": rotations_name(config.collection, config.train_split, config.folds),
-        "train_split": part("train", rotation), "split": part("test", rotation),
+        "train_split": f"train{rotation}", "split": f"test{rotation}",
         "results_dir": str(Path(config.folder) / "folds" / str(rotation)),
     }  # fmt: skip
 
@@ -84,7 +84,7 @@ def rotations(config: Config, training: Training) -> Iterator[Training]:
         home = str(Path(look["results_dir"]) / training.system / f"seed{training.seed}")
         given = training.given | {
             "collection": look["collection"], "train_split": look["train_split"],
-            "validation_split": part("validate", rotation), "output_dir": home,
+            "validation_split": f"validate{rotation}", "output_dir": home,
         }  # fmt: skip
         name, title = f"{training.name}_fold{rotation}", f"{training.title}, rotation {rotation}"
         yield Training(name, title, training.system, training.seed, home, given)
