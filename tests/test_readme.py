@@ -1,6 +1,7 @@
 """The README as code: its examples run, its links lead somewhere, its picture is what the library computes."""
 
 import gzip
+import importlib.util
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from gdmtl_lib.masks import bidirectional_mask, mixed_attention_mask
 from gdmtl_lib.systems import LABELS
@@ -83,6 +85,21 @@ def test_what_can_be_added_takes_ten_lines_and_works(title, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("it works\n")
+
+
+def test_the_gallery_is_small_and_its_picture_of_results_is_that_of_the_table():
+    """What the script reads of the README's table now stands in the picture, too, since it was drawn."""
+    drawn = importlib.util.spec_from_file_location("draw_gallery", PROJECT / "docs" / "draw_gallery.py")
+    script = importlib.util.module_from_spec(drawn)
+    drawn.loader.exec_module(script)
+    pictures = sorted((PROJECT / "docs" / "gallery").glob("*.png"))
+    page = (PROJECT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert all(f"](gallery/{path.name})" in page and path.stat().st_size < 60_000 for path in pictures) and len(pictures) == 6
+    assert sum(path.stat().st_size for path in pictures) < 400_000
+    table = script.measured()
+    assert len(table) == section("Results").count("` to `") == 4
+    with Image.open(PROJECT / "docs" / "gallery" / "results.png") as picture:
+        assert picture.text["table"] == table.to_csv(), "python docs/draw_gallery.py draws it anew"
 
 
 def test_the_picture_shows_the_masks_of_the_library():
