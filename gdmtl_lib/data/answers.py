@@ -19,6 +19,7 @@ from .files import cache_folder, read_lines, write_lines
 FILES = {"train": "train_v2.1.json.gz", "dev": "dev_v2.1.json.gz"}
 URL = "https://msmarco.z22.web.core.windows.net/msmarco/"
 NO_ANSWER = "No Answer Present."
+_COLUMNS = ("query_type", "query_id", "answers", "wellFormedAnswers")
 _SPACE = re.compile(r"\s*")
 _READ_AT_ONCE, _LARGEST_VALUE = 1 << 20, 1 << 26  # characters
 
@@ -53,8 +54,7 @@ def read_answers(path: Path, cache_dir: Path | None = None) -> dict[str, tuple[s
 
 
 def _rows(path: Path) -> list[tuple[str, str, str]]:
-    kinds, ids, answers, well_formed = columns = {}, {}, {}, {}
-    wanted = dict(zip(("query_type", "query_id", "answers", "wellFormedAnswers"), columns))
+    columns: dict[str, dict[str, str]] = {name: {} for name in _COLUMNS}
     refusal = f"{path} is not MS MARCO's {' or '.join(FILES.values())}, or is damaged"
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
@@ -64,10 +64,11 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
                     texts = [" ".join(text.split()) for text in value] if isinstance(value, list) else []
                     texts = [text for text in texts if text and text != NO_ANSWER]
                     value = min(texts, key=len, default="") if column != "answers" else next(iter(texts), "")
-                if column in wanted:
-                    wanted[column][row] = str(value)
+                if column in columns:
+                    columns[column][row] = str(value)
     except (ValueError, TypeError, AttributeError, EOFError, OSError, zlib.error, RecursionError) as error:
         raise ValueError(f"{refusal} ({error}): fetch it anew from {URL}") from error
+    kinds, ids, answers, well_formed = columns.values()
     if not ids or set(ids) != set(kinds):
         raise ValueError(f"{refusal} (query_id and query_type are not of the same rows): fetch it anew from {URL}")
     return [(query_id, kinds[row], well_formed.get(row) or answers.get(row, "")) for row, query_id in ids.items()]

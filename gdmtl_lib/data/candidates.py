@@ -41,15 +41,13 @@ def first_stage_candidates(
 ) -> pd.DataFrame:
     """The best candidates of every query of a split: BM25's, or those of a run that is there already.
 
-    Args:
-        depth: how many a query gets at most.
-        run: None for BM25; `collection` for the collection's own candidates (`candidates.<split>.trec`, or MS MARCO's
-            `top1000.<split>`); else the path of a TREC run, in which `{split}` stands for the split.
-        k1, b, enriched, index_dir: BM25's, as for `bm25_candidates`; not looked at where there is a run.
+    run: None for BM25; `collection` for the collection's own candidates (`candidates.<split>.trec`, or MS MARCO's
+    `top1000.<split>`); else the path of a TREC run, in which `{split}` stands for the split. What is BM25's is not
+    looked at then.
 
-    Returns, raises: as `bm25_candidates`. Queries of others are left out of a run; a warning says how many of the
-    split's it lacks. ValueError also where there are no such candidates, none of the split's queries has any, or a
-    passage is not the collection's.
+    Other args, returns, raises: as `bm25_candidates`. Queries of others are left out of a run; a warning says how many
+    of the split's it lacks. ValueError also where there are no such candidates, none of the split's queries has any, or
+    a passage is not the collection's.
     """
     if run is None:
         return bm25_candidates(collection, split, depth, k1, b, index_dir, enriched)

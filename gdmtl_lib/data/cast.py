@@ -16,14 +16,9 @@ MS_MARCO_PREFIX, CAR_PREFIX = "MARCO_", "CAR_"
 
 
 def ms_marco_part(qrels: pd.DataFrame) -> pd.DataFrame:
-    """The judgments of MS MARCO's passages, under MS MARCO's own ids; those of TREC CAR's are left out.
-
-    A turn of which only CAR passages were judged is left out with them. Judgments of one collection, whose ids carry
-    no prefix, are returned as they are.
-
-    qrels: `query_id, doc_id, relevance`.
-
-    Raises ValueError where ids with a prefix and ids without one are mixed.
+    """The judgments of MS MARCO's passages, under MS MARCO's own ids; those of TREC CAR's, and turns that have no
+    other, are left out. Judgments of one collection, whose ids carry no prefix, are returned as they are. Raises
+    ValueError where ids with a prefix and ids without one are mixed.
     """
     marco, car = (qrels["doc_id"].str.startswith(prefix) for prefix in (MS_MARCO_PREFIX, CAR_PREFIX))
     if not (marco | car).any():

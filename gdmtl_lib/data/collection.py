@@ -12,7 +12,7 @@ import pandas as pd
 
 from .irds import open_irds
 from .msmarco import read_msmarco
-from .readers import read_folder, read_sentences, read_squad, read_wikiqa
+from .readers import qrels_frame, read_folder, read_sentences, read_squad, read_wikiqa, texts_frame
 from .splits import Split, nested_sample, session_folds, split_name
 from .trec import recall
 
@@ -27,10 +27,7 @@ KINDS = {
 }
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 
-_NOTHING = {
-    "qrels": pd.DataFrame(columns=["query_id", "doc_id", "relevance"], dtype=str).astype({"relevance": int}),
-    "answers": pd.DataFrame(columns=["query_id", "text"], dtype=str),
-}
+_NOTHING = {"qrels": qrels_frame(()), "answers": texts_frame({})}
 
 
 class Collection:
@@ -66,8 +63,7 @@ class Collection:
         return tuple(self._splits)
 
     def sampled(self, sizes: Mapping[str, int]) -> "Collection":
-        """The same collection with a fixed sample of some splits' queries. sizes: how many, by split. Raises ValueError
-        for an unknown split."""
+        """The same collection with a fixed sample of so many of some splits' queries."""
         asked = "&".join(f"{split}={size}" for split, size in sizes.items())
         samples = {
             split: self._split(split).of_queries(lambda queries, size=size: nested_sample(queries["query_id"], size))
@@ -219,10 +215,8 @@ def rotations_name(collection: str, split: str, folds: int = 5) -> str:
 
 
 def rotations_of(name: str) -> tuple[str, str, int] | None:
-    """The collection, the split and the number of folds in such a name; None for the name of anything else.
-
-    Raises ValueError for one that lacks the split or the collection.
-    """
+    """The collection, the split and the number of folds in such a name; None for the name of anything else. Raises
+    ValueError for one that lacks the split or the collection."""
     match = re.match(r"folds(\d*):", name)
     if match is None:
         return None

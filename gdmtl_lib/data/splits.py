@@ -49,10 +49,8 @@ class Split:
         return self._parts[part]
 
     def of_queries(self, chosen: Iterable[str] | Callable[[pd.DataFrame], Iterable[str]]) -> "Split":
-        """The part of the split that is about some of its queries; it searches the same passages.
-
-        chosen: their ids, or what gives them from the split's queries; called when a frame is first asked for.
-        """
+        """The part of the split that is about some of its queries; it searches the same passages. chosen: their ids, or
+        what gives them from the split's queries, called when a frame is first asked for."""
 
         @cache
         def query_ids() -> frozenset[str]:
@@ -86,10 +84,7 @@ def nested_share(query_ids: Iterable[str], fraction: float) -> list[str]:
 
 def split_name(name: str) -> tuple[str, dict[str, int]]:
     """A collection's name and the samples it asks for: `squad:qa.json?test=1000&dev=200` becomes `squad:qa.json` and
-    `{"test": 1000, "dev": 200}`.
-
-    Raises ValueError for a sample of no queries and for a split named twice.
-    """
+    `{"test": 1000, "dev": 200}`. Raises ValueError for a sample of no queries and for a split named twice."""
     match = re.fullmatch(r"(.+)\?([\w.-]+=\d+(?:&[\w.-]+=\d+)*)", name)
     if match is None:
         return name, {}
@@ -101,11 +96,8 @@ def split_name(name: str) -> tuple[str, dict[str, int]]:
 
 
 def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[str]]:
-    """Queries dealt into folds of equal size, give or take one: a function of the seed and the ids, whatever their
-    order.
-
-    Raises ValueError for fewer than two folds, for fewer queries than folds, and for an id that stands twice.
-    """
+    """Queries dealt into folds of equal size, give or take one, by the seed and the ids, whatever their order. Raises
+    ValueError for fewer than two folds, for fewer queries than folds, and for an id that stands twice."""
     query_ids = sorted(query_ids)
     _check(folds, len(query_ids), "queries")
     if len(set(query_ids)) < len(query_ids):
@@ -183,8 +175,7 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
     """What cross-validation says of a training that was validated after every epoch (Section 5.2, MS MARCO).
 
     Only the choice of the epoch is cross-validated: each fold of the validation queries is measured after the epoch
-    that is best on the other folds. The weights that a training keeps, and all that is made with them, are those after
-    the epoch that is best on all validation queries, for other epochs' weights are not kept.
+    that is best on the other folds. What a training keeps are the weights after the epoch that is best on all of them.
 
     table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer. seed: of
     the folds.
@@ -221,10 +212,8 @@ def cross_validated_run(chosen: pd.DataFrame, run_of: Callable[[int], pd.DataFra
 
 
 def join_parts(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The runs, or the per-query values, of the rotations' test queries as one: what a split measured whole would give.
-
-    Raises ValueError for a query that stands in two parts.
-    """
+    """The runs, or the per-query values, of the rotations' test queries as one, as a split measured whole would give
+    them. Raises ValueError for a query that stands in two parts."""
     parts = list(parts)
     seen: set[str] = set()
     for number, part in enumerate(parts):

@@ -164,11 +164,8 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def without_repetitions(qrels: pd.DataFrame, source: str, first: int = 1) -> pd.DataFrame:
-    """Judgments of which those that say the same count once; a warning says how many say it again.
-
-    source: where they are from. first: the line of the first of them.
-
-    Raises ValueError where two say different things of a passage, with both lines.
+    """Judgments of which those that say the same count once; a warning says how many say it again. Raises ValueError
+    where two say different things of a passage. source, first: where they are from, and the line of the first one.
     """
     again = qrels.duplicated(["query_id", "doc_id"])
     if not again.any():
@@ -192,9 +189,7 @@ def without_repetitions(qrels: pd.DataFrame, source: str, first: int = 1) -> pd.
 
 def whole_queries(query_ids: pd.Series, size: int) -> Iterator[np.ndarray]:
     """The rows of whole queries, about so many at a time: int64 positions, at least `size` but for the last ones.
-
-    Queries come in the order of their first rows, a query's rows in their own.
-    """
+    Queries come in the order of their first rows, a query's rows in their own."""
     queries, _ = pd.factorize(query_ids)
     rows, ends = np.argsort(queries, kind="stable"), np.cumsum(np.bincount(queries))
     del queries  # what is made of millions of rows here stays until the last of them

@@ -37,8 +37,7 @@ def tune_bm25(
     """Recall at a depth for every k1 and b of a grid, over a sample of a split's queries with a relevant passage.
 
     The table is kept as CSV, a row as soon as it is known: an interrupted call goes on, and one with a larger grid
-    computes what is new. One of other queries, judgments, passages or another depth is written anew. The sample is
-    by a hash of the ids: the same on any machine, and a smaller one part of a larger one.
+    computes what is new. One of other queries, judgments, passages or another depth is written anew.
 
     table: the CSV file. depth: candidates a query, those that recall counts. queries: how many to sample; all where
     there are fewer. k1s, bs: the grid. index_dir, enriched: as for `bm25_candidates`. relevance_level: the lowest that

@@ -59,12 +59,9 @@ def compare(
 
 
 def compare_pairs(values_by_system: dict[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
-    """Test every system against every earlier one: the pairs of Section 6.4, Holm-Bonferroni over those of one measure,
-    the family that fits the paper's two p there.
-
-    Args, raises: as `compare`; systems in the order of the dictionary. Returns a row for each measure and pair:
-    `measure`, `baseline`, `system`, then as `compare` from `mean` on.
-    """
+    """Test every system against every earlier one, as `compare` does: the pairs of Section 6.4, Holm-Bonferroni over
+    those of one measure. Returns a row for each measure and pair: `measure`, `baseline`, `system`, then as
+    `compare`."""
     table = _tests(values_by_system, measures, list(combinations(values_by_system, 2)))
     return with_marks(table, table["measure"])
 
