@@ -166,9 +166,9 @@ class Collection:
             raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
         rotations = session_folds(dict(zip(whole.queries["query_id"], whole.queries["session"], strict=True)), folds)
         splits = {
-            f"{part}{number}": whole.of_queries(getattr(rotation, part))
+            f"{part}{number}": whole.of_queries(query_ids)
             for number, rotation in enumerate(rotations)
-            for part in ("train", "validate", "test")
+            for part, query_ids in rotation._asdict().items()
         }
         return Collection(rotations_name(self.name, split, folds), self._passages, splits, self.fingerprint)
 

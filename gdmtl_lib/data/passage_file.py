@@ -89,13 +89,13 @@ class PassageFile(Mapping[str, str]):
         """The index of the file as it is now: found, or made."""
         state = self.path.stat()
         name = f"{_digest(str(self.path))}-{_digest(f'{state.st_size} {state.st_mtime_ns}')}"
-        for found in self.cache_dir.glob(f"{name}-*.npy"):
-            with suppress(ValueError, OSError, EOFError):  # it is damaged
-                open_memmap(found, mode="r")
-                return found
+        for found in self.cache_dir.glob(f"{_digest(str(self.path))}-*.npy"):
+            if found.name.startswith(name):
+                with suppress(ValueError, OSError, EOFError):  # it is damaged
+                    open_memmap(found, mode="r")
+                    return found
+            found.unlink(missing_ok=True)
         index, content = self._make(state.st_size)
-        for outdated in self.cache_dir.glob(f"{_digest(str(self.path))}-*.npy"):
-            outdated.unlink(missing_ok=True)
         made = self.cache_dir / f"{name}-{content}.npy"
         with replace_file(made) as unfinished, unfinished.open("wb") as file:
             np.save(file, index)
