@@ -36,13 +36,13 @@ SETTINGS = {
 }  # fmt: skip
 """What differs from TrainingSettings' defaults: the cheapest that was found on the embedded collection. An epoch is all
 steps; max_length counts the tokens of a passage that are written, a window of a longer one."""
-WINDOWS = (4, 2, 1)
-"""Where to look is learned first from short texts, and does not carry over to longer ones by itself: in each third of
+WINDOWS = (4, 2, 1, 1, 1, 1, 1, 1)
+"""Where to look is learned first from short texts, and does not carry over to longer ones by itself: in each eighth of
 the steps windows are so many times shorter than max_length, and there are so many times more of them."""
-CROSS_ATTENTION = 5.0  # times the learning rate: it has most to learn, and the rest of the weights something to lose
+CROSS_ATTENTION = 2.0  # times the learning rate: it has most to learn, and the rest of the weights something to lose
 MASKED, SPAN = 0.12, 3.0  # the share of places at which a masked span starts, and the spans' mean length (Poisson)
 HELD_OUT = 48  # passages, and at most a tenth of them
-EVERY = 50  # steps between two looks at the passages that are held out, in the last third
+EVERY = 50  # steps between two looks at the passages that are held out, once windows are whole
 PATIENCE = 2  # looks without a lower loss, after which it ends
 SYSTEM, TASK = "gdmtl_s", "query_generation"  # has a head to write with; below the heads all four systems are the same
 
