@@ -368,3 +368,4 @@ def _sorted_deltas(axis: Axes, table: pd.DataFrame, tolerance: float = TIE) -> N
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set(ylim=(-1.02, 1.02), xlabel="queries, sorted")
     axis.margins(x=0.01)
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
