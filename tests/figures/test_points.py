@@ -47,6 +47,9 @@ BY_SEED = pd.DataFrame(
 )
 WEIGHTED = BY_SEED.assign(system="gdmtl", loss_weighting=BY_SEED["train_fraction"], generation_head_warmup_steps=0)
 ALONE = BY_SEED.query("system == 'bert'")
+CHOICES = pd.DataFrame({"choice": list("aabb"), "system": ["bert", "gdmtl"] * 2, "twin": ["", "bert"] * 2, "mark": ""}).assign(
+    **{name: RNG.random(4) for name in ("difference", "low", "high")}, by_seed=list(RNG.random((4, 2)))
+)
 SIGMAS = pd.DataFrame({"steps": 0, "step": range(5), "task": "rank", "sigma2": RNG.random(5)})
 STARTS = BY_SEED.assign(denoising_steps=(BY_SEED["train_fraction"] * 8).astype(int))
 LOSSES = pd.DataFrame({"step": range(6), "loss": RNG.random(6)})
@@ -114,6 +117,11 @@ FIGURES: dict[str, tuple[Callable[[], Figure], list[tuple]]] = {
         lambda: plots.loss_weighting(WEIGHTED, ALONE, 0.3, SIGMAS, "RR@10"),
         [("x", [*WEIGHTED["mean"], *ALONE["mean"]], [*WEIGHTED.groupby("loss_weighting")["mean"].mean(), ALONE["mean"].mean(), 0.3], []),
          ("y", [], SIGMAS["sigma2"], [])],
+    ),
+    "choices": (
+        lambda: plots.choices(CHOICES, "RR@10"),
+        [("x", [*part["difference"], *np.concatenate(part["by_seed"].tolist())], [*part["low"], *part["high"]], [])
+         for part in (CHOICES.iloc[::2], CHOICES.iloc[1::2])],
     ),
     "denoising": (
         lambda: plots.denoising(LOSSES, LOOKS, STARTS, 0.3, "RR@10"),
