@@ -98,9 +98,12 @@ def test_measuring_takes_a_fraction_of_a_second_and_leaves_no_trace():
     """In this thread's own time, whatever else the machine does."""
     devices._onednn_is_exact()
     devices._measure()  # what a library does when it is first used
-    before, start = SETTINGS.fp32_precision, time.thread_time()
-    devices._measure()
-    assert time.thread_time() - start < 0.3
+    before, seconds = SETTINGS.fp32_precision, []
+    for _ in range(3):  # the quickest: a shared core is slower than its own time says
+        start = time.thread_time()
+        devices._measure()
+        seconds.append(time.thread_time() - start)
+    assert min(seconds) < 0.3
     assert SETTINGS.fp32_precision == before and torch.is_grad_enabled()
 
 

@@ -64,7 +64,8 @@ class Forked:
         def work():
             for stream in (1, 2):
                 os.dup2(prints, stream)
-            sys.stdin, sys.stdout, sys.argv = open(reads), open(1, "w", closefd=False), command[2:]
+            sys.stdin, sys.argv = open(reads), command[2:]
+            sys.stdout = sys.stderr = open(1, "w", closefd=False)
             torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
             if command[1] == "-c":
                 exec(command[2], {})

@@ -2,6 +2,7 @@
 
 import html
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def results(collection):
 @pytest.fixture
 def executed():
     """Executes a notebook's cells with parameters, in this process, and returns all HTML that it shows."""
+    main = sys.modules["__main__"]  # which a shell replaces by its own namespace
     shell = InteractiveShell.instance()
 
     def execute(name: str, **given: object) -> str:
@@ -85,6 +87,7 @@ def executed():
 
     yield execute
     InteractiveShell.clear_instance()
+    sys.modules["__main__"] = main
 
 
 @pytest.mark.parametrize("split", ["dev", "one"])
