@@ -35,7 +35,7 @@ def run(tmp_path, capsys):
 def test_where_nothing_is_missing_it_says_how_long_it_takes_and_what_it_can_show(run):
     status, text = run()
     assert status == 0 and text.startswith("mine: nothing is missing\n  to do: 1 x measure (under a minute), ")
-    assert "8 x rerank" in text and "12 x train" in text and "1 x denoise" in text and "disk: about " in text and "memory of the largest job: about " in text
+    assert "8 x rerank" in text and "15 x train" in text and "1 x denoise" in text and "disk: about " in text and "memory of the largest job: about " in text
     assert "dev: 170 queries and 1 seed show a true difference in MRR@10 of 0.052 four times in five" in text
 
 
