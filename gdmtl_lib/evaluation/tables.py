@@ -70,8 +70,8 @@ def styled(
 
 def styled_passages(table: pd.DataFrame) -> Styler:
     """A table with passages in it, to look at: relevant ones on green, numbers to three digits."""
-    relevant = table.map(lambda cell: isinstance(cell, str) and cell.startswith(RELEVANT))
-    colours = relevant.replace({True: "background-color: #d9efe6; color: black", False: ""})
+    green = "background-color: #d9efe6; color: black"
+    colours = table.map(lambda cell: green if isinstance(cell, str) and cell.startswith(RELEVANT) else "")
     # Widgets space lines widely, and leave no room between columns.
     room = "text-align: left; vertical-align: top; line-height: 1.4; padding: 4px 8px"
     return (
