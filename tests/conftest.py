@@ -70,6 +70,18 @@ def in_a_child(function: Callable[[], object]) -> multiprocessing.Process:
     return child
 
 
+@pytest.fixture(autouse=True)
+def known_systems():
+    """What a test makes known is forgotten after it."""
+    from gdmtl_lib.systems import LABELS, SYSTEMS
+
+    before = [(known, dict(known)) for known in (SYSTEMS, LABELS)]
+    yield
+    for known, kept in before:
+        known.clear()
+        known.update(kept)
+
+
 @pytest.fixture(scope="session")
 def toy_bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BERT checkpoint with random weights: 2 layers, hidden 32, 4 heads, 154 word pieces, 512 positions."""

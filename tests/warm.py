@@ -54,7 +54,6 @@ def sweep(name: str, values: Mapping[str, object], only: tuple[str, ...] = ()) -
     Returns 0, or the status of the first job that fails. Call it with `forked`.
     """
     from jupyter_client.provisioning import local_provisioner
-    from snakemake.utils import update_config
 
     from gdmtl_lib.sweep import __main__ as command
     from gdmtl_lib.sweep.config import read_config
@@ -63,9 +62,7 @@ def sweep(name: str, values: Mapping[str, object], only: tuple[str, ...] = ()) -
     # Before anything has a thread.
     local_provisioner.launch_kernel = _Kernels().launch
     file = PROJECT / "papermill_runs" / "configs" / f"{name}.yaml"
-    given = yaml.safe_load(file.read_text())
-    update_config(given, values)  # as --config does: what a table does not name stays
-    config = read_config(given, name, PROJECT)
+    config = read_config(yaml.safe_load(file.read_text()) | values, name, PROJECT)
     jobs = {job.name: job for job in prepare(config)}
     wanted = set(only or jobs)
     for job in reversed(jobs.values()):

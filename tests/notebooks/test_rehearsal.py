@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from tests import warm
 
 from gdmtl_lib.data.cast import RESOLVED
@@ -195,11 +196,13 @@ def test_rehearsal_of_the_folds_of_cast_through_the_snakefile(folder, toy, tmp_p
         systems = ["bert", "gdmtl"]
         wanted += ["11_architectures_cast-2019", "01_attention_masks", *(f"{name}_test0" for name in INSIDE)]
     collection = f"folds:cast-2019:{folder}"
+    own = yaml.safe_load((PROJECT / "papermill_runs" / "configs" / "cast2019.yaml").read_text())
     change = {
         "collection": collection, "systems": systems, "depth": 20,
         "parameters": toy | {"epochs": 1, "train_fraction": 1.0},
     }  # fmt: skip
-    printed_by(warm.sweep, tmp_path, "cast2019", change | {"results": str(tmp_path)}, tuple(wanted))
+    merged = {"results": str(tmp_path), "parameters": own["parameters"] | change["parameters"]}  # as --config merges them
+    printed_by(warm.sweep, tmp_path, "cast2019", change | merged, tuple(wanted))
     results, rotations = tmp_path / "cast2019", load_collection(collection)
     turns = load_collection(folder).queries("cast-2019")
     session_of = dict(turns[["query_id", "session"]].to_numpy())

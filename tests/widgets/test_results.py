@@ -163,7 +163,7 @@ def test_explorers_leave_no_figure_behind(results, collection):
         ),
     ],
 )  # fmt: skip
-def test_explorers_answer_within_a_fifth_of_a_second(results, collection, explore, control, choices):
+def test_explorers_answer_within_a_quarter_of_a_second(results, collection, explore, control, choices):
     """Processor time, and the best of five answers: other work on the machine should not decide."""
     explorer = explore(results, collection, "dev")
     taken = []
@@ -171,7 +171,7 @@ def test_explorers_answer_within_a_fifth_of_a_second(results, collection, explor
         start = time.process_time()
         explorer.controls[control].value = choice
         taken.append(time.process_time() - start)
-    assert min(taken) < 0.2
+    assert min(taken) < 0.25
 
 
 def test_explore_ways(pictures):
