@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests import warm
 
 PROJECT = Path(__file__).parents[2]
 KILLS = 8 if os.environ.get("GDMTL_STRESS") else 2
@@ -24,19 +23,13 @@ TARGETS = ("04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast", "06_win_
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def config(toy_bert_folder) -> dict:
-    """A sweep of two toy systems and two splits."""
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, toy_bert_folder):
+    """Starts a sweep of two toy systems and two splits into a folder, in a session of its own."""
     config = yaml.safe_load((PROJECT / "papermill_runs" / "configs" / "smoke.yaml").read_text())
     config |= {"systems": ["bert", "gdmtl"], "studies": {}}
     config["parameters"] |= {"checkpoint": str(toy_bert_folder)}
-    return config
-
-
-@pytest.fixture
-def start(tmp_path, config):
-    """Starts it into a folder, in a session of its own."""
-    file = tmp_path / "smoke.yaml"
+    file = tmp_path_factory.mktemp("config") / "smoke.yaml"
     file.write_text(yaml.safe_dump(config))
 
     def start(folder: Path) -> subprocess.Popen:
@@ -74,16 +67,15 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for kind in kinds for path in folder.glob(kind)}
 
 
-def test_a_sweep_killed_again_and_again_ends_with_the_same_tables(start, config, tmp_path):
+def test_a_sweep_killed_again_and_again_ends_with_the_same_tables(start, tmp_path):
     """Killed after a random number of jobs and a random time more: Snakemake alone, whose jobs then go on without it,
     or all of its processes."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     started = time.monotonic()
-    values = config | {"results": str(whole)}
-    assert not warm.forked(warm.sweep, "smoke", values, TARGETS, cwd=PROJECT, printed=whole / "printed.txt")
-    took, rng, kills = 3 * (time.monotonic() - started), random.Random(0), 0  # with the starts that this one is without
+    finish(start, whole)
+    took, rng, kills = time.monotonic() - started, random.Random(0), 0
     jobs = len(list((whole / "smoke" / ".jobs").iterdir()))
     for number in range(KILLS):
         child = start(killed)
