@@ -54,7 +54,7 @@ def hub_at(monkeypatch, port: int) -> None:
 
 @pytest.fixture
 def one_thread():
-    """For `in_a_child`: a fork of a process whose products are shared out among threads would wait for theirs."""
+    """For timings, and for `in_a_child`: a fork of a process whose products threads share would wait for theirs."""
     import torch
 
     before = torch.get_num_threads()

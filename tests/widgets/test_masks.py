@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from matplotlib.text import Text
 from nbclient import NotebookClient
 from PIL import Image
@@ -142,14 +141,6 @@ def test_the_static_twin_is_a_figure_of_the_same_state(explorer):
     assert shown.figure.get_suptitle().startswith(f"{which}, query generation: mixed attention")
     drawn = "“is” attends to 15 tokens; to be predicted: “ice”"
     assert said.startswith(drawn) and drawn in texts(explorer)
-
-
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_answers_come_at_once(tmp_path, one_thread):
