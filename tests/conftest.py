@@ -72,10 +72,10 @@ def in_a_child(function: Callable[[], object]) -> multiprocessing.Process:
 
 @pytest.fixture(autouse=True)
 def known_systems():
-    """What a test makes known is forgotten after it."""
-    from gdmtl_lib.systems import LABELS, SYSTEMS
+    """The systems and tasks that a test makes known are forgotten after it."""
+    from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, SYSTEMS, TASK_LABELS
 
-    before = [(known, dict(known)) for known in (SYSTEMS, LABELS)]
+    before = [(known, dict(known)) for known in (SYSTEMS, LABELS, GENERATIVE_TASKS, TASK_LABELS)]
     yield
     for known, kept in before:
         known.clear()

@@ -16,7 +16,7 @@ from gdmtl_lib import figures as plots
 from gdmtl_lib import pretrained
 from gdmtl_lib.experiments.models import Models
 from gdmtl_lib.pretrained import build_model
-from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, SYSTEMS, TASK_LABELS, System, Task, add_system, add_task
+from gdmtl_lib.systems import System, Task, add_system, add_task
 from gdmtl_lib.widgets.masks import AttentionExplorer, MaskExplorer
 
 PASSAGE = "the glacier is old blue ice in the north"
@@ -182,18 +182,13 @@ explorer = widgets.MaskExplorer(Models({str(tmp_path)!r}), ["gdmtl"], "ice is bl
 
 def test_a_task_of_ones_own_has_its_mask_and_its_target(toy_bert_folder, tmp_path):
     """As the README shows it: the answer, without the query."""
-    try:
-        add_task(Task("blind_answer", prefix="guess:", source=("passage",), target="answer"))
-        add_system(System("mine", "Mine", "encoder", ("rank", "blind_answer"), "concatenated", "pairwise", "x"))
-        models = Models(tmp_path)
-        build_model("mine", checkpoint=toy_bert_folder).save_pretrained(tmp_path / "mine" / "seed0" / "checkpoint")
-        explorer = MaskExplorer(models, ["mine"], PASSAGE, "why is ice blue", "the light")
-        assert explorer.controls["task"].value == "blind_answer" and explorer.controls["answer"].layout.display is None
-        assert "to be predicted: “the”" in explorer.view and "“guess:” at the start" in explorer.view
-        assert "why" not in texts(explorer)
-        figure = plots.block_diagrams(["mine"])
-        assert "blind answer loss: cross-entropy" in {text.get_text() for text in figure.findobj(Text)}
-    finally:
-        for known, name in ((GENERATIVE_TASKS, "blind_answer"), (TASK_LABELS, "blind_answer"), (SYSTEMS, "mine"), (LABELS, "mine")):
-            if name in known:
-                del known[name]
+    add_task(Task("blind_answer", prefix="guess:", source=("passage",), target="answer"))
+    add_system(System("mine", "Mine", "encoder", ("rank", "blind_answer"), "concatenated", "pairwise", "x"))
+    models = Models(tmp_path)
+    build_model("mine", checkpoint=toy_bert_folder).save_pretrained(tmp_path / "mine" / "seed0" / "checkpoint")
+    explorer = MaskExplorer(models, ["mine"], PASSAGE, "why is ice blue", "the light")
+    assert explorer.controls["task"].value == "blind_answer" and explorer.controls["answer"].layout.display is None
+    assert "to be predicted: “the”" in explorer.view and "“guess:” at the start" in explorer.view
+    assert "why" not in texts(explorer)
+    figure = plots.block_diagrams(["mine"])
+    assert "blind answer loss: cross-entropy" in {text.get_text() for text in figure.findobj(Text)}
