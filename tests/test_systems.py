@@ -91,17 +91,10 @@ def test_the_first_stage_has_a_name_but_no_model():
     )
 
 
-@pytest.fixture
-def own(monkeypatch):
-    """What a test adds is gone after it."""
-    for name in ("SYSTEMS", "LABELS", "GENERATIVE_TASKS"):
-        monkeypatch.setattr(systems, name, dict(getattr(systems, name)))
-
-
 BLIND = Task("blind_answer", "guess:", ("passage",), "answer")
 
 
-def test_a_task_and_a_system_of_ones_own(own):
+def test_a_task_and_a_system_of_ones_own():
     add_task(BLIND)
     added = add_system(System("guesser", "Guesser", "encoder", (RANK, "blind_answer"), "concatenated", "pairwise", "x"))
     assert get_system("Guesser") is added and added.generative_tasks == ("blind_answer",) and added.needs_answers
@@ -121,7 +114,7 @@ def test_a_task_and_a_system_of_ones_own(own):
         (Task("x", "x:", ("passage", "query"), "query"), "its target, the query, is part of its source: it would be copied"),
     ],
 )
-def test_a_task_that_cannot_be_is_refused(own, task, message):
+def test_a_task_that_cannot_be_is_refused(task, message):
     with pytest.raises(ValueError) as error:
         add_task(task)
     assert message in str(error.value)
@@ -139,7 +132,7 @@ def test_a_task_that_cannot_be_is_refused(own, task, message):
         ({"rank_layout": "separate"}, "an encoder reads passage and query concatenated"),
     ],
 )
-def test_a_system_that_cannot_be_is_refused(own, change, message):
+def test_a_system_that_cannot_be_is_refused(change, message):
     fine = dict(name="mine", label="Mine", backbone="encoder", tasks=(RANK,), rank_layout="concatenated",
                 rank_loss="pairwise", checkpoint="x")  # fmt: skip
     with pytest.raises(ValueError) as error:

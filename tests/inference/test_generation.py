@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib import inputs, systems
 from gdmtl_lib.inference import generation
 from gdmtl_lib.experiments.costs import count_flops
 from gdmtl_lib.inference.generation import compare_with_queries
@@ -240,13 +239,8 @@ def test_beside_the_query_that_was_asked(toys):
 
 
 @pytest.fixture
-def tasks_of_ones_own(monkeypatch):
+def tasks_of_ones_own():
     """A task that reads the passage alone and one that reads the query too, and systems that learn both."""
-    monkeypatch.setattr(systems, "GENERATIVE_TASKS", dict(systems.GENERATIVE_TASKS))
-    for module in (systems, generation, inputs):
-        monkeypatch.setattr(module, "GENERATIVE_TASKS", systems.GENERATIVE_TASKS)
-    monkeypatch.setattr(systems, "SYSTEMS", dict(systems.SYSTEMS))
-    monkeypatch.setattr(systems, "LABELS", dict(systems.LABELS))
     add_task(Task("guess", prefix="new:", source=("passage",), target="answer"))
     add_task(Task("reply", prefix="old:", source=("passage", "query"), target="answer"))
     tasks = ("rank", "guess", "reply")
