@@ -167,8 +167,8 @@ def smallest_detectable_difference(std: float, queries: int) -> float:
     probability `POWER`. Where systems differ by less, a missing mark says that queries are too few, not that nothing
     differs.
 
-    std: of the per-query differences, `query_deltas(...)["difference"].std()`. alpha: the test's level, not corrected.
-    Raises ValueError where std is negative or not finite, there are fewer than 2 queries, or not alpha < power < 1.
+    std: of the per-query differences, `query_deltas(...)["difference"].std()`.
+    Raises ValueError where std is negative or not finite, or there are fewer than 2 queries.
     """
     if not 0 <= std < np.inf:
         raise ValueError(f"std: expected a standard deviation, found {std!r}")

@@ -248,14 +248,15 @@ def choices(study: Study, measure: str) -> pd.DataFrame:
 
     Raises ValueError where no seed is shared, or where there are other queries.
     """
-    rows = []
+    rows, own = [], {system: set(study.own_trainings(system)["seed"]) for system in study.systems()}
     for choice, place in study.variants.items():
-        changes = {system: _changes(study, choice, system, measure) for system in study.systems() if place.seeds(system)}
+        seeds = {system: sorted(own[system].intersection(place.seeds(system))) for system in own if place.seeds(system)}
+        changes = {system: _changes(study, choice, system, seeds[system], measure) for system in seeds}
         rows += [(choice, system, "", change) for system, change in changes.items()]
         for system, twin in ((system, twin_of(system)) for system in changes):
-            seeds = changes[system].columns.intersection(changes.get(twin, changes[system]).columns)
-            if twin in study.systems() and len(seeds):
-                rows.append((choice, system, twin, changes[system][seeds].sub(changes.get(twin, 0))[seeds]))
+            shared = changes[system].columns.intersection(changes.get(twin, changes[system]).columns)
+            if twin in own and len(shared):
+                rows.append((choice, system, twin, changes[system][shared].sub(changes.get(twin, 0))[shared]))
     table = pd.DataFrame([row[:3] for row in rows], columns=["choice", "system", "twin"])
     table["seeds"] = [change.shape[1] for *_, change in rows]
     tests = [mean_interval(change.mean(axis=1)) for *_, change in rows]
@@ -266,9 +267,8 @@ def choices(study: Study, measure: str) -> pd.DataFrame:
     return table.sort_values("choice", key=lambda names: -names.map(worth), kind="stable", ignore_index=True)
 
 
-def _changes(study: Study, choice: str, system: str, measure: str) -> pd.DataFrame:
-    """What a choice changes, query by query: a column for each seed that the config's own trainings have, too."""
-    seeds = sorted(set(study.variants[choice].seeds(system)) & set(study.own_trainings(system)["seed"]))
+def _changes(study: Study, choice: str, system: str, seeds: Sequence[int], measure: str) -> pd.DataFrame:
+    """What a choice changes, query by query: a column for each seed, of those that the config's own trainings share."""
     if not seeds:
         raise ValueError(f"{choice}: expected a seed of {LABELS[system]} that the config's own trainings share; train one")
     changes = {}
