@@ -29,7 +29,7 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
 
     Two data sets are more than ir_datasets has of them. The queries of `msmarco-passage` get their answers and
     categories from MS MARCO's question answering data, by id, where that is on this machine. `trec-cast/v1/2019` is its
-    MS MARCO part, under MS MARCO's ids, with the sessions; its one split is `2019`. The texts are the resolved queries,
+    MS MARCO part, under MS MARCO's ids, with the sessions; its one split is `cast-2019`. The texts are the resolved queries,
     whose file has to lie in ir_datasets' folder.
 
     Returns the passages, which are looked up on disk, and the splits, which are read when first used. Raises ValueError
@@ -43,7 +43,7 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
     if not known[dataset_id].has_docs():
         raise ValueError(f"{dataset_id!r} of ir_datasets has no passages")
     if dataset_id in (CAST_2019, f"{CAST_2019}/judged"):
-        return IrdsPassages(MS_MARCO), {"2019": _split(dataset_id)}
+        return IrdsPassages(MS_MARCO), {"cast-2019": _split(dataset_id)}
     parent = ir_datasets.docs_parent_id(dataset_id)
     ids = [dataset_id]
     if dataset_id == parent:

@@ -283,11 +283,11 @@ def cast(tmp_path, home, monkeypatch):
 
 def test_cast_of_irds_is_the_ms_marco_part_with_resolved_queries_and_sessions(cast):
     collection = load_collection("irds:trec-cast/v1/2019")
-    assert collection.splits == ("2019",)
-    assert rows(collection.queries("2019")) == [("31_1", "What is ice?", "31"), ("31_2", "Who was king?", "31")]
-    assert rows(collection.qrels("2019")) == [("31_1", "0", 3), ("31_2", "1", 0)]
+    assert collection.splits == ("cast-2019",)
+    assert rows(collection.queries("cast-2019")) == [("31_1", "What is ice?", "31"), ("31_2", "Who was king?", "31")]
+    assert rows(collection.qrels("cast-2019")) == [("31_1", "0", 3), ("31_2", "1", 0)]
     assert collection.text(["1"]) == ["an old king"]
-    assert dict(collection.passages("2019")) == {"0": "blue ice", "1": "an old king"}
+    assert dict(collection.passages("cast-2019")) == {"0": "blue ice", "1": "an old king"}
     assert collection.fingerprint() == load_collection("irds:msmarco-passage").fingerprint()
 
 
@@ -295,10 +295,10 @@ def test_cast_says_where_its_resolved_queries_have_to_be(cast):
     cast.write_text("31_1\tWhat is ice?\n")
     collection = load_collection("irds:trec-cast/v1/2019")
     with pytest.raises(ValueError, match=r"has no line for query id '31_2' .1 missing.: fetch it anew from https://"):
-        collection.queries("2019")
+        collection.queries("cast-2019")
     cast.unlink()
     with pytest.raises(FileNotFoundError) as caught:
-        load_collection("irds:trec-cast/v1/2019").queries("2019")
+        load_collection("irds:trec-cast/v1/2019").queries("cast-2019")
     assert str(caught.value).startswith(
         "the resolved queries of 'trec-cast/v1/2019', which ir_datasets does not have, are not at "
         f"{cast}: fetch them with `curl --create-dirs -o {cast} https://"
@@ -314,8 +314,8 @@ def test_cast_of_irds_with_the_real_files(cast, tmp_path, monkeypatch):
     cast.write_bytes((DATA / "cast2019" / RESOLVED).read_bytes())
     (tmp_path / "cast.qrels").write_bytes(gzip.decompress((DATA / "cast2019" / "2019qrels.txt.gz").read_bytes()))
     collection = load_collection("irds:trec-cast/v1/2019")
-    queries, qrels = collection.queries("2019"), collection.qrels("2019")
+    queries, qrels = collection.queries("cast-2019"), collection.qrels("cast-2019")
     assert (len(queries), queries["session"].nunique(), int((qrels["relevance"] >= 2).sum())) == (173, 20, 2983)
     assert paper.paper_collection(qrels) == paper.CAST
-    folds = load_collection("folds:2019:irds:trec-cast/v1/2019")
+    folds = load_collection("folds:cast-2019:irds:trec-cast/v1/2019")
     assert sum(len(folds.queries(f"test{number}")) for number in range(5)) == 173
