@@ -15,6 +15,7 @@ class JointLoss(nn.Module):
     def __init__(self, model: nn.Module, settings: TrainingSettings):
         super().__init__()
         self.model, self.settings, self.tasks = model, settings, model.system.tasks
+        self.rank_loss = settings.rank_loss_of(model.system)
         if len(self.tasks) > 1 and settings.loss_weighting == "uncertainty":
             self.weighting = UncertaintyWeighting(self.tasks, settings.sigma_parameter)
         else:
@@ -26,7 +27,7 @@ class JointLoss(nn.Module):
         [tasks]."""
         instances = len(batch.score_at) // (1 + self.settings.negatives)
         each = {"pointwise": 1 + self.settings.negatives, "listwise": 1}
-        ranked = instances * each.get(self.model.system.rank_loss, self.settings.negatives)
+        ranked = instances * each.get(self.rank_loss, self.settings.negatives)
         return torch.tensor([ranked, *(len(batch.targets[t]) for t in self.model.system.generative_tasks)]).float()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -37,7 +38,7 @@ class JointLoss(nn.Module):
         output = self.model(batch)
         scores = output.scores.float().view(-1, 1 + self.settings.negatives)
         positive, negative = scores[:, :1].expand(-1, self.settings.negatives), scores[:, 1:]
-        match self.model.system.rank_loss:
+        match self.rank_loss:
             case "pairwise":
                 ranking = pairwise_hinge(positive, negative, self.settings.margin, "sum")
             case "pointwise":

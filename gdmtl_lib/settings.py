@@ -4,12 +4,14 @@ import math
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 
+from .systems import RANK_LOSSES, System
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
 _CHOICES = {
     "tracker": (None, "tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
-    "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
+    "rank_loss": (None, *RANK_LOSSES), "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
 }  # fmt: skip
 
 
@@ -56,6 +58,7 @@ class TrainingSettings:
     sigma_learning_rate: of the uncertainty weights. sigma_schedule: `constant`, or `warmup`: it rises and falls as the
         other one does. sigma_parameter: what is learned, `log_variance`, or `variance`: sigma squared itself. The
         second of each is what the authors' code does.
+    rank_loss: of `RANK_LOSSES`, in place of the system's own; None: its own.
     margin: of the hinge loss (Eq. 3). negatives: passages an instance of a lower grade than its relevant one, drawn
         anew every epoch (Eq. 3 pairs any two that differ). train_relevance_level: the lowest grade of a relevant one.
     max_length: tokens of a ranking input and of a source. target_length: tokens of a target.
@@ -88,6 +91,7 @@ class TrainingSettings:
     sigma_learning_rate: float = 1e-2
     sigma_schedule: str = "constant"
     sigma_parameter: str = "log_variance"
+    rank_loss: str | None = None
     margin: float = 1.0
     negatives: int = 1
     train_relevance_level: int = 1
@@ -130,6 +134,10 @@ class TrainingSettings:
     def _check(self, name: str, passed: bool, expected: str) -> None:
         if not passed:
             raise ValueError(f"{name} must be {expected}, found {getattr(self, name)!r}")
+
+    def rank_loss_of(self, system: System) -> str:
+        """What is learned of a query's passages, of `RANK_LOSSES`."""
+        return self.rank_loss or system.rank_loss
 
     def as_dict(self) -> dict:
         return asdict(self)

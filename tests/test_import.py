@@ -66,7 +66,7 @@ print(sorted({"torch", "transformers", "accelerate"} & set(sys.modules)))
 
 # Who may import whom: a file of the top level or a room, and what it may use besides itself.
 GROUND = {"systems", "settings", "masks", "losses", "data"}
-TABLE = {"systems": set(), "settings": set(), "masks": set(), "losses": set(), "data": GROUND}
+TABLE = {"systems": set(), "settings": {"systems"}, "masks": set(), "losses": set(), "data": GROUND}
 TABLE |= {"backbones": GROUND, "evaluation": GROUND, "inputs": GROUND | {"backbones"}}
 TABLE["packing"] = TABLE["inputs"] | {"inputs"}
 TABLE["models"] = TABLE["packing"] | {"packing"}

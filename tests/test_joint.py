@@ -1,7 +1,6 @@
 """The joint step's arithmetic on scores and logits given by hand; models themselves are in test_models."""
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -58,8 +57,7 @@ def test_pointwise_with_several_negatives():
 
 def test_listwise_with_several_negatives():
     """Two instances of three passages with equal scores: log 3 each."""
-    joint, batch = joint_of("bert", negatives=2), batch_of([1.0] * 6)
-    joint.model.system = replace(SYSTEMS["bert"], rank_loss="listwise")
+    joint, batch = joint_of("bert", negatives=2, rank_loss="listwise"), batch_of([1.0] * 6)
     assert joint.counts(batch).tolist() == [2]
     assert joint(batch).tolist() == pytest.approx([2 * math.log(3)])
     assert joint.loss(batch).item() == pytest.approx(math.log(3))
@@ -67,8 +65,7 @@ def test_listwise_with_several_negatives():
 
 def test_margins_of_a_teacher():
     """Margins 1 and 0 of one instance, the teacher's 3 and 1: squares 4 and 1, over two pairs."""
-    joint, batch = joint_of("bert", negatives=2), batch_of([1.0, 0.0, 1.0])
-    joint.model.system = replace(SYSTEMS["bert"], rank_loss="margin_mse")
+    joint, batch = joint_of("bert", negatives=2, rank_loss="margin_mse"), batch_of([1.0, 0.0, 1.0])
     batch.teacher = torch.tensor([5.0, 2.0, 4.0])
     assert joint.counts(batch).tolist() == [2]
     assert joint(batch).tolist() == [5]

@@ -20,6 +20,7 @@ def test_defaults_are_the_papers():
         "sigma_learning_rate": 1e-2,
         "sigma_schedule": "constant",
         "sigma_parameter": "log_variance",
+        "rank_loss": None,
         "margin": 1.0,
         "negatives": 1,
         "train_relevance_level": 1,
@@ -85,13 +86,14 @@ NUMBERS = [
     "learning_rate", "min_learning_rate", "warmup_epochs", "weight_decay", "sigma_learning_rate", "margin",
     "train_fraction",
 ]  # fmt: skip
+OPTIONAL_TEXTS = ["rank_loss", "tracker"]
 TEXTS = ["generation_mask", "precision", "device", "sigma_schedule", "sigma_parameter", "selection_measure"]
 NAN, INFINITE = float("nan"), float("inf")
 
 
 def test_every_setting_is_tried_below():
     names = {field.name for field in dataclasses.fields(TrainingSettings)}
-    assert {*INTEGERS, *NUMBERS, *TEXTS, "loss_weighting", "max_gradient_norm", "tracker", "keep_epoch_runs"} == names
+    assert {*INTEGERS, *NUMBERS, *TEXTS, *OPTIONAL_TEXTS, "loss_weighting", "max_gradient_norm", "keep_epoch_runs"} == names
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_every_setting_is_tried_below():
     + [(name, value, "a number") for name in NUMBERS for value in ("1e-4", True, None, NAN, INFINITE, 1j)]
     + [(name, value, "a text") for name in TEXTS for value in (1, None, True)]
     + [("max_gradient_norm", value, "a number, or None") for value in ("1e-4", True, NAN, INFINITE, 1j)]
-    + [("tracker", value, "a text, or None") for value in (1, True)]
+    + [(name, value, "a text, or None") for name in OPTIONAL_TEXTS for value in (1, True)]
     + [("keep_epoch_runs", value, "True or False") for value in (1, None, "yes")]
     + [
         ("loss_weighting", value, "'uncertainty' or a number")
@@ -125,6 +127,7 @@ def test_every_setting_is_tried_below():
         ("precision", "fp8", "one of auto, fp32, bf16, fp16"),
         ("device", "gpu", "one of auto, cuda, mps, cpu"),
         ("tracker", "mlflow", "None or one of tensorboard, wandb"),
+        ("rank_loss", "triplet", "None or one of pairwise, pointwise, listwise, margin_mse"),
         ("sigma_schedule", "linear", "one of constant, warmup"),
         ("sigma_parameter", "sigma", "one of log_variance, variance"),
     ]

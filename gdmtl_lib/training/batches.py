@@ -126,7 +126,7 @@ class Batches:
         self.instances = TrainingInstances(self.qrels, numbers, *drawn)
         self._token_ids: dict[tuple[str, str], array] = {}
         self._tokens_kept = 0
-        self._teacher = self._scores(candidates) if self.system.rank_loss == "margin_mse" else {}
+        self._teacher = self._scores(candidates) if settings.rank_loss_of(model.system) == "margin_mse" else {}
         self.steps_per_epoch = -(-len(self.instances) // settings.batch_size)
         self.answers = self._answers() if self.system.needs_answers else {}
         self._answered = [pair[:2] for pair in self.instances.pairs if pair[0] in self.answers]

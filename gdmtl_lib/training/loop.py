@@ -148,7 +148,7 @@ class _Training:
         """Everything that decides the outcome. The device does not: it changes rounding only. Nor does what is looked
         at on the way."""
         left_out = ("device", "gradient_cosines_every", "tracker")
-        learns_scores = self.model.system.rank_loss == "margin_mse"
+        learns_scores = self.settings.rank_loss_of(self.model.system) == "margin_mse"
         columns = ["query_id", "doc_id", *(["score"] if learns_scores else [])]
         validation = None if self.validation is None else {
             "candidates": frame_hash(self.validation[["query_id", "doc_id"]]), "qrels": frame_hash(self.validation_qrels),

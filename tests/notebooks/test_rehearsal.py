@@ -277,7 +277,7 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
     if config == "denoising":  # the study alone trains
         jobs = jobs - {"train_bert_seed0"} | {"17_denoising"}
     if config.startswith("choices"):
-        jobs |= {"16_choices", "train_choices_mlm_expansion_gdmtl_seed1"}
+        jobs |= {"16_choices", "train_choices_mlm_expansion_gdmtl_seed0"}
         assert "train_choices_mlm_expansion_bert" not in listed  # a mask of generation does not concern it
     if config == "squad_sentences_cpu":
         jobs = jobs - {"train_bert_seed0"} | {"train_gdmtl_s_seed2", "denoise_steps800_seed2"}

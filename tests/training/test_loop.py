@@ -838,6 +838,8 @@ def test_a_system_with_another_ranking_loss_trains(rank_loss, own_system, toy_be
     """`train` goes through, and a loaded model is of that system; one batch, met again and again, is learned by heart."""
     once = Training(toy_bert_folder, model=own_system(rank_loss), epochs=1, warmup_epochs=0, negatives=2)
     model, history = once(tmp_path)
+    chosen = Training(toy_bert_folder, "gdmtl", epochs=1, warmup_epochs=0, negatives=2, rank_loss=rank_loss)
+    assert chosen(tmp_path / "chosen")[1].equals(history)  # as a setting it is the same, with any system
     assert np.isfinite(history["rank_loss"]).all() and load_model(tmp_path / "checkpoint").system.rank_loss == rank_loss
     joint = JointLoss(model.train(), settings_of(negatives=2))
     batch = Batches(model, once.collection, candidates_of(once.collection), settings_of(negatives=2)).packed(0, range(2))
