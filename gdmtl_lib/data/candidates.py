@@ -21,37 +21,31 @@ import pandas as pd
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .bm25 import QUERIES_AT_ONCE, QUIET_SECONDS, bm25_candidates, check_parameters, index_key, open_index
+from .bm25 import QUERIES_AT_ONCE, QUIET_SECONDS, bm25_candidates, check_parameters, index_key, indexes_at
+from .bm25 import open_index
 from .collection import Collection
-from .files import cache_folder, file_hash, replace_file, try_lock, write_lines
+from .files import checksums, file_hash, replace_file, replace_folder, try_lock, write_lines
 from .trec import frame_hash, read_run
 
 OWN_CANDIDATES = "collection"  # says that the candidates are the collection's own
 
 
 def first_stage_candidates(
-    collection: Collection,
-    split: str,
-    depth: int = 100,
-    run: str | None = None,
-    k1: float = 0.9,
-    b: float = 0.4,
-    enriched: str | os.PathLike[str] | None = None,
-    index_dir: str | os.PathLike[str] | None = None,
+    collection: Collection, split: str, depth: int = 100, run: str | None = None, **bm25
 ) -> pd.DataFrame:
     """The best candidates of every query of a split: BM25's, or those of a run that is there already.
 
     run: None for BM25; `collection` for the collection's own candidates (`candidates.<split>.trec`, or MS MARCO's
-    `top1000.<split>`); else the path of a TREC run, in which `{split}` stands for the split. What is BM25's is not
-    looked at then.
+    `top1000.<split>`); else the path of a TREC run, in which `{split}` stands for the split. bm25: what else
+    `bm25_candidates` takes; not looked at where there is a run.
 
-    Other args, returns, raises: as `bm25_candidates`. Queries of others are left out of a run; a warning says how many
+    Returns, raises: as `bm25_candidates`. Queries of others are left out of a run; a warning says how many
     of the split's it lacks. ValueError also where there are no such candidates, none of the split's queries has any, or
     a passage is not the collection's.
     """
     if run is None:
-        return bm25_candidates(collection, split, depth, k1, b, index_dir, enriched)
-    check_parameters(depth, k1, b)
+        return bm25_candidates(collection, split, depth, **bm25)
+    check_parameters(depth)
     whose = f"the candidates of {collection.name!r}" if run == OWN_CANDIDATES else run.replace("{split}", split)
     found = collection.candidates(split) if run == OWN_CANDIDATES else read_run(whose)
     query_ids = collection.queries(split)["query_id"]
@@ -66,14 +60,8 @@ def first_stage_candidates(
 
 
 def training_candidates(
-    collection: Collection,
-    split: str,
-    depth: int = 100,
-    run: str | None = None,
-    k1: float = 0.9,
-    b: float = 0.4,
-    enriched: str | os.PathLike[str] | None = None,
-    index_dir: str | os.PathLike[str] | None = None,
+    collection: Collection, split: str, depth: int = 100, run: str | None = None, k1: float = 0.9, b: float = 0.4,
+    **index,
 ) -> "Candidates":
     """The same candidates, of the same arguments, in the compact form, stored beside the indexes: searched once, and
     found again by whoever asks for the same. A search that was interrupted goes on; a second process waits."""
@@ -81,16 +69,16 @@ def training_candidates(
         return Candidates.of_frame(first_stage_candidates(collection, split, depth, run))
     check_parameters(depth, k1, b)
     queries = collection.queries(split)
-    of = [index_key(collection, split, enriched), frame_hash(queries[["query_id", "text"]]), depth, float(k1), float(b)]
-    indexes = cache_folder("indexes") if index_dir is None else Path(index_dir)
-    home = indexes / "candidates" / hashlib.sha256(json.dumps(of).encode()).hexdigest()
+    key = index_key(collection, split, index.get("enriched"))
+    of = [key, frame_hash(queries[["query_id", "text"]]), depth, float(k1), float(b)]
+    home = indexes_at(index.get("index_dir")) / "candidates" / hashlib.sha256(json.dumps(of).encode()).hexdigest()
     home.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(home.with_suffix(".lock"), wait=True):
         if (home / "made_from.json").is_file():
             return Candidates.open(home)
         texts = dict(zip(queries["query_id"], queries["text"], strict=True))
-        with open_index(collection, split, index_dir, enriched) as index:
-            return _search(collection, split, index, texts, depth, (k1, b), home, of)
+        with open_index(collection, split, **index) as opened:
+            return _search(collection, split, opened, texts, depth, (k1, b), home, of)
 
 
 def _search(
@@ -117,26 +105,19 @@ def _search(
             f"BM25 finds no passage for any query of {split!r} in {collection.name!r}: are queries and passages in one "
             "language, and in one script?"
         )
-    unfinished = home.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    np.save(unfinished / "names.npy", names)
-    np.save(unfinished / "starts.npy", np.append(0, np.cumsum(counts[counts > 0])))
-    found = [query_id for query_id, count in zip(query_ids, counts, strict=True) if count]
-    write_lines(unfinished / "queries.txt", (f"{query_id}\n" for query_id in found))
-    numbers = open_memmap(unfinished / "numbers.npy", "w+", np.int32, (int(counts.sum()),))
-    place = 0
-    for file in files:
-        part = np.load(file)["numbers"]
-        numbers[place : (place := place + len(part))] = part
-    numbers.flush()
-    del numbers
-    digest = Candidates.open(unfinished, check=False).hash()
-    checksums = {path.name: file_hash(path) for path in sorted(unfinished.iterdir())}
-    made_from = {"collection": collection.name, "split": split, "of": of, "hash": digest, "files": checksums}
-    write_lines(unfinished / "made_from.json", [json.dumps(made_from, indent=2) + "\n"])
-    shutil.rmtree(home, ignore_errors=True)
-    unfinished.rename(home)
+    with replace_folder(home, home.with_suffix(".unfinished")) as unfinished:
+        np.save(unfinished / "names.npy", names)
+        np.save(unfinished / "starts.npy", np.append(0, np.cumsum(counts[counts > 0])))
+        found = [query_id for query_id, count in zip(query_ids, counts, strict=True) if count]
+        write_lines(unfinished / "queries.txt", (f"{query_id}\n" for query_id in found))
+        numbers, place = open_memmap(unfinished / "numbers.npy", "w+", np.int32, (int(counts.sum()),)), 0
+        for file in files:
+            part = np.load(file)["numbers"]
+            numbers[place : (place := place + len(part))] = part
+        numbers.flush()
+        digest, files = Candidates.open(unfinished, check=False).hash(), checksums(unfinished)
+        made_from = {"collection": collection.name, "split": split, "of": of, "hash": digest, "files": files}
+        write_lines(unfinished / "made_from.json", [json.dumps(made_from, indent=2) + "\n"])
     shutil.rmtree(parts)
     return Candidates.open(home)
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 
@@ -26,8 +25,6 @@ KINDS = {
     "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
 }
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
-
-_NOTHING = {"qrels": qrels_frame(()), "answers": texts_frame({})}
 
 
 class Collection:
@@ -112,8 +109,8 @@ class Collection:
         """
         if self._fingerprint is not None:
             return self._fingerprint()
-        if hasattr(self._passages, "fingerprint"):
-            return self._passages.fingerprint
+        if found := getattr(self._passages, "fingerprint", None):
+            return found
         texts = [(f"passages {doc_id}", text) for doc_id, text in self.passages()]
         for split in self._splits.values():
             for part in ("queries", "answers"):
@@ -123,10 +120,8 @@ class Collection:
 
     def passages_fingerprint(self, split: str) -> str:
         """SHA-256 of the passages that a split searches, ids and texts, whatever their order."""
-        self._split(split)  # refuses an unknown one
-        if hasattr(self._passages, "fingerprint"):
-            return self._passages.fingerprint
-        return _digest(self.passages(split))
+        searched = self.passages(split)  # refuses an unknown split
+        return getattr(self._passages, "fingerprint", None) or _digest(searched)
 
     def text(self, doc_ids: Iterable[str]) -> list[str]:
         """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""
@@ -142,25 +137,21 @@ class Collection:
             if all(query_id in self._query_texts for query_id in query_ids):
                 break
             self._query_texts |= zip(split.queries["query_id"], split.queries["text"], strict=True)
-        if missing := set(query_ids).difference(self._query_texts):
-            self._refuse_queries(missing)
+        self._refuse_queries(set(query_ids).difference(self._query_texts))
         return [self._query_texts[query_id] for query_id in query_ids]
 
     def qrels_of(self, query_ids: Iterable[str]) -> pd.DataFrame:
         """The judgments of these queries, of any split. Raises ValueError for an unknown id."""
-        return self._of_queries(query_ids, "qrels")
+        return self._of_queries(query_ids, "qrels", qrels_frame(()))
 
     def answers_of(self, query_ids: Iterable[str]) -> pd.DataFrame:
         """The answers of those of these queries that have one. Raises ValueError for an unknown id."""
-        return self._of_queries(query_ids, "answers")
+        return self._of_queries(query_ids, "answers", texts_frame({}))
 
     def by_session(self, split: str, folds: int = 5) -> "Collection":
-        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT): its splits
-        are `train0`, `validate0`, `test0`, `train1`, ...; passages, texts and a query's candidates are this
-        collection's.
-
-        Raises ValueError where the split's queries have no sessions, and as `session_folds`.
-        """
+        """The rotations of a cross-validation over a split's sessions, as a collection (Section 5.2, CAsT) with the
+        splits `train0`, `validate0`, `test0`, `train1`, ... Raises ValueError where the split's queries have no
+        sessions, and as `session_folds`."""
         whole = self._split(split)
         if "session" not in whole.queries:
             raise ValueError(f"collection {self.name!r} has no sessions for the split {split!r} to make folds of")
@@ -185,28 +176,26 @@ class Collection:
             raise ValueError(f"collection {self.name!r} has no {part} for the split {split!r}{advice}")
         return frame.copy()
 
-    def _of_queries(self, query_ids: Iterable[str], part: str) -> pd.DataFrame:
-        missing = set(query_ids)
-        unknown = set(missing)
+    def _of_queries(self, query_ids: Iterable[str], part: str, nothing: pd.DataFrame) -> pd.DataFrame:
+        missing = unknown = set(query_ids)
         frames = []
         for split in self._splits.values():
             here = missing.intersection(split.queries["query_id"])
-            unknown -= here
-            frame = getattr(split, part) if here else None
-            if frame is not None:
+            unknown = unknown - here
+            if here and (frame := getattr(split, part)) is not None:
                 frames.append(frame[frame["query_id"].isin(here)])
-                missing -= here
+                missing = missing - here
             if not missing:
                 break
-        if unknown:
-            self._refuse_queries(unknown)
-        return pd.concat(frames or [_NOTHING[part]], ignore_index=True)
+        self._refuse_queries(unknown)
+        return pd.concat(frames or [nothing], ignore_index=True)
 
-    def _refuse_queries(self, query_ids: set[str]) -> NoReturn:
-        raise ValueError(
-            f"collection {self.name!r} has no query {min(query_ids)!r} ({len(query_ids)} unknown) "
-            f"in its splits {', '.join(self.splits)}"
-        )
+    def _refuse_queries(self, unknown: set[str]) -> None:
+        if unknown:
+            raise ValueError(
+                f"collection {self.name!r} has no query {min(unknown)!r} ({len(unknown)} unknown) "
+                f"in its splits {', '.join(self.splits)}"
+            )
 
 
 def rotations_name(collection: str, split: str, folds: int = 5) -> str:
@@ -262,8 +251,7 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
     if name == "sample":
         return Collection(name, *read_folder(Path(str(files("gdmtl_lib.data") / "sample"))))
     if rotations := rotations_of(name):
-        whole, split, folds = rotations
-        return load_collection(whole).by_session(split, folds)
+        return load_collection(rotations[0]).by_session(*rotations[1:])
     readers = {
         "irds": lambda path: open_irds(rest),
         "wikiqa": read_wikiqa,
@@ -283,13 +271,9 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
 def describe(collection: Collection, candidates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What is at hand for each split: queries, judged relevant passages (grade 1 and up), candidates (first-stage runs
     by split), and their recall."""
-    rows = {
-        split: {
-            "queries": len(collection.queries(split)),
-            "relevant": (collection.qrels(split)["relevance"] > 0).sum(),
-            "candidates": len(run),
-            "recall": recall(run, collection.qrels(split)).mean(),
-        }
-        for split, run in candidates.items()
-    }
+    rows = {}
+    for split, run in candidates.items():
+        qrels = collection.qrels(split)
+        counts = {"queries": len(collection.queries(split)), "relevant": (qrels["relevance"] > 0).sum()}
+        rows[split] = counts | {"candidates": len(run), "recall": recall(run, qrels).mean()}
     return pd.DataFrame(rows).T.astype({"queries": int, "relevant": int, "candidates": int}).round(3)

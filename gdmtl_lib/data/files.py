@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import time
 import zipfile
 import zlib
@@ -150,6 +151,20 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def replace_folder(folder: Path, unfinished: Path) -> Iterator[Path]:
+    """An empty folder to fill, `unfinished`, which takes the place of `folder` at the end of the block: whoever finds
+    that one finds all of it. What a killed process has left of it is removed."""
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def remove_unfinished(path: Path, age: float = 0.0) -> None:
     """Remove what killed processes have left of a file that they were writing. age: seconds since the last write."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
@@ -162,6 +177,11 @@ def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(folder: Path, but: Sequence[str] = ()) -> dict[str, str]:
+    """The hash of every file of a folder, by its name. but: names that are left out."""
+    return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name not in but}
 
 
 def cache_folder(kind: str) -> Path:

@@ -7,9 +7,9 @@ choose an epoch by cross-validation (MS MARCO), or keep sessions whole (CAsT).
 import hashlib
 import os
 import re
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -30,13 +30,8 @@ class Split:
     """
 
     def __init__(
-        self,
-        queries: _Part,
-        qrels: _Part = None,
-        answers: _Part = None,
-        candidates: _Part = None,
-        doc_ids: tuple[str, ...] | None = None,
-        advice: Mapping[str, str] | None = None,
+        self, queries: _Part, qrels: _Part = None, answers: _Part = None, candidates: _Part = None,
+        doc_ids: tuple[str, ...] | None = None, advice: Mapping[str, str] | None = None,
     ):
         self._parts = dict(zip(_PARTS, (queries, qrels, answers, candidates), strict=True))
         self.doc_ids, self.advice = doc_ids, advice or {}
@@ -108,12 +103,8 @@ def kfold(query_ids: Iterable[str], folds: int = 5, seed: int = 0) -> list[list[
     return [[query_ids[place] for place in places] for _, places in dealt]
 
 
-class Rotation(NamedTuple):
-    """One turn of a cross-validation: the ids of the queries to train on, to validate on and to test on."""
-
-    train: tuple[str, ...]
-    validate: tuple[str, ...]
-    test: tuple[str, ...]
+Rotation = namedtuple("Rotation", "train validate test")
+"""One turn of a cross-validation: the ids of the queries to train on, to validate on and to test on."""
 
 
 def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]:
@@ -131,11 +122,8 @@ def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]
     from sklearn.model_selection import GroupKFold
 
     dealt = [tuple(query_ids[i] for i in places) for _, places in GroupKFold(folds).split(query_ids, groups=groups)]
-    rotations = []
-    for number in range(folds):
-        test, validate, *rest = dealt[number:] + dealt[:number]
-        rotations.append(Rotation(tuple(sorted(sum(rest, ()))), validate, test))
-    return rotations
+    turns = [dealt[number:] + dealt[:number] for number in range(folds)]
+    return [Rotation(tuple(sorted(sum(rest, ()))), validate, test) for test, validate, *rest in turns]
 
 
 def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]]) -> pd.DataFrame:
@@ -172,13 +160,10 @@ def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]])
 
 
 def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) -> pd.DataFrame:
-    """What cross-validation says of a training that was validated after every epoch (Section 5.2, MS MARCO).
+    """What cross-validation says of a training that was validated after every epoch (Section 5.2, MS MARCO). Only the
+    choice of the epoch is cross-validated: what a training keeps are the weights after the best epoch on all queries.
 
-    Only the choice of the epoch is cross-validated: each fold of the validation queries is measured after the epoch
-    that is best on the other folds. What a training keeps are the weights after the epoch that is best on all of them.
-
-    table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer. seed: of
-    the folds.
+    table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer.
 
     Returns by `fold` (from 0, and `all`): `queries`, `epoch` (from 0; for all the one that is kept), `cross-validated`,
     the mean after the fold's own epoch, and `kept`, the mean after the epoch that is kept. By how much the last is

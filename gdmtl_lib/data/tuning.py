@@ -23,16 +23,8 @@ BS = (0.2, 0.4, 0.5, 0.62, 0.75, 0.9)
 
 
 def tune_bm25(
-    collection: Collection,
-    split: str,
-    table: str | os.PathLike[str],
-    depth: int = 1000,
-    queries: int = 1000,
-    k1s: Sequence[float] = K1S,
-    bs: Sequence[float] = BS,
-    index_dir: str | os.PathLike[str] | None = None,
-    enriched: str | os.PathLike[str] | None = None,
-    relevance_level: int = 1,
+    collection: Collection, split: str, table: str | os.PathLike[str], depth: int = 1000, queries: int = 1000,
+    k1s: Sequence[float] = K1S, bs: Sequence[float] = BS, relevance_level: int = 1, **index,
 ) -> pd.DataFrame:
     """Recall at a depth for every k1 and b of a grid, over a sample of a split's queries with a relevant passage.
 
@@ -40,8 +32,7 @@ def tune_bm25(
     computes what is new. One of other queries, judgments, passages or another depth is written anew.
 
     table: the CSV file. depth: candidates a query, those that recall counts. queries: how many to sample; all where
-    there are fewer. k1s, bs: the grid. index_dir, enriched: as for `bm25_candidates`. relevance_level: the lowest that
-    counts.
+    there are fewer. k1s, bs: the grid. relevance_level: the lowest that counts. index: as of `open_index`.
 
     Returns k1, b, recall, queries; the best first, of equals the smaller k1, then the smaller b. Recall is the mean
     over queries of the share of their relevant passages that are found. Raises ValueError as `bm25_candidates`, and
@@ -63,13 +54,13 @@ def tune_bm25(
     relevant = relevant[relevant["query_id"].isin(query_ids)]
     texts = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
     path = Path(table)
-    with open_index(collection, split, index_dir, enriched) as index:
-        of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, depth, index.key], sort_keys=True)
+    with open_index(collection, split, **index) as opened:
+        of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, depth, opened.key], sort_keys=True)
         made_from = hashlib.sha256(of.encode()).hexdigest()[:16]
         known = _known(path, made_from)
         todo = [pair for pair in grid if pair not in known]
         for k1, b in tqdm(todo, desc=f"tuning BM25 on {len(texts)} queries", unit="settings", delay=QUIET_SECONDS):
-            run = index.search(texts, depth, k1, b)
+            run = opened.search(texts, depth, k1, b)
             known[k1, b] = 0.0 if run.empty else float(recall(run, relevant, depth).mean())
             lines = [f"{k1!r},{b!r},{value!r},{made_from}\n" for (k1, b), value in sorted(known.items())]
             write_lines(path, ["k1,b,recall,made_from\n", *lines])

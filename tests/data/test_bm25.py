@@ -221,7 +221,7 @@ def test_a_build_that_was_killed_holds_nothing(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2
-    first_stage._remove_unfinished(tmp_path, "def")
+    first_stage._remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
