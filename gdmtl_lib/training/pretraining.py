@@ -151,7 +151,7 @@ class _Denoising:
             "passages": frame_hash(pd.DataFrame({"doc_id": doc_ids, "text": texts})),
             "initial_weights": fingerprint_of(self.model),
         }
-        self.folder = TrainingFolder(output_dir, description)
+        self.folder = TrainingFolder(output_dir, description, TrainingSettings().as_dict())
 
     def run(self) -> None:
         model = self.model.to(self.device).eval()  # without dropout: too few steps to learn any passage by heart
