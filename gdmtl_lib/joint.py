@@ -14,13 +14,13 @@ class JointLoss(nn.Module):
 
     def __init__(self, model: nn.Module, settings: TrainingSettings):
         super().__init__()
-        self.model, self.settings, self.tasks = model, settings, model.system.tasks
-        self.rank_loss = settings.rank_loss_of(model.system)
-        if len(self.tasks) > 1 and settings.loss_weighting == "uncertainty":
+        self.model, self.settings, self.tasks = model, settings, settings.tasks_of(model.system)
+        self.rank_loss, weight = settings.rank_loss_of(model.system), settings.loss_weighting
+        if len(self.tasks) > 1 and weight == "uncertainty":
             self.weighting = UncertaintyWeighting(self.tasks, settings.sigma_parameter)
         else:
-            fixed = {task: settings.loss_weighting for task in model.system.generative_tasks}
-            self.weighting = FixedWeighting({"rank": 1.0} | fixed)
+            beside_ranking = 1.0 if weight == "generation" else weight
+            self.weighting = FixedWeighting({task: 1.0 if task == "rank" else beside_ranking for task in self.tasks})
 
     def counts(self, batch: Batch) -> Tensor:
         """What each task's mean is over: pairs (passages, point-wise; instances, list-wise), and target tokens; float
@@ -28,7 +28,7 @@ class JointLoss(nn.Module):
         instances = len(batch.score_at) // (1 + self.settings.negatives)
         each = {"pointwise": 1 + self.settings.negatives, "listwise": 1}
         ranked = instances * each.get(self.rank_loss, self.settings.negatives)
-        return torch.tensor([ranked, *(len(batch.targets[t]) for t in self.model.system.generative_tasks)]).float()
+        return torch.tensor([ranked if task == "rank" else len(batch.targets[task]) for task in self.tasks]).float()
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of each task summed over the batch (Eq. 3 to 5), float [tasks].
@@ -36,25 +36,31 @@ class JointLoss(nn.Module):
         batch: of instances, each one's relevant passage before its negatives.
         """
         output = self.model(batch)
-        scores = output.scores.float().view(-1, 1 + self.settings.negatives)
+        losses = [
+            self._ranking(output.scores, batch) if task == "rank"
+            else generation_cross_entropy(output.logits[task], batch.targets[task], "sum")
+            for task in self.tasks
+        ]  # fmt: skip
+        if "rank" not in self.tasks:  # no scores, whose sum is 0: several processes want a gradient for every weight
+            losses[0] = losses[0] + output.scores.sum()
+        return torch.stack(losses)
+
+    def _ranking(self, scores: Tensor, batch: Batch) -> Tensor:
+        """The ranking loss summed over the batch: Eq. 3, or one of other re-rankers. scores: float [passages]."""
+        scores = scores.float().view(-1, 1 + self.settings.negatives)
         positive, negative = scores[:, :1].expand(-1, self.settings.negatives), scores[:, 1:]
         match self.rank_loss:
             case "pairwise":
-                ranking = pairwise_hinge(positive, negative, self.settings.margin, "sum")
+                return pairwise_hinge(positive, negative, self.settings.margin, "sum")
             case "pointwise":
                 relevant = torch.zeros_like(scores)
                 relevant[:, 0] = 1
-                ranking = pointwise_cross_entropy(scores, relevant, "sum")
+                return pointwise_cross_entropy(scores, relevant, "sum")
             case "listwise":
-                ranking = listwise_softmax(scores, "sum")
+                return listwise_softmax(scores, "sum")
             case "margin_mse":
                 teacher = batch.teacher.view_as(scores)
-                ranking = margin_mse(positive, negative, teacher[:, :1] - teacher[:, 1:], "sum")
-        generation = [
-            generation_cross_entropy(output.logits[task], batch.targets[task], "sum")
-            for task in self.model.system.generative_tasks
-        ]
-        return torch.stack([ranking, *generation])
+                return margin_mse(positive, negative, teacher[:, :1] - teacher[:, 1:], "sum")
 
     def loss(self, batch: Batch) -> Tensor:
         """The joint loss of a batch: its mean losses, weighted (Eq. 2, or Eq. 6 with learned weights)."""

@@ -27,7 +27,7 @@ _KINDS = {
     int: ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
     float: ("a number", _is_number),
     str: ("a text", _is_text),
-    str | float: ("'uncertainty' or a number", lambda value: _is_text(value) or _is_number(value)),
+    str | float: ("'uncertainty', 'generation' or a number", lambda value: _is_text(value) or _is_number(value)),
     float | None: ("a number, or None", lambda value: _is_number(value) or value is None),
     str | None: ("a text, or None", lambda value: _is_text(value) or value is None),
     bool: ("True or False", lambda value: isinstance(value, bool)),
@@ -42,8 +42,8 @@ _LIMITS = (
     ("more than 0 and at most 1", lambda value: 0 < value <= 1, ("train_fraction",)),
     ("between 16 and 4096", lambda value: 16 <= value <= 4096, ("max_length",)),
     ("between 2 and 4096", lambda value: 2 <= value <= 4096, ("target_length",)),
-    ("'uncertainty' or a number above 0, without quotes",
-     lambda value: value == "uncertainty" if _is_text(value) else value > 0, ("loss_weighting",)),
+    ("'uncertainty', 'generation' or a number above 0, without quotes",
+     lambda value: value in ("uncertainty", "generation") if _is_text(value) else value > 0, ("loss_weighting",)),
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ class TrainingSettings:
         anew every epoch (Eq. 3 pairs any two that differ). train_relevance_level: the lowest grade of a relevant one.
     max_length: tokens of a ranking input and of a source. target_length: tokens of a target.
     loss_weighting: `uncertainty` (Eq. 6), or a number: the fixed weight of every generative loss beside the ranking
-        loss's 1 (Eq. 2).
+        loss's 1 (Eq. 2); or `generation`: nothing else is learned, and what comes out writes and does not rank.
     generation_mask: `mixed`, or `mlm` for the ablation that replaces every target token by [MASK].
     generation_head_warmup_steps: steps in which the language-model heads alone are trained, before everything else.
     train_fraction: share of the training queries; a smaller share is part of every larger one.
@@ -138,6 +138,13 @@ class TrainingSettings:
     def rank_loss_of(self, system: System) -> str:
         """What is learned of a query's passages, of `RANK_LOSSES`."""
         return self.rank_loss or system.rank_loss
+
+    def tasks_of(self, system: System) -> tuple[str, ...]:
+        """What is learned of the system's tasks. Raises ValueError where that is nothing."""
+        tasks = system.generative_tasks if self.loss_weighting == "generation" else system.tasks
+        if not tasks:
+            raise ValueError(f"loss_weighting 'generation' leaves {system.name} nothing to learn: it has no head to write with")
+        return tasks
 
     def as_dict(self) -> dict:
         return asdict(self)

@@ -80,6 +80,17 @@ def test_uncertainty_weighting_is_the_default_of_several_tasks():
     assert joint(batch).tolist() == pytest.approx([0.5, 3 * math.log(4)])
 
 
+def test_generation_alone():
+    """Three tokens of log 4 each, whatever the (absent) scores; a system that writes nothing is refused."""
+    joint, batch = joint_of("gdmtl", loss_weighting="generation"), batch_of([], [0, 1, 2])
+    assert joint.tasks == (TASK,) and list(joint.parameters()) == []
+    assert joint.counts(batch).tolist() == [3] and joint(batch).tolist() == pytest.approx([3 * math.log(4)])
+    assert joint.loss(batch).item() == pytest.approx(math.log(4))
+    assert list(joint.row(torch.tensor([0.5]))) == ["loss", f"{TASK}_loss"]
+    with pytest.raises(ValueError, match="leaves bert nothing to learn: it has no head to write with"):
+        joint_of("bert", loss_weighting="generation")
+
+
 def test_one_task_needs_no_weights():
     assert list(joint_of("bert").parameters()) == []
     assert list(joint_of("gdmtl", loss_weighting=0.1).parameters()) == []

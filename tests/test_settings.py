@@ -105,7 +105,7 @@ def test_every_setting_is_tried_below():
     + [(name, value, "a text, or None") for name in OPTIONAL_TEXTS for value in (1, True)]
     + [("keep_epoch_runs", value, "True or False") for value in (1, None, "yes")]
     + [
-        ("loss_weighting", value, "'uncertainty' or a number")
+        ("loss_weighting", value, "'uncertainty', 'generation' or a number")
         for value in (None, True, NAN, INFINITE, {"rank": 1})
     ]
     + [(name, 0, "at least 1") for name in ("epochs", "batch_size", "negatives", "gradient_accumulation", "train_relevance_level")]
@@ -132,7 +132,7 @@ def test_every_setting_is_tried_below():
         ("sigma_parameter", "sigma", "one of log_variance, variance"),
     ]
     + [
-        ("loss_weighting", value, "'uncertainty' or a number above 0, without quotes")
+        ("loss_weighting", value, "'uncertainty', 'generation' or a number above 0, without quotes")
         for value in ("0.1", "Uncertainty", "", 0.0, -0.1)
     ],
 )

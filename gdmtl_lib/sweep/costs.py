@@ -95,7 +95,8 @@ class Costs:
         the validation split. relevant: pairs to learn from. validated: pairs of that split."""
         settings, (rank, generate) = self.defaults | given, self._operations(system, given)
         tasks = len(SYSTEMS[system].generative_tasks)
-        instance = (1 + settings["negatives"]) * rank + tasks * generate
+        ranks = (1 + settings["negatives"]) * (settings["loss_weighting"] != "generation")
+        instance = ranks * rank + tasks * generate
         measured = settings["epochs"] + 1 if settings["validate_every_epoch"] else 1
         return (
             3 * instance * relevant * settings["train_fraction"] * settings["epochs"]

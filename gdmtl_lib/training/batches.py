@@ -170,7 +170,7 @@ class Batches:
         return [(float(len(part) > 0), self.packed(epoch, part if len(part) else chosen[:1])) for part in mine]
 
     def packed(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> PackedBatch:
-        """Some instances of an epoch, packed. tasks: the system's, or some of them."""
+        """Some instances of an epoch, packed. tasks: those that are learned, or some of them."""
         sequences = self.sequences(epoch, indices, tasks)
         if pick_device(self.settings.device).type == "cuda":
             # The keys of all targets are one slice then (see `flash`). On a CPU the order decides what dropout draws.
@@ -179,7 +179,7 @@ class Batches:
 
     def sequences(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> list[TokenSequence]:
         """Of each instance its relevant passage, its negatives, and what is to be generated."""
-        tasks = tasks or self.system.tasks
+        tasks = tasks or self.settings.tasks_of(self.system)
         instances = [self.instances.instance(epoch, int(index)) for index in indices]
         queries = self._tokens("query", [each.query_id for each in instances])
         doc_ids = [doc_id for each in instances for doc_id in (each.positive, *each.negatives)]

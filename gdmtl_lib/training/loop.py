@@ -300,7 +300,8 @@ class _Training:
         """Before every n-th step, how the tasks' gradients lie to each other: on the step's own instances, on the first
         part of them where the batch is computed in parts."""
         every, accelerator = self.settings.gradient_cosines_every, self.accelerator
-        if not every or step % every or not self.model.system.generative_tasks or not accelerator.is_main_process:
+        together = "rank" in self.joint.tasks and len(self.joint.tasks) > 1
+        if not every or step % every or not together or not accelerator.is_main_process:
             return []
         [(_, batch), *_] = parts
         # Without its scaler, gradients of fp16 would vanish.

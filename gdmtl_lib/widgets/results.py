@@ -5,6 +5,7 @@ from functools import cache, partial
 
 import ipywidgets
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from gdmtl_lib import figures as plots
 from gdmtl_lib.data.collection import Collection
@@ -14,6 +15,7 @@ from gdmtl_lib.evaluation.tables import styled, styled_passages, top_passages
 from gdmtl_lib.experiments import studies
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.figures.style import written
+from gdmtl_lib.inference.generation import generate
 from gdmtl_lib.systems import LABELS
 from .explorer import Explorer, choice, labelled, search, slider, step_button
 
@@ -196,27 +198,40 @@ def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
     return Explorer(draw, {"k": choice("best k", options, "")})
 
 
-def explore_written(table: pd.DataFrame) -> Explorer:
-    """Browse passages: the real query and what each system writes, those first whose words are asked for.
+def explore_written(table: pd.DataFrame, models: Mapping | None = None, max_tokens: int = 14) -> Explorer:
+    """Browse passages: the real query and what each system writes, those first whose words are asked for. Or give a
+    paragraph of your own, and see what they write for it.
 
-    table: `passage`, `real query`, and a column a system, under its label.
+    table: `passage`, `real query`, and a column a system, under its label. models: by label, what writes.
+    max_tokens: the longest query.
     """
+
+    def by_writer(texts: pd.Series) -> Styler:
+        shown = styled(texts.rename("text").rename_axis("written by").reset_index(), index=False)
+        return shown.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
 
     def containing(words):
         return table[table["passage"].str.contains(words, case=False, regex=False)]
 
-    def draw(words, passage):
+    def draw(words, passage, own=""):
+        if own.strip():
+            written = {label: generate(model, [own], max_tokens=max_tokens)[0] for label, model in models.items()}
+            return [f"Your paragraph: {own}", by_writer(pd.Series(written, dtype=str))]
         found = containing(words)
         if found.empty:
             raise ValueError(f"No passage contains {words!r}")
         passage = min(passage, len(found))
         chosen = found.iloc[passage - 1]
-        shown = styled(chosen.drop("passage").rename("text").rename_axis("written by").reset_index(), index=False)
-        shown.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
-        return [f"Passage {passage} of {len(found)}: {chosen['passage']}", shown]
+        return [f"Passage {passage} of {len(found)}: {chosen['passage']}", by_writer(chosen.drop("passage"))]
 
     passage = slider("passage", 1, max(1, len(table)), 1)
-    return Explorer(draw, {"words": search("passage", passage, containing), "passage": passage})
+    controls = {"words": search("passage", passage, containing), "passage": passage}
+    if models:
+        controls["own"] = ipywidgets.Textarea(
+            description="or your own", placeholder="a paragraph: press Tab when it is complete", continuous_update=False,
+            layout={"width": "36em"},
+        )  # fmt: skip
+    return Explorer(draw, controls)
 
 
 def _pair(results: Results, split: str, baseline: str, system: str | None = None) -> dict[str, ipywidgets.Widget]:

@@ -853,6 +853,17 @@ def test_a_system_with_another_ranking_loss_trains(rank_loss, own_system, toy_be
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("system", ["gdmtl", "gdmtl_plus", "gdmtl_s"])
+def test_generation_alone_is_learned_and_nothing_else(system, toy_bert_folder, tmp_path):
+    """No ranking sequence is read, and what is written becomes likelier."""
+    once = Training(toy_bert_folder, system, loss_weighting="generation", epochs=8, warmup_epochs=0, gradient_cosines_every=2)
+    model, history = once(tmp_path)
+    assert "rank_loss" not in history and not (tmp_path / "gradients.csv").exists()
+    assert history["query_generation_loss"].iloc[-3:].mean() < history["query_generation_loss"].iloc[:3].mean()
+    read = describe_instance(model, once.collection, candidates_of(once.collection), settings_of(loss_weighting="generation"))
+    assert tuple(read["task"]) == model.system.generative_tasks
+
+
 def test_of_a_teachers_scores_only_how_far_apart_they_lie_counts(own_system, toy_bert_folder):
     model, settings = build_model(own_system("margin_mse"), checkpoint=toy_bert_folder), settings_of(negatives=2)
     candidates = candidates_of(collection_of())

@@ -196,7 +196,7 @@ PARAMETERS = [
     (lambda: TrainingSettings(seed=-1), "seed must be 0 or more, found -1"),
     (lambda: TrainingSettings(device="gpu"), "device must be one of auto, cuda, mps, cpu, found 'gpu'"),
     (lambda: TrainingSettings(loss_weighting="0.1"),
-     "loss_weighting must be 'uncertainty' or a number above 0, without quotes, found '0.1'"),
+     "loss_weighting must be 'uncertainty', 'generation' or a number above 0, without quotes, found '0.1'"),
     (lambda: TrainingSettings(max_length=10**6), "max_length must be between 16 and 4096, found 1000000"),
     (lambda: gdmtl.bm25_candidates(None, "dev", depth=-1), "expected depth to be an integer of 1 or more, found -1"),
     (lambda: gdmtl.bm25_candidates(None, "dev", depth=2.0), "expected depth to be an integer of 1 or more, found 2.0"),

@@ -201,3 +201,14 @@ def test_explore_written():
     assert explorer.controls["passage"].max == 2 and "Passage 2 of 2: old ice" in explorer.view
     explorer.controls["words"].value = "nothing like it"
     assert explorer.view == "<p>No passage contains &#x27;nothing like it&#x27;</p>"
+
+
+def test_a_query_is_written_for_a_paragraph_of_ones_own(toy_bert_folder):
+    table = pd.DataFrame({"passage": ["ice is blue"], "real query": ["why blue"], "GDMTL": ["what is ice"]})
+    model, own = gdmtl.build_model("gdmtl", checkpoint=toy_bert_folder), "old <ice> is blue"
+    explorer = explore_written(table, {"GDMTL": model}, max_tokens=3)
+    explorer.controls["own"].value = own
+    [expected] = gdmtl.generate(model, [own], max_tokens=3)
+    assert expected and html.escape(expected) in explorer.view and "Your paragraph: old &lt;ice&gt; is blue" in explorer.view
+    explorer.controls["own"].value = " "
+    assert "Passage 1 of 1" in explorer.view
