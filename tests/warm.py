@@ -1,13 +1,20 @@
 """Sweeps without their starts. Every job and every kernel of a sweep imports torch and transformers anew, ten seconds
 of processor time each; here both are forked from a server that has imported them once. What they do is the same."""
 
+import importlib
+import json
 import multiprocessing
 import os
+import shlex
 import signal
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 
@@ -21,9 +28,9 @@ _IMPORTED = [
 ]  # fmt: skip
 
 
-def forked(function: Callable, *arguments: object, cwd: Path, printed: Path) -> int:
-    """Call a function in a process that has imported everything, with this one's environment. What it prints goes to a
-    file. Returns its exit status."""
+def start(function: Callable, *arguments: object, cwd: Path, printed: Path) -> multiprocessing.Process:
+    """Call a function in a process that has imported everything, with this one's environment and in a session of its
+    own. What it prints goes to a file; what it returns is its exit status."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
@@ -33,14 +40,19 @@ def forked(function: Callable, *arguments: object, cwd: Path, printed: Path) -> 
         process.start()
     finally:
         del os.environ["MPLBACKEND"]
+    return process
+
+
+def forked(function: Callable, *arguments: object, cwd: Path, printed: Path) -> int:
+    """`start` it and wait; returns its exit status."""
+    process = start(function, *arguments, cwd=cwd, printed=printed)
     process.join()
     return process.exitcode
 
 
 def _call(function: Callable, arguments: tuple, environment: Mapping[str, str], cwd: Path, printed: Path) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(cwd)
+    os.setsid()
+    _enter(environment, cwd)
     with open(printed, "ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -59,8 +71,7 @@ def sweep(name: str, values: Mapping[str, object], only: tuple[str, ...] = ()) -
     from gdmtl_lib.sweep.config import read_config
     from gdmtl_lib.sweep.jobs import PAGE, prepare
 
-    # Before anything has a thread.
-    local_provisioner.launch_kernel = _Kernels().launch
+    local_provisioner.launch_kernel = _Forks().kernel  # before anything has a thread
     file = PROJECT / "papermill_runs" / "configs" / f"{name}.yaml"
     config = read_config(yaml.safe_load(file.read_text()) | values, name, PROJECT)
     jobs = {job.name: job for job in prepare(config)}
@@ -73,44 +84,73 @@ def sweep(name: str, values: Mapping[str, object], only: tuple[str, ...] = ()) -
     return command.main([config.folder, PAGE])
 
 
-def snakemake(arguments: list[str]) -> None:
-    """Snakemake itself, whose jobs start as they do for everybody. Call it with `forked`."""
+def snakemake(arguments: Sequence[str]) -> None:
+    """Snakemake itself; its jobs are forked where it would start them. Call it with `forked`."""
     from snakemake.cli import main
 
+    shell = importlib.import_module("snakemake.shell")
+    shell.sp = SimpleNamespace(**vars(subprocess) | {"Popen": _Forks().job})
     main(arguments)
 
 
-class _Kernels:
-    """A process that forks kernels: it has imported what they need, and no thread of a running sweep."""
+def papermill(arguments: Sequence[str]) -> None:
+    """papermill's command, whose kernel is forked. Call it with `forked`."""
+    from jupyter_client.provisioning import local_provisioner
+    from papermill.__main__ import papermill
+
+    local_provisioner.launch_kernel = _Forks().kernel
+    papermill(["--no-progress-bar", *arguments])
+
+
+def of_sweep(config: str | Path, folder: Path, *arguments: str, **values: object) -> list[str]:
+    """Snakemake's arguments for the sweep of a config, one of the project by its name, some of its values changed, with
+    the results and Snakemake's own files in a folder."""
+    file = config if isinstance(config, Path) else PROJECT / "papermill_runs" / "configs" / f"{config}.yaml"
+    return [
+        *arguments, "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "2", "--configfile", str(file),
+        "--directory", str(folder), "--max-threads", "1",  # starting takes longer than computing here: two jobs at a time
+        "--config", f"results={folder}", *(f"{name}={json.dumps(value)}" for name, value in values.items()),
+    ]  # fmt: skip
+
+
+class _Forks:
+    """A process that forks others when it is asked to: it has imported what they need, and has no thread."""
 
     def __init__(self):
         self.pipe, theirs = multiprocessing.Pipe()
+        self.lock = threading.Lock()
         if not os.fork():
             self.pipe.close()
             _serve(theirs)
         theirs.close()
 
     def ask(self, *request: object):
-        self.pipe.send(request)
-        return self.pipe.recv()
+        with self.lock:
+            self.pipe.send(request)
+            return self.pipe.recv()
 
-    def launch(self, command: list[str], env: Mapping[str, str] | None = None, cwd: str | None = None, **_):
+    def kernel(self, command: list[str], env: Mapping[str, str] | None = None, cwd: str | None = None, **_):
         """In place of `jupyter_client.launcher.launch_kernel`."""
         arguments = command[command.index("ipykernel_launcher") + 1 :]
-        return _Kernel(self, self.ask("start", arguments, dict(env or os.environ), cwd or os.getcwd()))
+        return _Fork(self, self.ask(_run_kernel, arguments, dict(env or os.environ), cwd or os.getcwd()))
+
+    def job(self, command: str, env: Mapping[str, str], **_):
+        """In place of the `subprocess.Popen` of a job's shell."""
+        words = shlex.split(command)
+        return _Fork(self, self.ask(_run_job, words[words.index("gdmtl_lib.sweep") + 1 :], env, os.getcwd()))
 
 
-class _Kernel:
-    """What jupyter_client asks of a `subprocess.Popen`."""
+class _Fork:
+    """What is asked of a `subprocess.Popen`."""
 
     stdin = stdout = stderr = None
 
-    def __init__(self, kernels: _Kernels, pid: int):
-        self.kernels, self.pid, self.returncode = kernels, pid, None
+    def __init__(self, forks: _Forks, pid: int):
+        self.forks, self.pid, self.returncode = forks, pid, None
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = self.kernels.ask("poll", self.pid)
+            self.returncode = self.forks.ask("poll", self.pid)
         return self.returncode
 
     def wait(self) -> int:
@@ -129,23 +169,48 @@ class _Kernel:
 
 
 def _serve(pipe) -> None:
-    """Fork kernels and tell how they are, until nobody is there who asks."""
+    """Fork and tell how those forked are, until nobody is there who asks; a job goes on then."""
     while True:
         try:
             what, *given = pipe.recv()
         except EOFError:
             os._exit(0)
-        if what == "start":
+        if what == "poll":
+            pid, status = os.waitpid(given[0], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
             answer = os.fork()
             if not answer:
                 pipe.close()
-                _run_kernel(*given)
-            # Of its own before anybody asks for it: signals go to the whole group of a kernel.
-            os.setpgid(answer, answer)
-        else:
-            pid, status = os.waitpid(given[0], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
+                what(*given)
+            if what == _run_kernel:
+                # Before anybody asks for it: signals go to the whole group of a kernel.
+                os.setpgid(answer, answer)
         pipe.send(answer)
+
+
+def _enter(environment: Mapping[str, str], cwd: str | Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+
+
+def _run_job(arguments: list[str], environment: Mapping[str, str], cwd: str) -> None:
+    from jupyter_client.provisioning import local_provisioner
+
+    from gdmtl_lib.sweep import __main__ as command
+
+    status = 1
+    try:
+        _enter(environment, cwd)
+        local_provisioner.launch_kernel = _Forks().kernel
+        status = command.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _run_kernel(arguments: list[str], environment: Mapping[str, str], cwd: str) -> None:
@@ -156,10 +221,9 @@ def _run_kernel(arguments: list[str], environment: Mapping[str, str], cwd: str) 
     for module in list(sys.modules.values()):
         if getattr(module, "tqdm", None) is plain:
             module.tqdm = notebook.tqdm
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(cwd)
     try:
-        IPKernelApp.launch_instance(argv=arguments)
+        _enter(environment, cwd)
+        # It ends with the process that has forked it, and that one with the one whose notebook it runs.
+        IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
     finally:
         os._exit(0)

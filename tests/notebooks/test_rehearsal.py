@@ -126,12 +126,7 @@ def test_rehearsal_of_the_papers_setting(folder, toy_bert_folder, tmp_path, monk
 
 def snakemake(config: str, folder: Path, *arguments: str, **values: object) -> str:
     """Run the sweep of a config of the project, some of its values changed; returns what it printed."""
-    return printed_by(warm.snakemake, folder, [
-        "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "2",
-        "--configfile", str(PROJECT / "papermill_runs" / "configs" / f"{config}.yaml"), "--directory", str(folder),
-        "--max-threads", "1", *arguments,
-        "--config", f"results={folder}", *(f"{name}={json.dumps(value)}" for name, value in values.items()),
-    ])  # fmt: skip
+    return printed_by(warm.snakemake, folder, warm.of_sweep(config, folder, *arguments, **values))
 
 
 def printed_by(function, folder: Path, *arguments: object) -> str:

@@ -6,14 +6,14 @@ GDMTL_STRESS=1 (`make stress`): 8 kills instead of 2.
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
+from multiprocessing import Process
 from pathlib import Path
 
 import pytest
 import yaml
+from tests import warm
 
 PROJECT = Path(__file__).parents[2]
 KILLS = 8 if os.environ.get("GDMTL_STRESS") else 2
@@ -23,28 +23,29 @@ TARGETS = ("04_rerank_and_evaluate_dev", "04_rerank_and_evaluate_cast", "06_win_
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory, toy_bert_folder):
-    """Starts a sweep of two toy systems and two splits into a folder, in a session of its own."""
+@pytest.fixture
+def config(toy_bert_folder) -> dict:
+    """A sweep of two toy systems and two splits."""
     config = yaml.safe_load((PROJECT / "papermill_runs" / "configs" / "smoke.yaml").read_text())
-    config |= {"systems": ["bert", "gdmtl"], "studies": {}}
     config["parameters"] |= {"checkpoint": str(toy_bert_folder)}
-    file = tmp_path_factory.mktemp("config") / "smoke.yaml"
-    file.write_text(yaml.safe_dump(config))
+    return config | {"systems": ["bert", "gdmtl"], "studies": {}}
 
-    def start(folder: Path) -> subprocess.Popen:
-        command = [
-            sys.executable, "-m", "snakemake", *TARGETS, "-s", str(PROJECT / "papermill_runs" / "Snakefile"),
-            "--cores", "2", "--max-threads", "1", "--configfile", str(file), "--directory", str(folder),
-            "--config", f"results={folder}",
-        ]  # fmt: skip
-        with open(folder / "printed.txt", "ab") as printed:
-            return subprocess.Popen(
-                command, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(PROJECT)},
-            )  # fmt: skip
 
-    return start
+@pytest.fixture
+def start(tmp_path, config):
+    """Starts it into a folder, in a session of its own."""
+    file = tmp_path / "smoke.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))  # the first split is the one to validate on
+    started = []
+
+    def start(folder: Path) -> Process:
+        arguments = warm.of_sweep(file, folder, *TARGETS)
+        started.append(warm.start(warm.snakemake, arguments, cwd=PROJECT, printed=folder / "printed.txt"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 def finish(start, folder: Path) -> None:
@@ -52,12 +53,28 @@ def finish(start, folder: Path) -> None:
     in a sentence meanwhile."""
     for _ in range(10):
         before = (folder / "printed.txt").stat().st_size if (folder / "printed.txt").exists() else 0
-        if start(folder).wait(timeout=600) == 0:
+        process = start(folder)
+        process.join(600)
+        if process.exitcode == 0:
             return
         said = (folder / "printed.txt").read_bytes()[before:].decode()
         assert "being run already, by process" in said or "is training into" in said, said
         time.sleep(2)
     pytest.fail(f"not finished after ten starts: {said}")
+
+
+def stamps(folder: Path) -> set[Path]:
+    """Of the jobs that are done."""
+    return set((folder / "smoke" / ".jobs").glob("[!.]*"))
+
+
+def running(folder: Path, process: Process, until: float) -> set[str]:
+    """The jobs that are under way, once there are any."""
+    while process.is_alive() and time.monotonic() < until:
+        if found := {path.name[1:].removesuffix(".lock") for path in (folder / "smoke" / ".jobs").glob(".*.lock")}:
+            return found
+        time.sleep(0.01)
+    return set()
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -67,31 +84,36 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for kind in kinds for path in folder.glob(kind)}
 
 
-def test_a_sweep_killed_again_and_again_ends_with_the_same_tables(start, tmp_path):
-    """Killed after a random number of jobs and a random time more: Snakemake alone, whose jobs then go on without it,
-    or all of its processes."""
+def test_a_sweep_killed_again_and_again_ends_with_the_same_tables(start, config, tmp_path):
+    """Killed after a random number of jobs and a random time more: all of its processes, or Snakemake alone. Its jobs go
+    on then, and the sweep is started again while they do, or when they have ended: Snakemake believes that the one left
+    its file half written, though it is done."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     started = time.monotonic()
-    finish(start, whole)
+    values = config | {"results": str(whole)}
+    assert not warm.forked(warm.sweep, "smoke", values, TARGETS, cwd=PROJECT, printed=whole / "printed.txt")
     took, rng, kills = time.monotonic() - started, random.Random(0), 0
-    jobs = len(list((whole / "smoke" / ".jobs").iterdir()))
+    jobs = len(stamps(whole))
     for number in range(KILLS):
-        child = start(killed)
+        process = start(killed)
         done = number * jobs // KILLS + rng.randint(0, 1)  # so that the kills spread over the sweep
-        until = time.monotonic() + took
-        while child.poll() is None and time.monotonic() < until:
-            if len(list((killed / "smoke" / ".jobs").glob("*"))) >= done:
-                break
+        until = time.monotonic() + 3 * took
+        while process.is_alive() and time.monotonic() < until and len(stamps(killed)) < done:
             time.sleep(0.05)
         time.sleep(rng.uniform(0, took / jobs))
         if number % 2:
-            child.kill()
+            before = running(killed, process, until)
+            process.kill()
+            while number % 4 == 1 and not before <= {path.name.partition(".")[0] for path in stamps(killed)}:
+                assert time.monotonic() < until + 3 * took, f"{before} have not ended"
+                time.sleep(0.05)
         else:
             with suppress(ProcessLookupError):  # it has ended by itself
-                os.killpg(child.pid, signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
+                os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
     finish(start, killed)
     assert kills >= max(1, KILLS // 2)
     found, expected = results(killed / "smoke"), results(whole / "smoke")
