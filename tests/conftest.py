@@ -20,8 +20,19 @@ import pytest
 from gdmtl_lib.systems import SYSTEMS
 
 
+# Files that take more than a quarter of a minute, the longest first.
+LONGEST = [
+    "notebooks/test_notebooks.py", "notebooks/test_rehearsal.py", "browser/test_browser.py", "training/test_loop.py",
+    "trust/test_sweep.py", "figures/test_figures.py", "trust/test_fuzz.py", "trust/test_leak.py", "trust/test_load.py",
+    "inference/test_processes.py", "figures/test_points.py", "trust/test_damage.py", "trust/test_scale.py",
+    "trust/test_resume.py", "inference/test_rerank.py", "notebooks/test_hostile.py",
+]  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run."""
+    """Long files first, or two workers do not end together; and skip what this machine cannot run."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         if item.get_closest_marker("gpu"):
             import torch

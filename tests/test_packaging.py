@@ -196,7 +196,8 @@ def test_make_installs_once(fresh_tree):
     install = (
         "python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .[offline,test]"
     )
-    assert calls() == [install, "python -m pytest -n 2 --dist loadfile -x"]
-    assert calls() == ["python -m pytest -n 2 --dist loadfile -x"]
+    tests = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -x"
+    assert calls() == [install, tests]
+    assert calls() == [tests]
     (fresh_tree / "pyproject.toml").write_text((fresh_tree / "pyproject.toml").read_text())
-    assert calls() == [install, "python -m pytest -n 2 --dist loadfile -x"]
+    assert calls() == [install, tests]
