@@ -81,10 +81,13 @@ class Forked:
         return self.child.exitcode
 
 
+FORKING = SimpleNamespace(**vars(subprocess) | {"Popen": Forked})
+
+
 @pytest.fixture
 def forked(one_thread, monkeypatch):
     """Processes of a job are forks; that they can be started anew is tested beside."""
-    monkeypatch.setattr(rerank_processes, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Forked}))
+    monkeypatch.setattr(rerank_processes, "subprocess", FORKING)
 
 
 def replaced(monkeypatch, source, of=0):
@@ -120,8 +123,9 @@ rerank_processes.main(Path(sys.argv[1]), int(sys.argv[2]))
 """
 
 
-def test_two_processes_give_the_bytes_of_one(job, tmp_path):
-    """Five chunks each; and the frame that is returned, and without a file too."""
+def test_two_processes_give_the_bytes_of_one(one_thread, job, tmp_path, monkeypatch):
+    """Five chunks each, of processes that are started; and the frame that is returned, and without a file too, where
+    three are forked."""
     job, whole = job
     told = []
     tqdm = reranking.tqdm
@@ -138,6 +142,7 @@ def test_two_processes_give_the_bytes_of_one(job, tmp_path):
     assert sum(told) == len(run) == 9 * QUERIES and len(told) >= 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shared.trec", "whole.trec"]
     pd.testing.assert_frame_equal(run, rerank(job, None))
+    monkeypatch.setattr(rerank_processes, "subprocess", FORKING)
     pd.testing.assert_frame_equal(run, rerank(job, None, processes=3))
 
 

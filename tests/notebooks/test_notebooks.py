@@ -118,24 +118,28 @@ def test_a_value_of_the_wrong_type_stops_the_training_at_once(tmp_path):
 
 
 def sweep(folder, *arguments, **config):
-    """Run the sweep of `smoke.yaml`, some of it changed, with its results and Snakemake's own files in a folder."""
-    command = [
-        sys.executable, "-m", "snakemake", "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "2",
-        "--configfile", str(PROJECT / "papermill_runs" / "configs" / "smoke.yaml"), "--directory", str(folder),
-        # Starting takes longer than computing here: two jobs at a time.
-        "--max-threads", "1", *arguments,
-        "--config", f"results={folder}", *(f"{name}={value}" for name, value in config.items()),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONPATH": str(PROJECT)})
-    return done, done.stdout + done.stderr
+    """Run the sweep of `smoke.yaml`, some of it changed, with its results and Snakemake's own files in a folder. Returns
+    its status and what it printed."""
+    return snakemake(folder, warm.of_sweep("smoke", folder, *arguments, **config))
+
+
+def snakemake(folder, arguments):
+    printed = folder / "printed.txt"
+    printed.unlink(missing_ok=True)
+    return warm.forked(warm.snakemake, arguments, cwd=folder, printed=printed), printed.read_text()
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """The results of the whole sweep of `smoke.yaml`, and what it printed: begun by Snakemake, the many jobs after that
-    without its starts."""
+    """The results of the whole sweep of `smoke.yaml`, and what it printed: begun by Snakemake as everybody starts it, the
+    many jobs after that without its starts."""
     folder = tmp_path_factory.mktemp("sweep")
-    done, text = sweep(folder, "--until", "train_bert_seed0", "denoise_steps3_seed0")
+    arguments = warm.of_sweep("smoke", folder, "--until", "train_bert_seed0", "denoise_steps3_seed0")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments], capture_output=True, text=True, timeout=1200,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    text = done.stdout + done.stderr
     assert done.returncode == 0, text
     status = warm.forked(warm.sweep, "smoke", {"results": str(folder)}, cwd=PROJECT, printed=folder / "printed.txt")
     text += (folder / "printed.txt").read_text()
@@ -231,8 +235,8 @@ def test_a_second_call_does_nothing_though_everything_was_touched(smoke):
     for path in [*folder.rglob("*"), *NOTEBOOKS]:
         path.touch()
     started = time.monotonic()
-    done, text = sweep(folder.parent)
-    assert done.returncode == 0 and time.monotonic() - started < 60
+    status, text = sweep(folder.parent)
+    assert status == 0 and time.monotonic() - started < 60
     assert "cells" not in text and f"All figures and tables: {folder}/index.html" in text
     assert {path: path.stat().st_ino for path in (folder / ".jobs").iterdir()} == stamps
 
@@ -241,8 +245,8 @@ def test_a_deleted_figure_is_drawn_again_and_nothing_else(smoke):
     """Notebook 02 draws it."""
     folder, _ = smoke
     (folder / "figures" / "candidate_recall.png").unlink()
-    done, text = sweep(folder.parent)
-    assert done.returncode == 0
+    status, text = sweep(folder.parent)
+    assert status == 0, text
     assert (folder / "figures" / "candidate_recall.png").exists()
     executed = set(re.findall(r"^\r?([\w+, ]+): \d+/\d+ cells", text, re.MULTILINE))
     assert executed == {"02_collection_and_candidates"}
@@ -261,24 +265,23 @@ def test_a_notebook_reads_the_results_from_the_notebooks_folder_too(smoke, tmp_p
 
 
 def test_a_failed_job_names_its_executed_notebook_and_the_last_error(tmp_path):
-    done, text = sweep(
+    status, text = sweep(
         tmp_path, "--until", "train_bert_seed0", systems=["bert"], parameters={"layers": 99, "epochs": 1}
     )
-    assert done.returncode != 0
+    assert status != 0
     assert f"executed notebook: {tmp_path}/smoke/bert/seed0/03_train.ipynb" in text
     assert "BERT, seed 0 failed. ValueError: " in text
     assert "Traceback" not in text
 
 
 def test_a_wrong_config_stops_before_anything_runs(tmp_path):
-    done, text = sweep(tmp_path, sytems=["bert"])
-    assert done.returncode != 0
+    status, text = sweep(tmp_path, sytems=["bert"])
+    assert status != 0
     assert "config smoke: unknown key 'sytems' (did you mean 'systems'?)" in text
     assert not (tmp_path / "smoke").exists()
 
 
 def test_a_config_has_to_be_named(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert "name one config: --configfile papermill_runs/configs/sample.yaml" in done.stderr
+    status, text = snakemake(tmp_path, ["-s", str(PROJECT / "papermill_runs" / "Snakefile"), "--cores", "1"])
+    assert status != 0
+    assert "name one config: --configfile papermill_runs/configs/sample.yaml" in text
