@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from gdmtl_lib.masks import Span, Spans, span_mask
+from gdmtl_lib.masks import Spans, span_mask
 
 from .dropout_attention import attention_weights, dropout_attention
 from .flash import suits, varlen_attention
@@ -29,13 +29,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention, span by span; registered with transformers under the name `PACKED`.
 
-    query, key, value: float [b, h, t, d], b = 1 when packed. spans: the spans, given as such or in the place of the
-    mask. Without spans this is ordinary attention under attention_mask (bool [b, 1, t, t'], True = may attend).
-    sliding_window: tokens of a span that are so far apart, or farther, do not attend to each other (ModernBERT's local
-    layers; a mask says that itself). cache: `KVCache` of `inference.prefix_cache`, or what has its `update`.
-    Returns float [b, t, h, d] and None (the weights are never formed).
-
-    Raises ValueError without either: nobody is to attend to padding or to the future because a mask went missing.
+    query, key, value: float [b, h, t, d], b = 1 when packed. spans: given as such or in the place of the mask. Without
+    spans this is ordinary attention under attention_mask (bool [b, 1, t, t'], True = may attend). sliding_window:
+    tokens of a span that are so far apart, or farther, do not attend to each other (ModernBERT's local layers; a mask
+    says that itself). cache: `KVCache` of `inference.prefix_cache`, or what has its `update`.
+    Returns float [b, t, h, d] and None (the weights are never formed). Raises ValueError without spans and mask.
     """
     if isinstance(attention_mask, Spans):
         spans, attention_mask = attention_mask, None
@@ -59,15 +57,11 @@ def packed_attention(
     if is_fast("stacked spans") and _computes_alone(query, dropout):
         return _stacked_attention(query, key, value, spans, scaling, sliding_window), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
-    keys, values = _columns(key, spans), _columns(value, spans)
     masks = (span_mask(span, sliding_window, query.device) for span in spans)
-    attend = F.scaled_dot_product_attention
-    if dropout and query.device.type == "cpu" and is_fast("dropout"):
-        attend = dropout_attention
-    outputs = [
-        attend(row, key, value, mask, dropout, scale=scaling)
-        for row, key, value, mask in zip(rows, keys, values, masks)
-    ]
+    saves_memory = dropout and query.device.type == "cpu" and is_fast("dropout")
+    attend = dropout_attention if saves_memory else F.scaled_dot_product_attention
+    each = zip(rows, _columns(key, spans), _columns(value, spans), masks)
+    outputs = [attend(*given, dropout, scale=scaling) for given in each]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -82,20 +76,16 @@ def _stacked_attention(
     """The same, for neighbouring spans of one shape at once: a few large batches of products take half the time of a CPU's
     fused kernel on the small products of each span. Arguments and result as in `packed_attention`."""
     outputs = []
-    for (rows, *_), group in groupby(spans, _shape):
+    shape_of = lambda span: (span.end - span.start, span.key_end - span.key_start, span.causal)  # noqa: E731
+    for (rows, *_), group in groupby(spans, shape_of):
         group = list(group)
-        n = len(group)
-        first, last = group[0].start, group[-1].end
-        q = query[0, :, first:last].unflatten(1, (n, rows)).transpose(0, 1)  # [n, h, r, d]
+        shape = (len(group), rows)
+        q = query[0, :, group[0].start : group[-1].end].unflatten(1, shape).transpose(0, 1)  # [n, h, r, d]
         k = torch.stack([key[0, :, span.key_start : span.key_end] for span in group])
         v = torch.stack([value[0, :, span.key_start : span.key_end] for span in group])
         weights = attention_weights(q, k, span_mask(group[0], sliding_window, query.device), scaling).to(v.dtype)
         outputs.append(torch.matmul(weights, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
-
-
-def _shape(span: Span) -> tuple[int, int, bool]:
-    return span.end - span.start, span.key_end - span.key_start, span.causal
 
 
 def _columns(states: Tensor, spans: Spans) -> list[Tensor]:

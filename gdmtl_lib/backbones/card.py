@@ -11,8 +11,8 @@ LICENCES = {"bert-base-uncased": "apache-2.0", "bert-large-uncased": "apache-2.0
 
 
 def describe_base(name: str | Path, folder: Path) -> dict[str, str]:
-    """What a card says of the checkpoint that a model starts from: `name` (of a folder no more than its own name) and,
-    where that is known, `license`. folder: where it lies."""
+    """What a card says of the checkpoint that a model starts from: `name` (of a folder its own alone) and, where that
+    is known, `license`."""
     name = Path(name).name if Path(name).is_dir() else str(name)
     licence = LICENCES.get(name)
     card = folder / "README.md"

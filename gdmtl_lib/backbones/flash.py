@@ -1,7 +1,7 @@
 """Attention over spans on a GPU: one call of flash attention for all bidirectional spans, one for all causal ones.
 
-Span by span a GPU would start a kernel a sequence and layer. The kernel for sequences of various lengths takes them as
-they are packed, forms no mask and no weights, and aligns causal attention at the bottom right.
+The kernel for sequences of various lengths takes them as they are packed, forms no mask and no weights, and aligns
+causal attention at the bottom right.
 
 h heads, t packed tokens, u tokens that are attended to, d head dimension.
 """
@@ -35,8 +35,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """The calls that spans come to. What the first gives for all rows is replaced by what the second gives for its own;
-    where neither has all rows, order says where each row stands among the results of both, int64 [t]; None: as it is."""
+    """replaces: what the first call gives for all rows is replaced by what the second gives for its own. order: where
+    each row stands among the results of both, int64 [t]; None: as it is."""
 
     calls: list[Call]
     replaces: bool = False
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan_of(spans: Spans, tokens: int, keys: int, device: torch.device) -> Plan:
-    """The calls, which all layers share. tokens, keys: t and u."""
+    """The calls that spans come to, which all layers share. tokens, keys: t and u."""
     key = (tokens, keys, device)
     if key not in spans.memo:
         spans.memo[key] = _plan(fewest_spans(spans).table, tokens, keys, device)

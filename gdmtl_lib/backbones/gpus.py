@@ -11,8 +11,7 @@ from gdmtl_lib.data.files import try_lock
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine that jobs may be given, by the names that CUDA_VISIBLE_DEVICES takes. Found without
-    CUDA, which takes seconds to start."""
+    """The GPUs that jobs may be given, as CUDA_VISIBLE_DEVICES names them; CUDA itself takes seconds to start."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
@@ -21,11 +20,8 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def own_gpus(given: Mapping) -> Iterator[None]:
-    """Give a job as many GPUs as it has processes, none of them in use by another job of this machine; without GPUs
-    nothing happens. A lock on a file, which ends with the process that holds it, says that a GPU is in use.
-
-    given: 03_train's parameters, of which `device` and `processes` count.
-    """
+    """Give a job as many GPUs as it has processes, none of them in use by another job of this machine (a lock says so);
+    without GPUs nothing happens. given: 03_train's parameters, of which `device` and `processes` count."""
     gpus = [] if given.get("device") == "cpu" else visible_gpus()
     size = given.get("processes", 1)
     groups = [",".join(gpus[first : first + size]) for first in range(0, len(gpus), size)]

@@ -18,10 +18,8 @@ from .linear import replaced
 
 @contextmanager
 def last_layer_at(layers: nn.ModuleList, rows: Tensor, spans: Spans) -> Iterator[None]:
-    """While the block runs, the last of these layers (BERT's, or like them) returns the states of some tokens alone.
-
-    rows: these tokens, int64 [r], rising. spans: what they attend to, as `masks.spans_at` gives it.
-    """
+    """While the block runs, the last of these layers (BERT's, or like them) returns the states of some tokens alone,
+    rows, int64 [r], rising. spans: what they attend to, as `masks.spans_at` gives it."""
     last = layers[-1]
     with replaced(last, "forward", partial(_forward, last, rows, spans)):
         yield

@@ -22,13 +22,9 @@ LAID_OUT_FROM = 4096  # tokens; to lay a weight out takes as long as it saves on
 
 @contextmanager
 def fused_layers(model: nn.Module, tokens: int = 0) -> Iterator[None]:
-    """While the block runs, the model's linear layers and the GELU after the wide ones are computed at once.
-
-    tokens: about how many will go through the layers, which decides whether weights are laid out first. They stay as they
-        were then: nothing may change them in the block.
-    Nothing changes where `fast_products` changes nothing, and on devices other than the CPU. In the block no gradients
-    are computed: run it under `torch.inference_mode()`.
-    """
+    """While the block runs, under `torch.inference_mode()`, the model's linear layers and the GELU after the wide ones
+    are computed at once, where `fast_products` changes anything. tokens: about how many will go through the layers,
+    which decides whether weights, which nothing may change in the block, are laid out first."""
     device = next(model.parameters()).device
     with ExitStack() as stack:
         if multiplies_with_onednn(device):
@@ -46,8 +42,8 @@ def fused_layers(model: nn.Module, tokens: int = 0) -> Iterator[None]:
 def linear_layer(
     weight: Tensor, bias: Tensor | None, tokens: int = 0, activation: str = "none"
 ) -> Callable[[Tensor], Tensor]:
-    """A linear layer and what follows it, as `fused_layers` computes them. weight: float [o, d]; bias: float [o].
-    tokens: as there. activation: `none`, or `gelu` where oneDNN multiplies. Returns float [..., d] -> float [..., o]."""
+    """A linear layer and what follows it, as `fused_layers` computes them, float [..., d] -> [..., o]. weight: float
+    [o, d]; bias: float [o]. activation: `none`, or `gelu` where oneDNN multiplies."""
     if not multiplies_with_onednn(weight.device):
         return partial(F.linear, weight=weight, bias=bias)
     if tokens >= LAID_OUT_FROM:

@@ -25,7 +25,7 @@ _READ_AT_ONCE, _LARGEST_VALUE = 1 << 20, 1 << 26  # characters
 
 
 def part_of_split(split: str) -> str | None:
-    """Which of the two files has a split's queries: `dev` for `dev-small`; None for queries of neither."""
+    """Which of the two files has a split's queries, `dev` for `dev-small`, or None."""
     return next((part for part in FILES if part in split.split("-")), None)
 
 

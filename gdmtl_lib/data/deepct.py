@@ -23,9 +23,7 @@ _JSON_LINES = re.compile(r"(?<!/)\.jsonl?(\.gz)?$")
 def enriched_passages(collection: Collection, split: str, path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
     """Pairs of doc_id and the text to index, of each passage that a split searches once.
 
-    path: a file of JSON lines, a folder of such files (`.json`, `.jsonl`, `.gz` after it), or a zip file of them, which
-    is read as it is.
-
+    path: a file of JSON lines, a folder of such files (`.json`, `.jsonl`, `.gz` after it), or a zip file of them.
     Raises FileNotFoundError where there is none, ValueError, naming file and line, where a line is no such JSON, a
     passage is not the collection's or stands twice, or some are missing.
     """

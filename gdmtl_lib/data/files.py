@@ -31,8 +31,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file, or of one in a zip file, without their ends, with their numbers from 1; at least one.
 
-    Raises FileNotFoundError where there is no such file, ValueError where it is empty, not UTF-8, holds a NUL or a
-    carriage return within a line, or is named `.gz` and is damaged or something else.
+    Raises FileNotFoundError where there is none, ValueError where it is empty, not UTF-8, holds a NUL or a carriage
+    return within a line, or is named `.gz` and is damaged or something else.
     """
     path, number = path if isinstance(path, zipfile.Path) else Path(path), 0
     if not path.is_file():
@@ -69,10 +69,19 @@ _NAMES = frozenset(
 )
 
 
+def read_rows(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines' numbers and fields (see `split_line`). forms: the first is what is expected, others are accepted: the
+    number of the first line's fields says which one it is."""
+    form = forms[0]
+    for number, line in read_lines(path):
+        if number == 1:
+            form = next((form for form in forms if len(form.split()) == len(line.split())), form)
+        yield number, split_line(path, number, line, form)
+
+
 def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> list[str]:
     """The fields of a line. form: its columns, `doc_id, text` where tabs separate them, `query_id 0 doc_id relevance`
-    where any white space does. Raises ValueError for another number of fields, and for a first line of columns'
-    names."""
+    where any white space does. Raises ValueError for another number of fields, and for a first line of names."""
     has_tabs, count = "," in form, len(form.split())
     fields = line.split("\t") if has_tabs else line.split()
     ends = {field.strip().lower().replace("-", "_") for field in fields[:1] + fields[-1:] if number == 1}
@@ -89,9 +98,8 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV table as this library writes them, every number exactly: of pandas' versions some lose a last digit.
 
-    text: the columns that are text, whatever they look like; the others hold numbers, int64 where all of them are
-    whole, else float64, NaN where a field is empty. columns: those that are expected, in order; any unless given.
-    remedy: what a message says to do.
+    text: the columns that are text; the others hold numbers, int64 where all of them are whole, else float64, NaN where
+    a field is empty. columns: those that are expected, in order. remedy: what a message says to do.
 
     Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
     """
@@ -136,8 +144,8 @@ def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 
 @contextmanager
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A path to write a file to, which takes the place of `path` at the end of the block; after an error, a full disk
-    or a kill, what was there before still is. The file's folder is made when it is missing."""
+    """A path to write a file to, which takes the place of `path` at the end of the block; after an error or a kill,
+    what was there before still is. The file's folder is made when it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path, FORGOTTEN)
@@ -191,10 +199,10 @@ def cache_folder(kind: str) -> Path:
 
 @contextmanager
 def try_lock(lock: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone runs the block. With `wait` it waits until it does.
+    """Whether this process alone runs the block; with `wait` it waits until it does.
 
-    lock: the file that is locked meanwhile; it says the process that holds it, and is removed at the end. What a killed
-    process has left of it locks nothing. Where the file system has no flock (some of clusters) nothing is locked.
+    lock: the file that is locked meanwhile, and says which process holds it; what a killed process has left of it locks
+    nothing. Where the file system has no flock (some of clusters) nothing is locked.
     """
     path, file_lock = Path(lock), FileLock(lock, timeout=-1 if wait else 0, fallback_to_soft=False)
     is_mine = True
@@ -217,11 +225,8 @@ def try_lock(lock: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def hold_lock(lock: str | os.PathLike, what: str) -> Iterator[None]:
-    """Hold a lock file as long as the block runs; a new folder of its own that is left empty is removed with it.
-
-    Raises RuntimeError where another process (or another call of this one) holds it, and names it; `what` begins the
-    sentence, as `the run is being written already`.
-    """
+    """Hold a lock file as long as the block runs; a new folder of its own that is left empty is removed with it. Raises
+    RuntimeError, which `what` begins, where another process (or another call of this one) holds it, and names it."""
     lock = Path(lock)
     is_new = not lock.parent.exists()
     lock.parent.mkdir(parents=True, exist_ok=True)

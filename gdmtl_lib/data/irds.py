@@ -23,9 +23,8 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
     """Open a data set of ir_datasets, which announces and verifies what it has to download.
 
     A split with judgments has the queries that were judged: of `msmarco-passage/train`'s 808,731, 502,939. It is named
-    after what follows the passages' own id, with `-` for `/` (names of files hold it): of `msmarco-passage`,
-    `dev-small` is `msmarco-passage/dev/small`. Given `msmarco-passage/dev/small` itself, `dev-small` is the only split.
-    Queries of the passages' own id are the split `all`.
+    after what follows the passages' own id, with `-` for `/`: `dev-small` is `msmarco-passage/dev/small`, which opened
+    by itself has no other split. Queries of the passages' own id are the split `all`.
 
     Two data sets are more than ir_datasets has of them. The queries of `msmarco-passage` get their answers and
     categories from MS MARCO's question answering data, by id, where that is on this machine. `trec-cast/v1/2019` is its
@@ -59,7 +58,7 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
 
 
 class IrdsPassages(Mapping[str, str]):
-    """The passages of a data set by doc_id, looked up on disk: never all in memory."""
+    """The passages of a data set by doc_id, looked up on disk."""
 
     def __init__(self, dataset_id: str):
         self.dataset_id = dataset_id
@@ -80,7 +79,7 @@ class IrdsPassages(Mapping[str, str]):
             return self._store.get(doc_id).default_text()
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Pairs of doc_id and text, in the data set's order."""
+        """In the data set's order."""
         with _loading(self.dataset_id, self._command) as dataset:
             for document in dataset.docs_iter():
                 yield document.doc_id, document.default_text()

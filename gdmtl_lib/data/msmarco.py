@@ -14,7 +14,7 @@ import pandas as pd
 
 from . import answers
 from .cast import MS_MARCO_PREFIX, RESOLVED, ms_marco_part, sessions_of
-from .files import file_hash, read_lines, split_line
+from .files import file_hash, read_rows
 from .passage_file import PassageFile
 from .readers import LABELS, labels_of, read_pairs, refuse_unknown, require_queries, split_files, texts_frame
 from .splits import Split
@@ -42,19 +42,16 @@ def read_msmarco(folder: Path) -> tuple[PassageFile, dict[str, Split], Callable[
 
     Files keep their published names: `queries.<split>.tsv`, `qrels.<split>.tsv`, `top1000.<split>`; those of TREC DL
     2019 and 2020 (splits `dl-2019`, `dl-2020`) and of CAsT 2019 (`cast-2019`: the MS MARCO part, by the resolved
-    queries); `topics.<split>.txt` and `qrels.<split>.txt`, as Anserini has them. `answers.<split>.tsv`,
-    `categories.<split>.tsv`, `sessions.<split>.tsv` and `candidates.<split>.trec` are read as in any collection
-    folder; without the first two, `train_v2.1.json.gz` and `dev_v2.1.json.gz` give both (see `answers`). `.gz` is
-    accepted for all but the collection. A split's name has `-` for `.`: `dev-small` is `queries.dev.small.tsv`.
+    queries); `topics.<split>.txt` and `qrels.<split>.txt`, as Anserini has them. All else is read as in any collection
+    folder; without answers and categories, `train_v2.1.json.gz` and `dev_v2.1.json.gz` give both (see `answers`). `.gz`
+    is accepted for all but the collection. A split's name has `-` for `.`: `dev-small` is `queries.dev.small.tsv`.
 
     A split with judgments has the queries that were judged: of TREC DL 2019's 200, 43. Judgments of queries that the
-    queries' file lacks are left out, and a warning says how many; a passage that is judged and not there is refused.
-    A query may stand in several splits, as published (all of `dev-small` are in `dev`).
+    queries' file lacks are left out with a warning; a passage that is judged and not there is refused.
 
     Returns the passages, which are looked up on disk, the splits, each read when first used, and the function that
     hashes what they hold. Raises FileNotFoundError where the folder lacks the collection or queries, ValueError where a
-    file stands twice or has no queries beside it; and when it is read, naming file and line, where one is malformed or
-    names a passage that is not there.
+    file stands twice or has no queries beside it, and, when it is read, where one is malformed.
     """
     if not (folder / PASSAGES).is_file():
         raise FileNotFoundError(
@@ -179,9 +176,7 @@ class MsMarcoSplit(Split):
 
 def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
     """Read a top-1000 file, `query_id, doc_id, query, passage` a line separated by tabs, as candidates of some queries.
-
-    The files carry no score. A passage's score is minus its place in the query's list, so the lists keep the file's
-    order, which need not be BM25's: measure a first stage with `bm25_candidates`.
+    It carries no score: a passage's is minus its place in the query's list, which need not be BM25's.
 
     Returns query_id, doc_id, score, rank, in canonical order. Raises ValueError where a line has not four fields, a
     passage stands twice in a list, or none of the queries has a line.
@@ -189,8 +184,7 @@ def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
     found, doc_ids, scores, lines = [], [], [], []
     places: dict[str, int] = {}
     same = {query_id: query_id for query_id in query_ids}  # one string a query, not one a line
-    for number, line in read_lines(path):
-        query_id, doc_id, _, _ = split_line(path, number, line, "query_id, doc_id, query, passage")
+    for number, (query_id, doc_id, _, _) in read_rows(path, "query_id, doc_id, query, passage"):
         if query_id := same.get(query_id):
             places[query_id] = places.get(query_id, 0) + 1
             found.append(query_id)

@@ -1,8 +1,7 @@
 """A file of passages too large for memory, `doc_id<TAB>text` a line: read where it lies, through an index of offsets.
 
 The index is one numpy file in the cache folder, two columns of 64-bit integers sorted by the first: a hash of a
-passage's id, and where its line starts. It is found by the file's path, size and time of change, made once in one
-pass over the file, and appears whole or not at all.
+passage's id, and where its line starts. It is found by the file's path, size and time of change.
 """
 
 import hashlib
@@ -26,10 +25,8 @@ class PassageFile(Mapping[str, str]):
     """The passages of a file by doc_id: looked up on disk, never all in memory.
 
     path: UTF-8, not compressed, an id without white space and a text a line. cache_dir: the folder that gets the index;
-    `gdmtl/offsets` in the user's cache folder unless given.
-
-    Raises FileNotFoundError where there is no such file; when first used, ValueError, naming file and line, for a
-    malformed one.
+    `gdmtl/offsets` in the user's cache folder unless given. Raises FileNotFoundError where there is no such file; when
+    first used, ValueError, naming file and line, for a malformed one.
     """
 
     def __init__(self, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
@@ -56,7 +53,7 @@ class PassageFile(Mapping[str, str]):
         return (doc_id for doc_id, _ in self.items())
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Pairs of doc_id and text, in the file's order."""
+        """In the file's order."""
         self._index  # noqa: B018  the pass that makes it is the one that checks the lines
         for _, line in read_lines(self.path):
             doc_id, _, text = line.partition("\t")

@@ -24,13 +24,18 @@ def made_from(
 ) -> dict:
     """The record of a result, as JSON gives it back: hashes of what decides it, and the versions that computed it.
 
-    model: one in memory, whose weights are hashed; or the folder of a checkpoint, whose files are (so that nothing has
-    to be loaded). Hashes of the two kinds do not compare. collection: its texts. candidates: their pairs in their
-    order. precision: as it was picked, not `auto`. more: whatever else decides the result; frames are hashed. What is
-    None is left out.
+    model: one in memory, whose weights are hashed; or the folder of a checkpoint, whose files are: the two do not
+    compare. candidates: their pairs in their order. precision: as it was picked, not `auto`. more: whatever else
+    decides the result; frames are hashed. What is None is left out.
     """
+    if isinstance(model, str | os.PathLike):
+        # The weights may be in parts: those of the ranking path, of the heads, shards.
+        files = [file_hash(path) for path in (Path(model) / "config.json", *sorted(Path(model).glob("*.safetensors")))]
+        model = hashlib.sha256(" ".join(files).encode()).hexdigest()
+    elif model is not None:
+        model = fingerprint_of(model)
     record = {
-        "model": None if model is None else _hash_of(model),
+        "model": model,
         "texts": None if collection is None else collection.fingerprint(),
         "candidates": None if candidates is None else candidates[["query_id", "doc_id"]],
         "precision": precision,
@@ -51,8 +56,8 @@ def versions(names: Sequence[str] = COMPUTED_BY) -> dict[str, str]:
 
 
 def differences(there: Mapping, here: Mapping, with_versions: bool = False) -> list[str]:
-    """In words, what differs between the record of a result and what would decide it now. Other versions of libraries
-    only round differently: they are looked at where all bits have to be computed alike."""
+    """In words, what differs between two records. Other versions of libraries only round differently: they are looked
+    at where all bits have to be computed alike."""
     found = []
     for key in sorted(there.keys() | here.keys()):
         a, b = there.get(key), here.get(key)
@@ -75,10 +80,3 @@ def fingerprint_of(model) -> str:
         weights = dict(zip(names, pool.map(hashed, parameters)))
     return hashlib.sha256(json.dumps([model.config.gdmtl, weights], sort_keys=True).encode()).hexdigest()
 
-
-def _hash_of(model) -> str:
-    if not isinstance(model, str | os.PathLike):
-        return fingerprint_of(model)
-    # The weights may be in parts: those of the ranking path, of the heads, shards.
-    files = [file_hash(path) for path in (Path(model) / "config.json", *sorted(Path(model).glob("*.safetensors")))]
-    return hashlib.sha256(" ".join(files).encode()).hexdigest()

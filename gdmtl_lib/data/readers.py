@@ -1,8 +1,7 @@
 """Readers: a collection folder, WikiQA's, SQuAD's and question generation's own files. Each gives passages and splits.
 
-Files are UTF-8, a byte-order mark and Windows line ends are accepted, and `.gz` may follow every file's name.
-Whatever is wrong in a file is refused with its name and line, before anything is computed from it; a file or a folder
-that is not there with FileNotFoundError.
+Files are read as by `read_lines`. Whatever is wrong in one is refused with its name and line, before anything is
+computed from it; a file or a folder that is not there with FileNotFoundError.
 """
 
 import json
@@ -14,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from .files import read_lines, split_line
+from .files import read_lines, read_rows, split_line
 from .splits import Split
 from .trec import read_qrels, read_run, without_repetitions
 
@@ -25,10 +24,9 @@ LABELS = {"categories": "category", "sessions": "session"}  # the column of quer
 
 
 def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
-    """Read a folder with `passages.tsv` and, for a split, `queries.<split>.tsv` and its companions.
-
-    Companions are `qrels.<split>.tsv`, `answers.<split>.tsv`, `categories.<split>.tsv`, `sessions.<split>.tsv` and
-    `candidates.<split>.trec`; a categories or sessions file has a line for every query. Other files are not read.
+    """Read a folder with `passages.tsv` and, for a split, `queries.<split>.tsv`, and where they are there
+    `qrels.<split>.tsv`, `answers.<split>.tsv`, `categories.<split>.tsv`, `sessions.<split>.tsv` (both with a line for
+    every query) and `candidates.<split>.trec`.
 
     Returns the texts by doc_id, and the splits by name. Raises ValueError also for an id that is not there.
     """
@@ -81,10 +79,8 @@ def _read_split(paths: Mapping[str, Path], texts: Mapping[str, str], passages: M
 
 
 def read_wikiqa(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
-    """Read WikiQA as it is distributed, `WikiQA-<split>.tsv` with a header line (Yang, Yih, Meek 2015).
-
-    A split searches all sentences of its own file, those of unanswerable questions too; its queries are the
-    questions with at least one correct sentence. Both labels are judgments.
+    """Read WikiQA as it is distributed, `WikiQA-<split>.tsv` with a header line (Yang, Yih, Meek 2015). A split
+    searches all sentences of its own file; its queries are the questions with at least one correct sentence.
 
     Returns the sentences by SentenceID, and the splits by name.
     """
@@ -123,10 +119,8 @@ def read_wikiqa(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
 def read_squad(path: Path, seed: int, shares: Mapping[str, float]) -> tuple[dict[str, str], dict[str, Split]]:
     """Read a SQuAD file, 1.1 or 2.0: paragraphs are passages, questions queries, the first answer the answer.
 
-    Whole articles are dealt to the splits, so that no split asks about another's paragraphs; every split
-    searches all paragraphs. Questions without an answer (2.0) are left out, white space is normalised.
-
-    seed: decides which articles go where. shares: for each split its share of the articles; they add up to 1.
+    Whole articles are dealt to the splits by the seed; every split searches all paragraphs. Questions without an answer
+    (2.0) are left out, white space is normalised. shares: for each split its share of the articles; they add up to 1.
 
     Returns the paragraphs by `A<article>-P<paragraph>`, counted from 1, and the splits by name. Raises ValueError also
     for shares that do not add up or leave a split without a question.
@@ -185,11 +179,9 @@ def read_squad(path: Path, seed: int, shares: Mapping[str, float]) -> tuple[dict
 
 def read_sentences(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
     """Read the files of question generation (Du, Shao, Cardie 2017): line i of `tgt-<split>.txt` asks about line i of
-    `src-<split>.txt`.
+    `src-<split>.txt`. A split searches the sentences of its own file.
 
-    A sentence that several questions ask about is one passage. A split searches the sentences of its own file.
-
-    Returns the sentences by `<split>-S<line>`, the line it first stands on, and the splits by name; query ids are
+    Returns the sentences by `<split>-S<line>`, the line each first stands on, and the splits by name; query ids are
     `<split>-Q<line>`.
     """
     passages: dict[str, str] = {}
@@ -259,8 +251,7 @@ def require_queries(folder: Path, files: Mapping[str, Mapping[str, Path]], examp
 def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
     """Read lines of an id and a value, separated by a tab."""
     pairs: dict[str, str] = {}
-    for number, line in read_lines(path):
-        found, text = split_line(path, number, line, f"{key}, {value}")
+    for number, (found, text) in read_rows(path, f"{key}, {value}"):
         _check_entry(f"{path}, line {number}", key, found, text)
         if found in pairs:
             raise ValueError(f"{path}, line {number}: {key} {found!r} stood before: ids must be unique")

@@ -1,7 +1,6 @@
 """Rounding is no difference: which numbers are equal, in one place for all that compares.
 
-Means of the same values, added in another order, differ in their last bits: sums of a million numbers below 1 are right
-to 1e-13 of their mean. No measure here has two values that are closer than this, but different.
+Means of the same values, added in another order, differ in their last bits, at most by 1e-13 for a million numbers.
 """
 
 from collections.abc import Iterable

@@ -23,7 +23,7 @@ _Part = pd.DataFrame | Callable[[], pd.DataFrame | None] | None
 
 class Split:
     """One split's frames: `queries`, `qrels`, `answers`, `candidates` (columns as in `Collection`), None for what it
-    does not have. A frame that takes long to read is given as a function, called when the frame is first asked for.
+    does not have; given as such, or as functions that are called when they are first asked for.
 
     doc_ids: the passages that the split searches; None for all of the collection's.
     advice: by part, the end of the sentence that says that it is not there.
@@ -44,8 +44,7 @@ class Split:
         return self._parts[part]
 
     def of_queries(self, chosen: Iterable[str] | Callable[[pd.DataFrame], Iterable[str]]) -> "Split":
-        """The part of the split that is about some of its queries; it searches the same passages. chosen: their ids, or
-        what gives them from the split's queries, called when a frame is first asked for."""
+        """The split of some of its queries alone. chosen: their ids, or what gives them from the split's queries."""
 
         @cache
         def query_ids() -> frozenset[str]:
@@ -78,8 +77,8 @@ def nested_share(query_ids: Iterable[str], fraction: float) -> list[str]:
 
 
 def split_name(name: str) -> tuple[str, dict[str, int]]:
-    """A collection's name and the samples it asks for: `squad:qa.json?test=1000&dev=200` becomes `squad:qa.json` and
-    `{"test": 1000, "dev": 200}`. Raises ValueError for a sample of no queries and for a split named twice."""
+    """`squad:qa.json` and `{"test": 1000, "dev": 200}` of `squad:qa.json?test=1000&dev=200`. Raises ValueError for a
+    sample of no queries and for a split named twice."""
     match = re.fullmatch(r"(.+)\?([\w.-]+=\d+(?:&[\w.-]+=\d+)*)", name)
     if match is None:
         return name, {}
@@ -108,12 +107,9 @@ Rotation = namedtuple("Rotation", "train validate test")
 
 
 def session_folds(sessions: Mapping[str, str], folds: int = 5) -> list[Rotation]:
-    """Turns dealt into folds by session, GroupKFold's; in rotation i fold i tests, the next one validates, and the
-    others (three of five) train. No session is ever split, and every turn is tested once.
-
-    sessions: the session of each turn, by query_id. Raises ValueError for fewer than three folds or sessions than
-    folds.
-    """
+    """Turns dealt into folds by session (GroupKFold); in rotation i fold i tests, the next one validates, and the
+    others (three of five) train. sessions: of each turn, by query_id. Raises ValueError for fewer than three folds or
+    sessions than folds."""
     if folds < 3:
         raise ValueError(f"expected 3 folds or more, for training, validation and test, found {folds}")
     query_ids = sorted(sessions)
@@ -130,12 +126,9 @@ def cross_validated_epochs(values: pd.DataFrame, folds: Sequence[Sequence[str]])
     """The epoch that each fold's queries are measured with: the best on all the other folds, the earlier of equals. So
     a query has no say in the epoch that it is measured with (Section 5.2).
 
-    values: `epoch` int, `query_id` str, `value` float: every query after every epoch. folds: as from `kfold`; together
-    all queries of `values`, each once.
-
-    Returns a row a query, in the order of the folds: `fold` (from 0), `query_id`, `epoch`, `value`. The mean of its
-    values is the cross-validated effectiveness. Raises ValueError for fewer than two folds, and for a query that was
-    not measured after an epoch or stands in no fold or in two.
+    values: `epoch` int, `query_id` str, `value` float: every query after every epoch. folds: as from `kfold`.
+    Returns a row a query, in the order of the folds: `fold` (from 0), `query_id`, `epoch`, `value`. Raises ValueError
+    for fewer than two folds, and for a query that was not measured after an epoch or stands in no fold or in two.
     """
     if len(folds) < 2:
         raise ValueError(f"expected 2 folds or more, found {len(folds)}")
@@ -166,9 +159,8 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
     table: `validation_queries.csv` of a training's folder. folds: how many; one a query where there are fewer.
 
     Returns by `fold` (from 0, and `all`): `queries`, `epoch` (from 0; for all the one that is kept), `cross-validated`,
-    the mean after the fold's own epoch, and `kept`, the mean after the epoch that is kept. By how much the last is
-    larger is what choosing and measuring on the same queries flatters. Raises ValueError for fewer than two queries,
-    and as `cross_validated_epochs`.
+    the mean after the fold's own epoch, and `kept`, that after the epoch that is kept. Raises ValueError for fewer than
+    two queries, and as `cross_validated_epochs`.
     """
     values = read_table(table, text=["query_id"])
     queries = values["query_id"].unique()
@@ -186,19 +178,15 @@ def cross_validation(table: str | os.PathLike, folds: int = 5, seed: int = 0) ->
 
 
 def cross_validated_run(chosen: pd.DataFrame, run_of: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
-    """The run that cross-validation measures: each query's list from the epoch that was chosen for its fold.
-
-    chosen: what `cross_validated_epochs` returns. run_of: the run of an epoch; it may lack queries that found nothing.
-    Returns `query_id, doc_id, score, rank` in canonical order; scores are of different models, comparable within a
-    query.
-    """
+    """The run that cross-validation measures, each query's list from the epoch that was chosen for its fold. chosen:
+    what `cross_validated_epochs` returns. run_of: the run of an epoch. Scores compare within a query only."""
     parts = (run_of(epoch).merge(ids, on="query_id") for epoch, ids in chosen.groupby("epoch")["query_id"])
     return canonical_order(join_parts(parts))
 
 
 def join_parts(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The runs, or the per-query values, of the rotations' test queries as one, as a split measured whole would give
-    them. Raises ValueError for a query that stands in two parts."""
+    """The runs, or the per-query values, of the rotations' test queries as one. Raises ValueError for a query that
+    stands in two parts."""
     parts = list(parts)
     seen: set[str] = set()
     for number, part in enumerate(parts):

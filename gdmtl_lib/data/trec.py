@@ -1,10 +1,7 @@
 """Runs and judgments as frames, and as TREC files.
 
 A run has the columns `query_id, doc_id, score, rank`, judgments (qrels) `query_id, doc_id, relevance`; ids are strings.
-
-Tools disagree about ties: pytrec_eval puts the larger doc_id first, ir-measures' own reciprocal rank the smaller one,
-cwl_eval keeps the order of the rows; and trec_eval compares scores as float32. So a run has one canonical order here,
-trec_eval's, and everything that reads or writes ranks uses it.
+Tools disagree about ties, and trec_eval compares scores as float32: so a run has one canonical order here, trec_eval's.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
-from .files import read_lines, split_line, write_lines
+from .files import read_rows, write_lines
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
@@ -29,40 +26,31 @@ _Problem = tuple[int, str] | None  # the first bad row and what is wrong with it
 
 
 def canonical_order(run: pd.DataFrame) -> pd.DataFrame:
-    """Order a run as trec_eval does and number its ranks.
+    """Order a run as trec_eval does: queries by their first row, within a query passages by float32 score, highest
+    first, and ties by doc_id, last in byte order first.
 
-    Queries keep the order of their first row. Within a query passages stand by float32 score, highest first, and ties
-    by doc_id, last in byte order first.
-
-    Returns `query_id` str, `doc_id` str, `score` float32, `rank` int64 from 1, one row for each of `run`, whose own
-    `rank` is not looked at. Raises ValueError as `validate_run`.
+    Returns `query_id` str, `doc_id` str, `score` float32, `rank` int64 from 1. Raises ValueError as `validate_run`.
     """
     validate_run(run)
     return _ordered(run)
 
 
 def with_scores(run: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
-    """A run's passages with other scores, in canonical order.
-
-    run: one that `validate_run` has passed: its ids are not looked at again, which takes long for millions.
-    scores: float32 [rows of `run`]. Raises ValueError, naming the row, for a score that is not finite.
-    """
+    """A run that `validate_run` has passed with other scores, float32 [rows], in canonical order. Raises ValueError,
+    naming the row, for a score that is not finite."""
     run = run[["query_id", "doc_id"]].assign(score=scores)
     _refuse("run, row", _bad_score(run["score"]))
     return _ordered(run)
 
 
 def validate_run(run: pd.DataFrame) -> None:
-    """Check that a frame is a run: `query_id` str, `doc_id` str, `score` number; other columns are not looked at.
-
-    Raises ValueError where a column is missing, there is no row, an id is no string, is empty or holds white space or a
-    NUL, a score is not finite as float32, or a passage stands twice in a query's list; it names the row, from 1.
-    """
+    """Raise ValueError, naming the row from 1, unless a frame is a run: `query_id` and `doc_id` str without white space
+    and NUL, `score` finite as float32, no passage twice in a query's list, and at least one row."""
     _validate(run, "run", "score")
 
 
 def validate_qrels(qrels: pd.DataFrame) -> None:
-    """Check, as `validate_run`, a frame of judgments: `query_id, doc_id, relevance`, an integer within ±1,000,000."""
+    """The same for judgments: `query_id, doc_id, relevance`, an integer within ±1,000,000."""
     _validate(qrels, "qrels", "relevance")
 
 
@@ -80,9 +68,7 @@ def of_judged_queries(run: pd.DataFrame, qrels: pd.DataFrame) -> pd.DataFrame:
 
 def recall(run: pd.DataFrame, qrels: pd.DataFrame, depth: int | None = None, relevance_level: int = 1) -> pd.Series:
     """The share of a query's relevant passages among its first candidates, all of them unless `depth` is given: float64
-    by query_id, for the queries that have a passage of `relevance_level` or more.
-
-    run: one that `canonical_order` returned, not empty.
+    by query_id, for the queries that have a passage of `relevance_level` or more. run: in canonical order, not empty.
     """
     import ir_measures  # takes long, and most who read a run measure nothing
 
@@ -95,16 +81,13 @@ def recall(run: pd.DataFrame, qrels: pd.DataFrame, depth: int | None = None, rel
 def read_run(path: str | os.PathLike) -> pd.DataFrame:
     """Read a TREC run, `query_id Q0 doc_id rank score tag` a line, or MS MARCO's form of one, `query_id doc_id rank`.
 
-    Of TREC's columns the second, fourth and sixth are not looked at: as in trec_eval, the scores make the ranks. MS
-    MARCO's form has no scores: they are minus the ranks.
+    As in trec_eval, TREC's scores make the ranks; MS MARCO's form has none, and they are minus the ranks.
 
-    path: a UTF-8 file, gzip where its name ends in `.gz`; a byte-order mark and Windows line ends are allowed.
-
-    Returns the run in canonical order. Raises FileNotFoundError where there is no such file, ValueError, naming file
-    and line, where it is no run.
+    path: as for `read_lines`. Returns the run in canonical order. Raises FileNotFoundError where there is no such file,
+    ValueError, naming file and line, where it is no run.
     """
     query_ids, doc_ids, scores = [], [], []
-    for number, fields in _read_fields(path, "query_id Q0 doc_id rank score tag", "query_id doc_id rank"):
+    for number, fields in read_rows(path, "query_id Q0 doc_id rank score tag", "query_id doc_id rank"):
         query_ids.append(fields[0])
         if len(fields) == 3:
             doc_ids.append(fields[1])
@@ -124,13 +107,9 @@ def run_of_lines(path: str | os.PathLike, run: pd.DataFrame, lines: Sequence[int
 
 
 def write_run(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl") -> None:
-    """Write a run as a TREC file, in canonical order; gzip where the name ends in `.gz`.
-
-    The same run gives the same bytes, and reading them gives the same float32 scores. The file appears whole or not at
-    all; its folder is made when it is missing. tag: the run's name, the last column.
-
-    Raises ValueError as `validate_run`, and for a tag that is empty or holds white space.
-    """
+    """Write a run as a TREC file, in canonical order; gzip where the name ends in `.gz`. Reading it gives the same
+    float32 scores. tag: the last column. Raises ValueError as `validate_run`, and for a tag that is empty or holds
+    white space."""
     write_ordered(canonical_order(run), path, tag)
 
 
@@ -147,13 +126,11 @@ def write_ordered(run: pd.DataFrame, path: str | os.PathLike, tag: str = "gdmtl"
 def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
     """Read TREC judgments, `query_id 0 doc_id relevance` a line.
 
-    Returns `query_id` str, `doc_id` str, `relevance` int64, in the order of the file. Lines that say the same (ten of
-    MS MARCO's stand twice) count once, and a warning says how many there are.
-
-    Args, raises: as `read_run`.
+    Returns `query_id` str, `doc_id` str, `relevance` int64, in the order of the file; for lines that say the same see
+    `without_repetitions`. Args, raises: as `read_run`.
     """
     query_ids, doc_ids, grades = [], [], []
-    for number, fields in _read_fields(path, "query_id 0 doc_id relevance"):
+    for number, fields in read_rows(path, "query_id 0 doc_id relevance"):
         query_ids.append(fields[0])
         doc_ids.append(fields[2])
         grades.append(_number(int, fields[3], "an integer as relevance", path, number))
@@ -164,9 +141,8 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def without_repetitions(qrels: pd.DataFrame, source: str, first: int = 1) -> pd.DataFrame:
-    """Judgments of which those that say the same count once; a warning says how many say it again. Raises ValueError
-    where two say different things of a passage. source, first: where they are from, and the line of the first one.
-    """
+    """Judgments of which those that say the same (ten of MS MARCO's stand twice) count once, with a warning. Raises
+    ValueError where two say different things of a passage. source: where they are from. first: the first one's line."""
     again = qrels.duplicated(["query_id", "doc_id"])
     if not again.any():
         return qrels
@@ -188,8 +164,8 @@ def without_repetitions(qrels: pd.DataFrame, source: str, first: int = 1) -> pd.
 
 
 def whole_queries(query_ids: pd.Series, size: int) -> Iterator[np.ndarray]:
-    """The rows of whole queries, about so many at a time: int64 positions, at least `size` but for the last ones.
-    Queries come in the order of their first rows, a query's rows in their own."""
+    """The rows of whole queries, int64 positions, at least `size` at a time but for the last ones. Queries come in the
+    order of their first rows, a query's rows in their own."""
     queries, _ = pd.factorize(query_ids)
     rows, ends = np.argsort(queries, kind="stable"), np.cumsum(np.bincount(queries))
     del queries  # what is made of millions of rows here stays until the last of them
@@ -232,20 +208,22 @@ def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     return rows, np.arange(1, len(rows) + 1) - np.repeat(first, np.diff(first, append=len(rows)))
 
 
-def _validate(frame: pd.DataFrame, name: str, value: str) -> None:
-    columns = ("query_id", "doc_id", value)
+def require_columns(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing := [column for column in columns if column not in frame.columns]:
         raise ValueError(
             f"{name}: expected the columns {', '.join(columns)}, "
             f"found {', '.join(map(str, frame.columns)) or 'none'}; add {', '.join(missing)}"
         )
+
+
+def _validate(frame: pd.DataFrame, name: str, value: str) -> None:
+    require_columns(name, frame, ("query_id", "doc_id", value))
     if frame.empty:
         raise ValueError(f"{name}: expected at least one row, found none")
     _refuse(f"{name}, row", _first_problem(frame, value))
 
 
 def _refuse(where: str, problem: _Problem, numbers: Sequence[int] | None = None) -> None:
-    """numbers: what the rows are called; from 1 unless given."""
     if problem:
         row, text = problem
         raise ValueError(f"{where} {row + 1 if numbers is None else numbers[row]}: {text}")
@@ -299,14 +277,6 @@ def _bad_grade(grades: pd.Series) -> _Problem:
 
 def _row_of(column: pd.Series, found: object) -> int:
     return int(np.argmax(column.isna() if pd.isna(found) else column == found))
-
-
-def _read_fields(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
-    form = forms[0]
-    for number, line in read_lines(path):
-        if number == 1:
-            form = next((form for form in forms if len(form.split()) == len(line.split())), form)
-        yield number, split_line(path, number, line, form)
 
 
 def frame_hash(frame: pd.DataFrame) -> str:

@@ -7,17 +7,18 @@ p < 0.05.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
+from gdmtl_lib.data.trec import require_columns
 from gdmtl_lib.systems import SYSTEMS
 from .rankings import MISSED, area_under_roc, rank_shifts, shared_information_needs  # noqa: F401, they belong together
 
@@ -38,8 +39,8 @@ def compare(
     Section 6.4 are ten and nine times what their intervals imply: this fits one measure and all pairs of Table 10's six
     systems, and is why the tests of one measure are corrected together here.
 
-    values_by_system: a system's name to its `query_id, measure, value`; the baseline is one of them. measures: which
-    ones and in which order; all the baseline has when None.
+    values_by_system: a system's name to its `query_id, measure, value`. measures: in which order; all that the baseline
+    has when None.
 
     Returns a row for each measure and system, the baseline too: `measure`, `system`, `mean`, `difference` (to the
     baseline), `low` and `high` (its interval, uncorrected), `p`, `p_corrected`, `mark`. The last five are NaN and empty
@@ -48,8 +49,7 @@ def compare(
     Raises ValueError for an unknown baseline or measure, systems measured on different queries, and a value that is
     missing or stands twice.
     """
-    _check_baseline(values_by_system, baseline)
-    _check_columns(values_by_system)
+    _check(values_by_system, baseline)
     if measures is None:
         measures = list(values_by_system[baseline]["measure"].unique())
     if isinstance(measures, str) or not measures:
@@ -59,9 +59,8 @@ def compare(
 
 
 def compare_pairs(values_by_system: dict[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
-    """Test every system against every earlier one, as `compare` does: the pairs of Section 6.4, Holm-Bonferroni over
-    those of one measure. Returns a row for each measure and pair: `measure`, `baseline`, `system`, then as
-    `compare`."""
+    """Test every system against every earlier one, as `compare` does (Section 6.4). Returns a row for each measure and
+    pair: `measure`, `baseline`, `system`, then as `compare`."""
     table = _tests(values_by_system, measures, list(combinations(values_by_system, 2)))
     return with_marks(table, table["measure"])
 
@@ -71,16 +70,14 @@ def by_category(
 ) -> pd.DataFrame:
     """Test every system against a baseline within each category of queries, Holm-Bonferroni over all of them (Table 5).
 
-    categories: `query_id` str, `category` str, as a collection's queries have them; of more queries, too. The others,
-    and raises: as `compare`; a measured query has one category.
+    categories: `query_id` str, `category` str, one for each measured query. The others, and raises: as `compare`.
 
     Returns a row for each category, the largest first, and system: `category`, `queries` (how many), `share` (of all
     measured queries, 0 to 1), then as `compare` from `system` on.
     """
-    _check_baseline(values_by_system, baseline)
+    _check(values_by_system, baseline)
     values = _aligned(values_by_system, measure)
-    if "category" not in categories.columns:
-        raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}")
+    require_columns("categories", categories, ("query_id", "category"))
     category_of = categories.dropna(subset="category").set_index("query_id")["category"]
     if twice := set(category_of.index[category_of.index.duplicated()]):
         raise ValueError(f"categories: expected one category for a query, found two for {_some(twice)}")
@@ -111,19 +108,14 @@ def _tests(
     )
 
 
-class WinTieLoss(NamedTuple):
-    """How many queries a system improves, leaves as they are, and hurts."""
-
-    win: int
-    tie: int
-    loss: int
+WinTieLoss = namedtuple("WinTieLoss", "win tie loss")
+"""How many queries a system improves, leaves as they are, and hurts."""
 
 
 def win_tie_loss(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, tolerance: float = TIE) -> WinTieLoss:
-    """Count the queries on which b is better than the baseline a, about the same, and worse (Tables 4 and 7).
-
-    About the same is a change of at most `tolerance` times the value of a; from 0, any gain is a win. values_a,
-    values_b: `query_id, measure, value`. measure: the paper takes RR@10 for MS MARCO and nDCG@10 for CAsT.
+    """Count the queries on which b is better than the baseline a, about the same, and worse (Tables 4 and 7): the same
+    is a change of at most `tolerance` times the value of a. values_a, values_b: `query_id, measure, value`. measure:
+    the paper takes RR@10 for MS MARCO and nDCG@10 for CAsT.
 
     Raises ValueError for a negative tolerance, an unknown measure, or systems measured on different queries.
     """
@@ -152,9 +144,7 @@ def win_tie_loss_table(values_by_system: dict[str, pd.DataFrame], measure: str, 
 
 def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -> pd.DataFrame:
     """The difference b makes to the baseline a on each query, the largest gain first, equal ones by query_id (Figure
-    6): `query_id` str, and float64 `baseline`, `system`, `difference`. Args, raises: as `win_tie_loss`; the paper takes
-    nDCG@10.
-    """
+    6): `query_id` str, and float64 `baseline`, `system`, `difference`. Args, raises: as `win_tie_loss`."""
     values = _aligned({"baseline": values_a, "system": values_b}, measure).reset_index()
     values["difference"] = difference(values["system"], values["baseline"])
     place = values["difference"].round(12)  # differences that are equal but for rounding stand by query_id
@@ -163,9 +153,8 @@ def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -
 
 
 def smallest_detectable_difference(std: float, queries: int) -> float:
-    """The true difference that a paired two-sided t-test on so many queries, at least 2, not corrected, would find with
-    probability `POWER`. Where systems differ by less, a missing mark says that queries are too few, not that nothing
-    differs.
+    """The true difference that a paired two-sided t-test on so many queries, not corrected, would find with probability
+    `POWER`: below it a missing mark says that queries are too few, not that nothing differs.
 
     std: of the per-query differences, `query_deltas(...)["difference"].std()`.
     Raises ValueError where std is negative or not finite, or there are fewer than 2 queries.
@@ -187,11 +176,8 @@ def _detectable_effect(queries: int) -> float:
 
 
 def detectable_difference(queries: int, seeds: int = 1, std: float = SPREAD) -> float:
-    """What difference in MRR@10 so many queries and seeds can show, four times in five: for before a sweep starts.
-
-    std: of the per-query differences between two systems of one seed. Systems that rank much the same have less:
-    `query_deltas(...)["difference"].std()` says how much. Raises ValueError as the function before, and for no seeds.
-    """
+    """The same in MRR@10 for so many queries and seeds, for before a sweep starts. std: of the per-query differences
+    between two systems of one seed. Raises ValueError as the function before, and for no seeds."""
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, found {seeds!r}")
     return smallest_detectable_difference(std / seeds**0.5, queries)
@@ -229,9 +215,8 @@ def twin_of(system: str) -> str | None:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """The p-values of one family corrected by Holm-Bonferroni, float64 [m]: the k-th smallest of m is multiplied by m -
-    k + 1; none gets smaller than one before it, or larger than 1. NaN, what was not tested, stays and does not count.
-    """
+    """The p-values of one family corrected by Holm-Bonferroni, float64 [m]. NaN, what was not tested, stays and does
+    not count."""
     # Not statsmodels' multipletests, the oracle in the tests: it collects garbage at every call, 0.4 s in a notebook.
     p = np.asarray(p, dtype=np.float64)
     corrected = p.copy()
@@ -252,11 +237,8 @@ def with_marks(table: pd.DataFrame, families: pd.Series | None = None) -> pd.Dat
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """The mean of some numbers, its interval, and p of a t-test against 0: float64 each.
-
-    One number has neither interval nor p: NaN. Numbers that are equal but for rounding leave no doubt: p is 1 where
-    they are 0, and 0 otherwise.
-    """
+    """The mean of some numbers, its interval, and p of a t-test against 0: float64 each. One number has neither
+    interval nor p: NaN. Numbers that are equal but for rounding leave no doubt: p is 1 where they are 0, else 0."""
     values = np.asarray(values, dtype=np.float64)
     mean = float(values.mean())
     if len(values) < 2:
@@ -276,9 +258,9 @@ def _difference(values: pd.DataFrame, system: str, baseline: str) -> dict[str, f
 
 def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.DataFrame:
     """One measure's values, a column for each system, rows by query in the first system's order."""
-    _check_columns(values_by_system)
     columns = {}
     for system, values in values_by_system.items():
+        require_columns(system, values, ("query_id", "measure", "value"))
         column = values[values["measure"] == measure].set_index("query_id")["value"]
         if column.empty:
             known = ", ".join(values["measure"].unique())
@@ -300,18 +282,11 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
     return pd.DataFrame(columns).loc[columns[first].index]
 
 
-def _check_baseline(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
+def _check(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
     if baseline not in values_by_system:
         raise ValueError(f"baseline: expected one of {', '.join(values_by_system)}, found {baseline!r}")
-
-
-def _check_columns(values_by_system: dict[str, pd.DataFrame]) -> None:
     for system, values in values_by_system.items():
-        if missing := {"query_id", "measure", "value"} - set(values.columns):
-            raise ValueError(
-                f"{system}: expected the columns query_id, measure, value, "
-                f"found {', '.join(values.columns)}; add {', '.join(sorted(missing))}"
-            )
+        require_columns(system, values, ("query_id", "measure", "value"))
 
 
 def _some(query_ids: set[str]) -> str:

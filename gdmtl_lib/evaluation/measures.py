@@ -30,23 +30,17 @@ _QUERIES_AT_A_TIME = 500
 
 
 def evaluate(
-    run: pd.DataFrame | str | os.PathLike,
-    qrels: pd.DataFrame | str | os.PathLike,
-    measures: Sequence[str] = PAPER_MEASURES,
-    relevance_level: int = 1,
+    run: pd.DataFrame | str | os.PathLike, qrels: pd.DataFrame | str | os.PathLike,
+    measures: Sequence[str] = PAPER_MEASURES, relevance_level: int = 1,
 ) -> pd.DataFrame:
-    """Measure a run, query by query.
+    """Measure a run, query by query: each one's list in canonical order. A judged query that the run misses has value
+    0, and RBP residual 1; queries without judgments are left out.
 
-    A judged query that the run misses has value 0, and RBP residual 1. Queries of the run without judgments are left
-    out. Ties are broken as `canonical_order` does, the same way for every measure.
-
-    Args:
-        run: `query_id` str, `doc_id` str, `score` number; `rank` is not looked at, the scores make it. Or the path of
-            a TREC run file.
-        qrels: `query_id` str, `doc_id` str, `relevance` integer; a negative grade counts as 0. Or a path, too.
-        measures: in ir-measures' notation, for example `"RR@10"`; the name stands in the result as given.
-        relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not
-            (RR, RBP), unless the measure names its own `rel`. nDCG uses the grades as gains.
+    run: `query_id` str, `doc_id` str, `score` number, or the path of a TREC run file.
+    qrels: `query_id` str, `doc_id` str, `relevance` integer, or a path; a negative grade counts as 0.
+    measures: in ir-measures' notation, for example `"RR@10"`; the name stands in the result as given.
+    relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not (RR, RBP),
+        unless the measure names its own `rel`. nDCG uses the grades as gains.
 
     Returns `query_id` str, `measure` str, `value` float64, `residual` float64: for each query of `qrels`, in its order,
     one row a measure. The residual is RBP's, NaN for the others: what RBP would gain if all unjudged passages, in the
@@ -163,11 +157,8 @@ def _by_ir_measures(
 
 
 def summarize(values: pd.DataFrame) -> pd.DataFrame:
-    """Average per-query values, as `evaluate` returns them: one line of Table 3.
-
-    Returns `measure` str, `mean` float64, `residual` float64 (NaN but for RBP), `queries` int64, `text` str (as
-    `format_value` prints it), one row a measure in the order of `values`.
-    """
+    """Per-query values, as `evaluate` returns them, averaged: a row a measure in their order, `measure`, `mean`,
+    `residual` (NaN but for RBP), `queries`, and `text` (as `format_value` prints it)."""
     by_measure = values.groupby("measure", sort=False)
     table = by_measure.agg(mean=("value", "mean"), residual=("residual", "mean"), queries=("value", "size"))
     table["text"] = [format_value(*row) for row in zip(table["mean"], table["residual"], strict=True)]
@@ -181,24 +172,18 @@ def format_value(value: float, residual: float = float("nan")) -> str:
 
 def effectiveness_table(values_by_system: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Table 3's form: a row a system, a column a measure under the paper's name, RBP with its residual.
-
-    values_by_system: what `evaluate` returns, by the label to print; all with the same measures.
-    """
-    rows = {
-        label: summarize(values).set_index("measure")["text"].rename(PAPER_NAMES)
-        for label, values in values_by_system.items()
-    }
-    return pd.DataFrame(rows).T.rename_axis("system")
+    values_by_system: what `evaluate` returns, by the label to print; all with the same measures."""
+    texts = {label: summarize(values).set_index("measure")["text"] for label, values in values_by_system.items()}
+    return pd.DataFrame(texts).rename(PAPER_NAMES).T.rename_axis("system")
 
 
 def write_values(values: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Write per-query values as CSV, exactly; a file that was there stays whole until the new one is."""
+    """Write per-query values as CSV, exactly."""
     write_lines(path, [values.to_csv(index=False)])
 
 
 def read_values(path: str | os.PathLike) -> pd.DataFrame:
-    """Read per-query values that `write_values` wrote; query ids stay strings whatever they look like. Raises
-    FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table."""
+    """Read what `write_values` wrote. Raises as `read_table`."""
     columns = ["query_id", "measure", "value", "residual"]
     values = read_table(path, text=columns[:2], columns=columns, remedy="measure anew")
     return values.astype({"value": float, "residual": float})

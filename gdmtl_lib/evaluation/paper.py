@@ -35,9 +35,7 @@ def paper_collection(qrels: pd.DataFrame) -> str | None:
 
 def beside(table: pd.DataFrame, paper: pd.DataFrame, qrels: pd.DataFrame, on: list[str]) -> pd.DataFrame:
     """The table with the paper's columns added, `(paper)` after their names, where the paper has the collection of
-    these judgments; the table as it is otherwise. paper: a table of this module. on: the columns by which rows belong
-    together.
-    """
+    these judgments. paper: a table of this module. on: the columns by which rows belong together."""
     if (name := paper_collection(qrels)) is None:
         return table
     same = paper[paper["collection"] == name].drop(columns="collection")
@@ -126,10 +124,7 @@ def systems_of(table: int) -> list[str]:
 
 def effectiveness(qrels: pd.DataFrame, is_transfer: bool = False) -> pd.DataFrame:
     """The paper's means on the collection these judgments are of: `table, collection, system, measure, mean, residual,
-    mark`, empty for any other collection. A system that stands in Table 3 and in Table 10 is taken from Table 3.
-
-    is_transfer: trained on MS MARCO and measured on CAsT (Table 8), instead of trained on CAsT (Table 6).
-    """
+    mark`, empty for any other collection. is_transfer: Table 8 instead of Table 6."""
     tables = (8,) if is_transfer else (3, 6, 10)
     chosen = (EFFECTIVENESS["collection"] == paper_collection(qrels)) & EFFECTIVENESS["table"].isin(tables)
     return EFFECTIVENESS[chosen].drop_duplicates(["system", "measure"]).reset_index(drop=True)

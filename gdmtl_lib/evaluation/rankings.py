@@ -11,13 +11,10 @@ MISSED = "missed by the first stage"
 def rank_shifts(
     run_a: pd.DataFrame, run_b: pd.DataFrame, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
 ) -> pd.DataFrame:
-    """How many more relevant passages b puts at each rank than the baseline a (Figure 5).
+    """How many more relevant passages b puts at each rank than the baseline a (Figure 5). Every one counts once for
+    each run: at its rank, below the last of them, or as missed by the first stage.
 
-    Every relevant passage of the judgments is counted once for each run: at its rank, below the last of them, or, where
-    the run does not have it, as missed by the first stage. So the changes sum to zero.
-
-    run_a, run_b: `query_id, doc_id, score`. depth: the last rank with a bar of its own. relevance_level: the lowest
-    grade that counts as relevant.
+    run_a, run_b: `query_id, doc_id, score`. depth: the last rank with a bar of its own.
 
     Returns `rank` str ("1" to depth, then "below rank <depth>" and `MISSED`), `baseline`, `system` and `change` int64.
     Raises ValueError as `validate_run` and `validate_qrels`, for a depth below 1, for judgments without a relevant
@@ -36,11 +33,9 @@ def rank_shifts(
 
 
 def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1) -> float:
-    """How well scores alone tell relevant passages from the others, all queries together (for Figure 8).
-
-    The probability that a relevant passage, one of `relevance_level` or more, scores above another one, a tie counting
-    half: 1 means that the two histograms do not overlap, 0.5 that scores say nothing. Passages without a judgment count
-    as not relevant; queries without judgments are left out.
+    """How well scores alone tell relevant passages from the others, all judged queries together (for Figure 8): the
+    probability that a relevant passage scores above another one, a tie counting half. Passages without a judgment count
+    as not relevant.
 
     Raises ValueError as `validate_run` and `validate_qrels`, and where judged queries' lists have none of one kind.
     """
@@ -61,13 +56,9 @@ def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int 
 def shared_information_needs(
     train_qrels: pd.DataFrame, test_qrels: pd.DataFrame, levels: tuple[int, int] = (1, 1)
 ) -> pd.DataFrame:
-    """Find test and training queries with a relevant passage of one collection in common (Table 9).
-
-    levels: the lowest grade that counts as relevant in training and in test judgments.
-
-    Returns `test_query_id`, `train_query_id`, `doc_id`: a row a shared passage, in the order of `test_qrels`. A query
-    shares nothing with itself. Raises ValueError as `validate_qrels`, and for judgments without a relevant passage.
-    """
+    """Test and training queries with a relevant passage in common (Table 9): `test_query_id`, `train_query_id`,
+    `doc_id`, in the order of `test_qrels`. levels: the lowest relevant grade in training and in test judgments. Raises
+    ValueError as `validate_qrels`, and for judgments without a relevant passage."""
     train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
     test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})
     shared = test.merge(train, "inner", "doc_id")

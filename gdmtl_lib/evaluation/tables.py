@@ -16,31 +16,23 @@ WEIGHTING = ["loss_weighting", "generation_head_warmup_steps"]  # the settings b
 
 
 def extremes(deltas: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """The queries that gain most and those that lose most, at most `count` of each; unchanged ones are left out.
-
-    deltas: what `comparison.query_deltas` returns, and so is what comes back.
-    """
+    """Of what `comparison.query_deltas` returns the queries that gain most and those that lose most, at most `count` of
+    each."""
     gain, loss = deltas[deltas["difference"] > 0], deltas[deltas["difference"] < 0]
     return pd.concat([gain.head(count), loss.tail(count)], ignore_index=True)
 
 
 def top_passages(
-    query_ids: list[str],
-    runs: dict[str, pd.DataFrame],
-    collection: Collection,
-    qrels: pd.DataFrame,
-    depth: int = 1,
-    relevance_level: int = 1,
-    width: int = 120,
+    query_ids: list[str], runs: dict[str, pd.DataFrame], collection: Collection, qrels: pd.DataFrame, depth: int = 1,
+    relevance_level: int = 1, width: int = 120,
 ) -> pd.DataFrame:
     """What each system shows for each of these queries, in their order.
 
-    runs: `query_id, doc_id, rank` by system name. collection: where the texts come from. depth: how many passages of a
-    query. relevance_level: the lowest grade that counts as relevant. width: passages are cut to so many characters.
+    runs: `query_id, doc_id, rank` by system name. depth: how many passages of a query. width: passages are cut to so
+    many characters.
 
     Returns a row for each query and rank: `query_id`, `rank`, and a column for each system, under its label, with the
-    passage's text; a relevant one begins with `RELEVANT`. A list that ends before has an empty text. Raises ValueError
-    where the collection lacks a passage.
+    passage's text; a relevant one begins with `RELEVANT`. Raises ValueError where the collection lacks a passage.
     """
     pairs = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
     relevant = set(pairs.itertuples(index=False, name=None))
@@ -58,10 +50,7 @@ def top_passages(
 def styled(
     table: pd.DataFrame, formats: dict | str | None = None, caption: str = "", index: bool = True, **how
 ) -> Styler:
-    """A table to look at, in which text from data is never markup: cells, heads and caption are escaped.
-
-    formats, how: as `Styler.format` takes them. index: whether it is shown.
-    """
+    """A table to look at, in which text from data is never markup. formats, how: as `Styler.format` takes them."""
     shown = table.style.format(formats, escape="html", **how).set_caption(html.escape(caption))
     for axis in (0, 1):
         shown.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
@@ -83,10 +72,7 @@ def styled_passages(table: pd.DataFrame) -> Styler:
 
 def marked_effectiveness(values_by_system: dict[str, pd.DataFrame], tests: pd.DataFrame) -> pd.DataFrame:
     """Tables 3, 6, 8 and 10 in the paper's form: a row a system, a column a measure, the mean (RBP's with its residual)
-    and its mark in the cell.
-
-    values_by_system: what `evaluate` returns, by system name. tests: what `comparison.compare` returns for them.
-    """
+    and its mark in the cell. tests: what `comparison.compare` returns for these values."""
     marks = tests.pivot(index="system", columns="measure", values="mark").rename(columns=PAPER_NAMES)
     table = effectiveness_table(values_by_system)
     table = table + " " + marks.loc[table.index, table.columns]
@@ -137,11 +123,8 @@ def detectable_by_category(
 
 
 def by_weighting(table: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
-    """Rows grouped by the weighting of the losses, in words: learned (Eq. 6) first, then fixed (Eq. 2) by number; with
-    the steps of the heads' warm-up, and the rows.
-
-    table: rows of `Study.trainings` or of `Study.means`.
-    """
+    """Rows of `Study.trainings` or `Study.means` by the weighting of the losses, in words: learned (Eq. 6) first, then
+    fixed (Eq. 2) by number; with the steps of the heads' warm-up."""
     groups = list(table.groupby(WEIGHTING, sort=False))
     groups.sort(key=lambda group: (not isinstance(group[0][0], str), group[0]))
     return [

@@ -23,9 +23,7 @@ class Decoding:
     method: `greedy`, the likeliest token each time; `beam`, the likeliest texts that a search over `beams` at a time
     (4) finds, by log P divided by the number of tokens, the end included; `sample`, each token drawn from the
     `top_k` likeliest, of these from the fewest that have `top_p` of the probability, at `temperature` (1.0).
-    n: texts a passage (1). seed: of the draws (0).
-
-    Raises ValueError for an unknown method, a value out of range, and a setting that the method does not have.
+    n: texts a passage (1). seed: of the draws (0). Raises ValueError for what is unknown, out of range, or in vain.
     """
 
     method: str = "greedy"
@@ -41,7 +39,7 @@ class Decoding:
             raise ValueError(f"unknown method {self.method!r}: expected one of {', '.join(METHODS)}")
         for name, methods in _BELONGS.items():
             if getattr(self, name) is not None and self.method not in methods:
-                wanted = " or ".join(repr(method) for method in methods)
+                wanted = " or ".join(map(repr, methods))
                 raise ValueError(f"{name} belongs to method {wanted}, but method is {self.method!r}: leave {name} out")
         for name in ("n", "beams", "top_k"):
             value = getattr(self, name)
@@ -63,10 +61,9 @@ class Decoding:
         """Write `n` texts for each row of `steps`, token ids without the end.
 
         steps: what writes several texts, one a row. `start()`: the logits of every text's first token, float [b, v];
-        `step(tokens)` appends one to every row, int64 [b], and returns the logits of the next; `select(rows)` goes on with
-        these rows, int64, in this order, of which one may be taken several times.
-        uniforms: float [b, n, tokens] from 0 to 1, what the draws of each text's tokens are made from; its shape says
-        how many texts there are and how long they may be. end: the token that ends a text.
+        `step(tokens)` appends one to every row, int64 [b], and returns the logits of the next; `select(rows)` goes on
+        with these rows, int64, in this order, of which one may be taken several times.
+        uniforms: float [b, n, tokens] from 0 to 1, what the draws of each text's tokens are made from.
         """
         count, copies, limit = uniforms.shape
         if self.method == "beam":
@@ -85,11 +82,8 @@ class Decoding:
 def token_by_token(
     steps, choose: Callable[[Tensor, Tensor, int], Tensor], count: int, copies: int, limit: int, end: int
 ) -> list[list[int]]:
-    """Write `copies` texts for each of `count` rows, one token at a time; texts that have ended are dropped
-    when they are a quarter of those computed.
-
-    choose: given logits, float [b, v], the texts they are of, int64 [b], and the position, the tokens, int64 [b].
-    """
+    """Write `copies` texts for each of `count` rows, one token at a time. choose: given logits, float [b, v], the texts
+    they are of, int64 [b], and the position, the tokens, int64 [b]."""
     logits = steps.start()
     rows = torch.arange(count * copies, device=logits.device)
     if copies > 1:
@@ -127,11 +121,8 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: int | None, top_p: float | Non
 
 
 def beam_search(steps, count: int, beams: int, n: int, limit: int, end: int) -> list[list[list[int]]]:
-    """The `n` best texts that the search finds for each of `count` rows, the best first.
-
-    At each step the `beams` likeliest continuations of a row's texts are kept. A text that ends among them is
-    finished; a row is done with `beams` of those, or at the limit, where what has not ended counts too.
-    """
+    """The `n` best texts that the search finds for each of `count` rows, the best first: at each step the `beams`
+    likeliest continuations are kept, and a row is done with `beams` texts that have ended, or at the limit."""
     finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
     live: dict[int, list[tuple[float, list[int]]]] = {row: [(0.0, [])] for row in range(count)}
     logits = steps.start()

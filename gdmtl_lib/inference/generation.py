@@ -3,7 +3,7 @@
 The passage's states are computed once, and each token against them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pandas as pd
 import torch
@@ -31,12 +31,10 @@ def generate(
 ) -> list[str] | list[list[str]]:
     """Write the query each passage would answer or, given the queries too, the answer.
 
-    model: of a system that generates. passages: texts, or one text. queries: one a passage, for tasks that read them, as that of
-    answers (Table 1: GDMTL+ only).
+    model: of a system that generates. passages: texts, or one text. queries: one a passage, for tasks that read them.
     max_tokens: the longest text to write, at most what the system learned to. task: a generative task of the system; by
-    default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a
-    token is chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together; by
-    default as many as fit the budget of tokens. What a passage gets depends on neither that nor on other passages.
+    default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a token is
+    chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together.
 
     Returns one text a passage or, where `n` is given, a list of n texts a passage.
     Raises ValueError for a system that does not learn the task, a number of queries that does not fit, and settings
@@ -61,17 +59,21 @@ def generate(
     sources = [builder.generation(task, passage, query, []) for passage, query in tokens]
     device = next(model.parameters()).device
     written: list[list[str]] = [[] for _ in passages]
-    for batch in _batches(sources, limit, decoding.width, batch_size, KEPT_TOKENS[device.type]):
-        numbers = torch.stack([_uniforms((seed or 0, passages[i], queries[i]), n or 1, limit) for i in batch])
+    lengths = [decoding.width * (source.source_length + limit) for source in sources]
+    order = sorted(range(len(sources)), key=lambda i: -lengths[i])
+    sizes, budget = (lengths, KEPT_TOKENS[device.type]) if batch_size is None else ([1] * len(order), batch_size)
+    for batch in by_budget(order, sizes, budget):
+        seeds = [stable_hash(seed or 0, passages[i], queries[i]) for i in batch]
+        numbers = [torch.rand(n or 1, limit, generator=torch.Generator().manual_seed(each)) for each in seeds]
         steps = _Steps(model, task, [sources[i] for i in batch])
-        for i, texts in zip(batch, decoding.write(steps, numbers.to(device), builder.end)):
+        for i, texts in zip(batch, decoding.write(steps, torch.stack(numbers).to(device), builder.end)):
             decoded = [model.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
             written[i] = decoded + [""] * ((n or 1) - len(decoded))
     return written if n is not None else [texts[0] for texts in written]
 
 
 class _Steps:
-    """A model's logits, token by token, each token computed once: what `Decoding.write` asks for."""
+    """What `Decoding.write` asks for."""
 
     def __init__(self, model, task: str, sources: list[TokenSequence]):
         self._continuation = Continuation(model, encode_sources(model, sources))
@@ -108,20 +110,6 @@ def _checked_task(model, task: str | None, has_queries: bool) -> str:
         )  # fmt: skip
     check_learns(model, task)
     return task
-
-
-def _batches(
-    sources: list[TokenSequence], limit: int, width: int, batch_size: int | None, budget: int
-) -> Iterator[list[int]]:
-    """Numbers of the passages to compute together, those of like length beside each other."""
-    lengths = [width * (source.source_length + limit) for source in sources]
-    order = sorted(range(len(sources)), key=lambda i: -lengths[i])
-    return by_budget(order, lengths, budget) if batch_size is None else by_budget(order, [1] * len(order), batch_size)
-
-
-def _uniforms(parts: tuple, n: int, limit: int) -> Tensor:
-    """Numbers from 0 to 1, float [n, limit], that are a function of the parts alone."""
-    return torch.rand(n, limit, generator=torch.Generator().manual_seed(stable_hash(*parts)))
 
 
 def compare_with_queries(model, passages: Iterable[str], queries: Iterable[str]) -> pd.DataFrame:

@@ -42,8 +42,8 @@ def query_likelihood(
 
     reduction: `sum` over the query's tokens and its end, or their `mean`. One query's candidates are ordered alike
     by both; across queries of different lengths only the mean compares.
-    states: a folder that keeps the passages' states, in bf16, for later runs of this model; `StoredStates` for a limit
-    other than its 10 GB. States that are computed here are then rounded as well: no score depends on what was stored.
+    states: a folder that keeps the passages' states, in bf16, for later runs of this model, or `StoredStates`. Those
+    that are computed here are then rounded as well: no score depends on what was stored.
     Other arguments and returns: as `rerank`. Raises ValueError as `rerank`, for a system that does not learn to write
     queries and for an unknown reduction.
     """
@@ -78,9 +78,8 @@ def log_likelihoods(
     """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
     of tokens that is over, int64; in the order given.
 
-    model: as `in_precision` gives it. batch_tokens: source tokens of one pass, by default as many as suit the device;
-    the queries of one pass attend to at most PASSES times as many. on_progress: called with the number of pairs after
-    every pass. stored: where states are kept.
+    model: as `in_precision` gives it. batch_tokens: source tokens of one pass; its queries attend to at most PASSES
+    times as many. on_progress: called with the number of pairs after every pass. stored: where states are kept.
     """
     builder = model.input_builder()
     queries = list(dict.fromkeys(query for query, _ in pairs))
@@ -142,8 +141,8 @@ def _log_p(vocabulary, continuation: Continuation, first: torch.Tensor, targets:
 
 
 def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
-    """How many tokens the model hesitates between while it reads each passage's query: exp of the mean negative log P
-    of a token, the end included. Raises ValueError for a system that does not learn to write queries."""
+    """exp of the mean negative log P of a token of each passage's query, the end included. Raises ValueError for a
+    system that does not learn to write queries."""
     check_learns(model, "query_generation")
     pairs = list(zip(queries, passages, strict=True))
     totals, counts = log_likelihoods(model.eval(), pairs)
@@ -162,24 +161,21 @@ def interpolate(ranking: pd.DataFrame, likelihood: pd.DataFrame, weight: float) 
             f"expected two runs of the same candidates: found {len(ranking)} and {len(likelihood)} rows, "
             f"{len(both)} of them in both"
         )
-    by_query = both.groupby("query_id", sort=False)
-    parts = [_standardised(by_query[column]) for column in ("score", "score_likelihood")]
+    parts = []
+    for column in ("score", "score_likelihood"):
+        by_query = both.groupby("query_id", sort=False)[column]
+        spread = by_query.transform(lambda scores: scores.std(ddof=0))  # 0 where all are equal
+        parts.append(((both[column] - by_query.transform("mean")) / spread.where(spread > 0)).fillna(0.0))
     scores = (parts[0] + weight * parts[1]).astype(np.float32)
     return canonical_order(both[["query_id", "doc_id"]].assign(score=scores))
-
-
-def _standardised(by_query) -> pd.Series:
-    """Mean 0 and standard deviation 1 within a query; 0 where all are equal."""
-    spread = by_query.transform(lambda scores: scores.std(ddof=0))
-    return ((by_query.obj - by_query.transform("mean")) / spread.where(spread > 0)).fillna(0.0)
 
 
 def choose_weight(
     ranking: pd.DataFrame, likelihood: pd.DataFrame, qrels: pd.DataFrame, measure: str = "RR@10",
     weights: Sequence[float] = WEIGHTS, relevance_level: int = 1,
 ) -> float:
-    """The weight with the best mean of a measure, the smallest of equals. To be chosen on queries other than those
-    that are measured with it. ranking, likelihood: runs of the validation queries; qrels: their judgments."""
+    """The weight with the best mean of a measure, the smallest of equals. ranking, likelihood: runs of validation
+    queries, other than those that are measured with it; qrels: their judgments."""
     means = {
         weight: evaluate(interpolate(ranking, likelihood, weight), qrels, [measure], relevance_level)["value"].mean()
         for weight in sorted(weights)
@@ -189,10 +185,7 @@ def choose_weight(
 
 def cascade_run(likelihood: pd.DataFrame, ranking: pd.DataFrame, depth: int) -> pd.DataFrame:
     """Each query's best `depth` by the likelihood, ordered by their ranking scores; below them the others as they were.
-
-    likelihood: a run of all candidates. ranking: a run with at least those best ones.
-    Raises ValueError for a depth below 1 and where a ranking score is missing.
-    """
+    Raises ValueError for a depth below 1 and where a ranking score is missing."""
     if depth < 1:
         raise ValueError(f"depth must be at least 1, found {depth}")
     best = canonical_order(likelihood).query("rank <= @depth")

@@ -8,6 +8,7 @@ b rows, s source tokens, n target tokens, h heads, d hidden size.
 
 from copy import copy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ class Source:
     """What target tokens attend to.
 
     keys, values: float [layers, h, s, d / h], those of an encoder's self-attention; None for an encoder-decoder,
-    whose decoder makes its own of `states`. states: float [s, d], the encoder's last states; of an encoder that of
-    the last source token alone, [1, d], which predicts the first target token.
+    whose decoder makes its own of `states`. states: float [s, d], the encoder's last; of an encoder system that of the
+    last source token alone, [1, d], which predicts the first target token.
     """
 
     states: Tensor
@@ -37,37 +38,22 @@ class Source:
 
 
 def encode_sources(model, sequences: list[TokenSequence]) -> list[Source]:
-    """The states of each source, from one packed pass. sequences: of a generative task, without target tokens, as
-    `InputBuilder.query_generation(passage, [])` gives them."""
+    """The states of each source, from one packed pass. sequences: of a generative task, without target tokens."""
     batch = pack(sequences).to(next(model.parameters()).device)
     lengths = [sequence.source_length for sequence in sequences]
     if model.system.backbone == "encoder_decoder":
         return [Source(states) for states in model.encode(batch)[0].split(lengths)]
-    seen = _Seen()
-    [states] = model.encode(batch.input_ids, batch.segment_ids, batch.position_ids, spans=batch.spans, cache=seen)
+    seen: list[tuple[Tensor, Tensor]] = []  # a layer's keys and values, float [1, h, t, d / h]
+    cache = SimpleNamespace(update=lambda *states: seen.append(states) or states)
+    [states] = model.encode(batch.input_ids, batch.segment_ids, batch.position_ids, spans=batch.spans, cache=cache)
     # [layers, h, t, d / h], cut at the ends of the sources.
-    keys, values = (torch.cat(part).split(lengths, dim=2) for part in (seen.keys, seen.values))
+    keys, values = (torch.cat(part).split(lengths, dim=2) for part in zip(*seen))
     return [Source(part[-1:], key, value) for part, key, value in zip(states.split(lengths), keys, values)]
 
 
-class _Seen:
-    """The keys and values of a packed pass, float [1, h, t, d / h] a layer."""
-
-    def __init__(self):
-        self.keys, self.values = [], []
-
-    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys.append(key)
-        self.values.append(value)
-        return key, value
-
-
 class KVCache:
-    """The keys and values of the tokens so far, a row a source, for the attention of an encoder.
-
-    A pass brings those of its own tokens, layer after layer, whatever the family calls its layers. They are written in
-    place, into room for tokens to come: to join what there is with each new token would copy the whole source for it.
-    """
+    """The keys and values of the tokens so far, a row a source, for the attention of an encoder; those of new tokens
+    come layer after layer, and are written in place: to join them would copy the whole source for each."""
 
     ROOM = 64
 
@@ -146,8 +132,8 @@ class Continuation:
         return self.advance(start)[:, 0]
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """Compute target tokens, int64 [b, n], that follow those there are. Returns their states, float [b, n, d];
-        each predicts the token after it. Rows that end earlier may be filled up with any token."""
+        """Compute target tokens, int64 [b, n], that follow those there are; rows that end earlier may be filled up with
+        any token. Returns their states, float [b, n, d]; each predicts the token after it."""
         count = tokens.shape[1]
         causal = tokens.new_ones(count, self._written + count, dtype=torch.bool).tril(self._written)
         causal = causal.expand(len(tokens), -1, -1)

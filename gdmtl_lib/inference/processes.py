@@ -36,13 +36,8 @@ def score_in_processes(
     model, collection, candidates: pd.DataFrame, processes: int, folder: Path | None, key: Mapping, batch_tokens: int,
     device: torch.device, on_progress: Callable[[int], object],
 ) -> np.ndarray:
-    """`score_candidates` in so many processes, at most one a chunk.
-
-    folder: keeps the scores of an interrupted call; None for one that does not. key: what the scores depend on.
-
-    Raises ValueError for a collection that its name does not open, RuntimeError, with the end of what it printed, when
-    a process fails: the others are ended.
-    """
+    """`score_candidates` in so many processes, at most one a chunk. folder: keeps the scores of an interrupted call.
+    key: what the scores depend on. Raises as `run_processes`, and ValueError for a collection without a name."""
     _require_name(collection)
     chunks = list(whole_queries(candidates["query_id"], key["chunk_pairs"]))
     processes = min(processes, len(chunks))
@@ -52,7 +47,12 @@ def score_in_processes(
         try:
             model.save_pretrained(home / "model")
             for number in range(processes):
-                write_ordered(_in_order(candidates, chunks[number::processes]), home / f"candidates.{number}.trec")
+                # As a run that keeps their order, which decides what is computed together.
+                rows = np.concatenate(chunks[number::processes])
+                pairs = candidates[["query_id", "doc_id"]].iloc[rows].reset_index(drop=True)
+                rank = pairs.groupby("query_id", sort=False).cumcount() + 1
+                ordered = pairs.assign(score=-rank.astype(np.float32), rank=rank)
+                write_ordered(ordered, home / f"candidates.{number}.trec")
             job = {"collection": collection.name, "keys": keys, "batch_tokens": batch_tokens, "device": device.type}
             (home / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
             commands = [[sys.executable, "-m", "gdmtl_lib.inference", str(home), str(i)] for i in range(processes)]
@@ -72,8 +72,8 @@ def score_in_processes(
 
 
 def environments(processes: int, device: str) -> list[dict[str, str]]:
-    """Each process's environment: a share of this one's threads, and a GPU of its own as long as there are enough, then
-    one that it shares; where they compute on the CPU they see none, so that nothing can look for one."""
+    """Each process's environment: a share of this one's threads, and a GPU of its own as long as there are enough;
+    where they compute on the CPU they see none, so that nothing can look for one."""
     gpus = visible_gpus() if device == "cuda" else [""]
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
     return [
@@ -85,12 +85,8 @@ def environments(processes: int, device: str) -> list[dict[str, str]]:
 def run_processes(
     commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], on_progress: Callable[[int], object]
 ) -> None:
-    """Run commands side by side until all have ended; whatever ends this ends them.
-
-    on_progress: called with the numbers that they print in lines that begin with `SCORED`.
-
-    Raises RuntimeError, with the last 25 lines of what it printed, when one of them fails.
-    """
+    """Run commands side by side until all have ended; whatever ends this ends them. on_progress: called with the
+    numbers that they print after `SCORED`. Raises RuntimeError, with the end of what it printed, when one fails."""
     children, printed = [], queue.SimpleQueue()
     tails = [deque(maxlen=25) for _ in commands]
     try:
@@ -142,13 +138,6 @@ def _require_name(collection) -> None:
             f"{collection.name!r} ({found if isinstance(found, Exception) else 'whose texts are others'}); re-rank it "
             "in one process, or write it into a folder"
         )
-
-
-def _in_order(candidates: pd.DataFrame, chunks: Sequence[np.ndarray]) -> pd.DataFrame:
-    """The pairs of some chunks as a run that keeps their order, which decides what is computed together."""
-    pairs = candidates[["query_id", "doc_id"]].iloc[np.concatenate(chunks)].reset_index(drop=True)
-    rank = pairs.groupby("query_id", sort=False).cumcount() + 1
-    return pairs.assign(score=-rank.astype(np.float32), rank=rank)
 
 
 def main(folder: Path, number: int) -> None:

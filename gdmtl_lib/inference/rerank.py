@@ -34,25 +34,22 @@ def rerank(
 ) -> pd.DataFrame:
     """Score every candidate with the model and order each query's candidates by it.
 
-    Passages that the first stage missed stay missed: nothing is added to the candidates.
-
     model: from `build_model`, `load_model` or trained; or the folder of a checkpoint. collection: looks up texts by id;
         or what `load_collection` takes. candidates: query_id, doc_id (and whatever else); or a TREC run's path.
-    output: also write the run there as a TREC file, and resume a call that was interrupted from the file beside it
-        (`<output>.partial`), if model and candidates are the same. Of several processes it is a folder
-        (`<output>.processes`), and their number has to be the same too.
+    output: also write the run there as a TREC file, and resume a call that was interrupted from what is beside it
+        (`<output>.partial`, or `<output>.processes`), if model, candidates and number of processes are the same.
     batch_tokens: tokens of one pass; only speed and memory depend on it.
     precision: `fp32`; `bf16` or `fp16` for the backbone (the heads always compute in fp32); `auto`: bf16 where the
         hardware is fast at it. device: as in TrainingSettings.
     score: `rank`, the ranking head's; `likelihood`, log P(query | passage); `interpolated`, both, the likelihood with
         `weight` (see `likelihood.interpolate`). Only `rank` resumes and takes `processes`.
     states: of the likelihood: a folder that keeps the passages' states for later runs, or `StoredStates` with a limit.
-    processes: so many of this machine share the candidates, on a GPU each, or on shared ones where there are fewer; on
-        a CPU they share its cores. The collection has to be one that `load_collection` finds by its name.
+    processes: so many of this machine share the candidates, each with a GPU, or a share of them or of the CPU's cores.
+        The collection has to be one that `load_collection` finds by its name.
 
-    Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run (missing columns,
-    duplicates, no row), for unknown ids and for an unknown score; RuntimeError, naming it, where another process is
-    writing this output, and, with the end of what it printed, where one of several processes fails.
+    Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run, for unknown ids and
+    for an unknown score; RuntimeError where another process is writing this output, and, with the end of what it
+    printed, where one of several processes fails.
     """
     _check_score(score, weight, states, processes)
     model, collection, candidates = (

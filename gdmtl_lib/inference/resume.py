@@ -28,7 +28,11 @@ class PartialScores:
             return
         with file.open("rb") as lines:
             if (first := next(lines, b"")) != self._head:
-                _warn_of_another(file, first, record)
+                if isinstance(there := _content(first), dict):
+                    what = "; ".join(differences(there, record, with_versions=True))
+                    warnings.warn(
+                        f"{file} holds the scores of another re-ranking and is written anew: {what}", stacklevel=3
+                    )
                 return
             self._good = len(self._head)
             for line in lines:
@@ -39,7 +43,7 @@ class PartialScores:
                 self._good += len(line)
 
     def append(self, number: int, scores: np.ndarray) -> None:
-        """Keep the scores of one more chunk. scores: float32."""
+        """Keep the scores of one more chunk, float32."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("ab") as file:
             if self._good is not None:  # the first time: nothing but what was good stays in the file
@@ -65,10 +69,3 @@ def _content(line: bytes):
     except ValueError:
         return None
     return content if _checked(content) == line else None
-
-
-def _warn_of_another(file: Path, first: bytes, record: Mapping) -> None:
-    there = _content(first)
-    if isinstance(there, dict):
-        found = "; ".join(differences(there, record, with_versions=True))
-        warnings.warn(f"{file} holds the scores of another re-ranking and is written anew: {found}", stacklevel=4)

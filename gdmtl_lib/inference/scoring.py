@@ -28,9 +28,7 @@ def score_candidates(
     device: torch.device, on_progress: Callable[[int], object], partial: PartialScores | None = None,
 ) -> np.ndarray:
     """Scores of all candidates, float32, in the order given: whole queries, about `chunk_pairs` pairs at a time.
-
-    partial: takes the scores of every chunk, and gives those that it has.
-    """
+    partial: takes the scores of every chunk, and gives those that it has."""
     scores = np.empty(len(candidates), dtype=np.float32)
     with scorer_on(model, device, precision) as scorer:
         tokens = _Tokens(model.input_builder())
@@ -87,8 +85,8 @@ def score_pairs(
 ) -> np.ndarray:
     """Scores of (query, passage) pairs, float32, in the order given.
 
-    batch_tokens: tokens of one packed pass; by default as many as suit the device. on_progress: called with the number
-    of pairs after every pass. tokens: of the texts that earlier calls have met.
+    batch_tokens: of one packed pass. on_progress: called with the number of pairs after every pass. tokens: of the
+    texts that earlier calls have met.
     """
     if not pairs:
         return np.empty(0, dtype=np.float32)

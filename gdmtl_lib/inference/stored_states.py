@@ -36,8 +36,7 @@ class StoredStates:
     """A folder that keeps passages' states, and how large it may get.
 
     limit_gb: 10^9 bytes, over all models; 0 stores nothing, only reads. A passage of 80 tokens takes 3 MB with a model
-    of BERT-base's size. At the limit no more are stored: a run through more passages than fit would throw out each old one
-    before it comes to it again.
+    of BERT-base's size. At the limit no more are stored.
     """
 
     folder: str | os.PathLike
@@ -84,7 +83,11 @@ class ModelStates:
 
         model: what `in_precision` makes of the one that these states belong to.
         """
-        keys = [self._key_of(sequence) for sequence in sequences]
+        keys = []
+        for sequence in sequences:
+            digest = self._key.copy()
+            digest.update(np.array(sequence.input_ids, dtype="<i8"))
+            keys.append(digest.hexdigest())
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             found = list(pool.map(self._read, keys))
         missing = [i for i, tensors in enumerate(found) if tensors is None]
@@ -99,11 +102,6 @@ class ModelStates:
         for source in sources:
             source.states = source.states.to(model.get_input_embeddings().weight.dtype)  # as those of the target
         return sources
-
-    def _key_of(self, sequence: TokenSequence) -> str:
-        digest = self._key.copy()
-        digest.update(np.array(sequence.input_ids, dtype="<i8"))
-        return digest.hexdigest()
 
     def _read(self, key: str) -> dict[str, Tensor] | None:
         """A passage's states; None where they are not stored, or not as they were written."""

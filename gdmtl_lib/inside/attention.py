@@ -1,6 +1,5 @@
-"""What attention does inside a model: its weights, layer by layer and head by head, who may attend to whom in them, the
-expanded examples that mixed attention stands for (Section 4.2), where query and passage meet in an architecture
-(Figure 9), and what training changes in where the query looks.
+"""What attention does inside a model: its weights and who may attend to whom in them, the expanded examples that mixed
+attention stands for (Section 4.2), where query and passage meet (Figure 9), and what training changes in it.
 
 An encoder system has one attention, `encoder`; an encoder-decoder has three: `encoder` (bidirectional), `decoder`
 (causal) and `cross` (decoder to encoder). All functions take one sequence.
@@ -9,7 +8,6 @@ l layers, h heads, r rows (the tokens that attend), c columns (the tokens attend
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,7 +20,7 @@ from transformers import AutoTokenizer
 
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint
 from gdmtl_lib.inputs import InputBuilder, TokenSequence
-from gdmtl_lib.packing import PaddedBatch, pad
+from gdmtl_lib.packing import pad
 from gdmtl_lib.systems import GENERATIVE_TASKS, System, get_system
 
 NONE, BIDIRECTIONAL, CROSS, CAUSAL = range(4)
@@ -39,9 +37,8 @@ class Layout:
     """Who may attend to whom in one attention, and what the tokens are called.
 
     kinds: int8 [r, c], `NONE` where a row may not attend to a column, otherwise the mechanism by which it may (Figure
-    2): `BIDIRECTIONAL`, `CROSS` or `CAUSAL`. rows, columns: the tokens. row_segments, column_segments: int [r] and [c],
-    an index into `segments`: ("source", "target"), ("passage", "query") for ranking, or `TEXTS`. steps: the rows that
-    predict a token (for ranking: the one whose state is scored). predicts: what each of them predicts.
+    2). rows, columns: the tokens. row_segments, column_segments: int [r] and [c], an index into `segments`. steps: the
+    rows that predict a token (for ranking: the one whose state is scored). predicts: what each of them predicts.
     """
 
     kinds: np.ndarray
@@ -68,11 +65,9 @@ class Layout:
 def build_sequence(
     model, task: str, passage: str, query: str, answer: str = "", mask: str | None = None
 ) -> TokenSequence:
-    """The sequence of a task under one of `MASKS`; by default the task's own: bidirectional for ranking, mixed for
-    generation. `mlm` replaces the target by [MASK] (the paper's ablation). An encoder-decoder takes None.
-
-    Raises ValueError for a task the system does not learn, and for a mask that is unknown or does not fit.
-    """
+    """The sequence of a task under one of `MASKS`, by default the task's own, which alone an encoder-decoder has. `mlm`
+    replaces the target by [MASK]. Raises ValueError for a task the system does not learn, and for a mask that is
+    unknown or does not fit."""
     if task not in model.system.tasks:
         raise ValueError(f"{model.system.name} does not learn {task!r}: it learns {', '.join(model.system.tasks)}")
     if mask is not None and mask not in MASKS:
@@ -95,8 +90,7 @@ def build_sequence(
 
 def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
     """Who may attend to whom when a model reads the sequence: a `Layout` an attention, in the order of the passes, from
-    the literal masks of the padded pass (`gdmtl_lib.packing.pad`). reader: the model, or the input builder of one.
-    """
+    the literal masks of the padded pass. reader: the model, or the input builder of one."""
     batch, system = pad([sequence], reader.tokenizer.pad_token_id), reader.system
     tokens, in_segment = _words(reader.tokenizer, sequence.input_ids), np.array(sequence.segment_ids)
     segments = ("passage", "query") if sequence.task == "rank" else ("source", "target")
@@ -122,8 +116,8 @@ def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
 
 
 def ranking_layouts(system: str | System, tokenizer, passage: str, query: str) -> dict[str, Layout]:
-    """The attentions through which a neural system's score of a pair comes about, in the order they are computed, with
-    `TEXTS` for segments. tokenizer: of its backbone; another family's does for a picture."""
+    """`layouts` of a neural system's ranking pass, with `TEXTS` for segments. tokenizer: of its backbone; another
+    family's does for a picture."""
     system = get_system(getattr(system, "name", system))
     start = tokenizer.cls_token_id if system.backbone == "encoder_decoder" else None
     builder = InputBuilder(tokenizer, system, decoder_start_id=start)
@@ -142,13 +136,13 @@ def ranking_layouts(system: str | System, tokenizer, passage: str, query: str) -
 
 
 def default_tokenizer():
-    """The tokenizer of the checkpoint that all systems start from where none is named; it needs no network."""
+    """The tokenizer of the checkpoint that all systems start from where none is named."""
     return AutoTokenizer.from_pretrained(find_checkpoint(DEFAULT_CHECKPOINT))
 
 
 def count_interactions(found: Mapping[str, Layout]) -> pd.DataFrame:
-    """How often the texts meet in one layer of each attention: `attention`, and `query to passage` and `passage to
-    query`, the pairs of tokens of which the first may attend to the second. found: from `ranking_layouts`."""
+    """How often the texts meet in one layer of each attention that `ranking_layouts` found: `attention`, and pairs of
+    tokens of which the first may attend to the second, `query to passage` and `passage to query`."""
     rows = [
         (ATTENTIONS[name], *(int(each.interacts[each.row_segments == text].sum()) for text in (QUERY, PASSAGE)))
         for name, each in found.items()
@@ -159,18 +153,24 @@ def count_interactions(found: Mapping[str, Layout]) -> pd.DataFrame:
 @torch.no_grad()
 def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
     """Softmax(QK^T / sqrt(d)) under the literal mask in every layer and head (Eq. 1 and 7), float32 [l, h, r, c], for
-    each name in `layouts(model, sequence)`: by transformers' own eager attention, on the padded reference pass; dropout
-    is off. A weight the mask forbids is exactly 0."""
+    each name in `layouts(model, sequence)`: by transformers' eager attention, on the padded pass, without dropout."""
     batch = pad([sequence], model.tokenizer.pad_token_id).to(next(model.parameters()).device)
     found: dict[str, list[Tensor]] = {}
     hooks = [
         module.register_forward_hook(lambda _, __, output, name=name: found.setdefault(name, []).append(output[1][0]))
         for name, module in _attention_modules(model)
     ]
+    # Eager attention adds its mask to the scores: 0 where a token may attend, the lowest number where not.
+    masks = {name: getattr(batch, name) for name in ("mask", "decoder_mask", "cross_mask")}
+    lowest = torch.finfo(torch.float32).min
+    added = {name: (~mask).float() * lowest for name, mask in masks.items() if mask is not None}
+    implementation, training = model.config._attn_implementation, model.training
+    model.config._attn_implementation = "eager"
     try:
-        with _eager(model):
-            model.states(_additive(batch))
+        model.eval().states(replace(batch, **added))
     finally:
+        model.config._attn_implementation = implementation
+        model.train(training)
         for hook in hooks:
             hook.remove()
     return {name: torch.stack(weights).float().cpu() for name, weights in found.items()}
@@ -178,7 +178,7 @@ def attention_weights(model, sequence: TokenSequence) -> dict[str, Tensor]:
 
 def copied_share(weights: Tensor, layout: Layout) -> np.ndarray:
     """How much of its attention a row that is about to write a token spends on that same token: float [l, h], the mean
-    over those rows for which the columns hold it. weights: float [l, h, r, c], from `attention_weights`."""
+    over those rows for which the columns hold it. weights: from `attention_weights`."""
     wanted = torch.tensor([[column == token for column in layout.columns] for token in layout.predicts])
     there = wanted.any(1)
     rows = weights[:, :, torch.tensor(layout.steps)[there]]
@@ -186,11 +186,11 @@ def copied_share(weights: Tensor, layout: Layout) -> np.ndarray:
 
 
 def block_shares(weights: Tensor, layout: Layout) -> pd.DataFrame:
-    """How much of its attention a source token and a target token spend on the source and on the target.
+    """How much of its attention a segment's token spends on each segment. weights: from `attention_weights`.
 
-    weights: float [l, h, r, c], from `attention_weights`. Returns for every `layer`, `head` (both from 1) and block with
-    tokens in it (`rows, columns`, of the layout's `segments`): `share` (the mean over the rows of the sum over the
-    columns), and `uniform` (the same, were the attention spread evenly over all tokens that the mask allows).
+    Returns for every `layer`, `head` (both from 1) and block with tokens in it (`rows, columns`, of the layout's
+    `segments`): `share` (the mean over the rows of the sum over the columns), and `uniform` (the same, were attention
+    spread evenly over what the mask allows).
     """
     allowed = torch.from_numpy(layout.allowed)
     uniform = allowed / allowed.sum(-1, keepdim=True)
@@ -215,11 +215,9 @@ def mean_block_shares(model, task: str, examples: Iterable[tuple[str, ...]]) -> 
 
 def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSequence]:
     """One generative example of mixed attention as |target| examples that predict one token each (Section 4.2): the
-    source and the first t target tokens under the mixed mask. Together they give the loss and the gradients of the one
-    mixed pass. With `mask_id` they are what the paper's wording says instead, which does not: the tokens not yet
-    written are [MASK], and attention is bidirectional.
-
-    Raises ValueError for a sequence that is not a generative one under the mixed mask.
+    source and the first t target tokens under the mixed mask, together with the loss and the gradients of the one mixed
+    pass. With `mask_id` they are what the paper's wording says instead, which does not give those: the tokens not yet
+    written are [MASK], and attention is bidirectional. Raises ValueError for another sequence.
     """
     source = sequence.source_length
     if not sequence.targets or sequence.decoder_ids or sequence.predict_from != source - 1:
@@ -240,7 +238,7 @@ def expand(sequence: TokenSequence, mask_id: int | None = None) -> list[TokenSeq
 
 
 def target_logits(model, sequences: list[TokenSequence]) -> tuple[Tensor, Tensor]:
-    """The next-token logits at every target position of the sequences of one generative task, float32 [n, v], from one
+    """The next-token logits at every target position of one generative task's sequences, float32 [n, v], from one
     padded pass, with their graph; and the target tokens, int [n]."""
     batch = pad(sequences, model.tokenizer.pad_token_id).to(next(model.parameters()).device)
     ((task, logits),) = model(batch).logits.items()
@@ -253,12 +251,9 @@ def token_losses(model, sequences: list[TokenSequence]) -> Tensor:
 
 
 def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The one mixed pass beside its expansion and beside the [MASK]-filled bidirectional examples.
-
-    Returns the loss of every target token (columns token, and one an approach) and, a row an approach, loss (the mean),
-    loss_difference and gradient_difference: to the one mixed pass, the latter over all parameters, relative to the
-    largest norm of a parameter's gradient.
-    """
+    """The one mixed pass beside its expansion and beside the [MASK]-filled bidirectional examples: the loss of every
+    target token (columns token, and one an approach) and, a row an approach, loss (the mean), loss_difference and
+    gradient_difference, the latter over all parameters, relative to the largest norm of a parameter's gradient."""
     approaches = {
         "one mixed pass": [sequence],
         "expanded": expand(sequence),
@@ -283,12 +278,9 @@ def compare_expansion(model, sequence: TokenSequence) -> tuple[pd.DataFrame, pd.
 
 @torch.no_grad()
 def likeliest_tokens(model, sequence: TokenSequence, count: int = 5) -> pd.DataFrame:
-    """What a model predicts at every target position of a generative sequence, whatever its mask; dropout is off.
-
-    Returns a row for each position and each of its `count` likeliest next tokens: `step` (from 0), `target` (the token
-    that is to be predicted), `rank` (from 1), `token`, `probability`, and `target_probability`. Raises ValueError for a
-    sequence without targets.
-    """
+    """What a model predicts at every target position of a generative sequence, without dropout: a row for each of its
+    `count` likeliest next tokens, `step` (from 0), `target` (the token that is to be predicted), `rank` (from 1),
+    `token`, `probability`, and `target_probability`. Raises ValueError for a sequence without targets."""
     if not sequence.targets:
         raise ValueError(f"expected a sequence that predicts tokens, found one of {sequence.task!r}, which predicts none")
     training = model.training
@@ -311,9 +303,8 @@ def likeliest_tokens(model, sequence: TokenSequence, count: int = 5) -> pd.DataF
 
 @torch.no_grad()
 def prefix_effect(model, sequence: TokenSequence) -> float:
-    """How far the prediction of the last target token moves when the target tokens before it are written in another
-    order: total variation, 0 to 1. Under mixed attention a prediction rests on what is written; with the target masked
-    (MLM) it is blind to it."""
+    """How far the prediction of the last target token moves when those before it are written in another order: total
+    variation, 0 to 1. With the target masked (MLM) it is 0."""
     written = sequence.segment_ids.count(0)
     other = replace(sequence, input_ids=sequence.input_ids[:written] + sequence.input_ids[written:][::-1])
     logits, _ = target_logits(model, [sequence, other])
@@ -322,18 +313,16 @@ def prefix_effect(model, sequence: TokenSequence) -> float:
 
 
 def destinations(model, sequence: TokenSequence) -> np.ndarray:
-    """What each token of an encoder's ranking sequence is, int [s], an index into `DESTINATIONS`. The task's prefix
-    counts as passage."""
+    """What each token of an encoder's ranking sequence is, int [s], an index into `DESTINATIONS`; prefixes are passage."""
     kinds = np.array(sequence.segment_ids)
     special = {model.tokenizer.cls_token_id: 2, model.tokenizer.sep_token_id: 3}
     return np.array([special.get(token, kind) for token, kind in zip(sequence.input_ids, kinds)])
 
 
 def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """Where the query's tokens look in the ranking pass, in every layer and head, mean over pairs. A head can be
-    compared with the head of the same place only because both systems start from the same weights.
+    """Where the query's tokens look in an encoder system's ranking pass, in every layer and head, mean over pairs of
+    passage and query. (Heads of two systems compare where both start from the same weights.)
 
-    model: an encoder system. pairs: (passage, query).
     Returns `layer`, `head` (from 1), the four `DESTINATIONS` (the share of the attention they get, 1 together) and
     `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder and without pairs.
     """
@@ -356,10 +345,8 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
 
 def head_changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """How much of each head's attention has moved to another destination, from 0 to 1 (total variation), the most
-    first: `layer, head, moved` and, with its sign, what each destination and the entropy gained.
-
-    before, after: what `query_attention` returns for two systems. Raises ValueError for models of different sizes.
-    """
+    first: `layer, head, moved` and what each destination and the entropy gained. before, after: what `query_attention`
+    returns for two systems. Raises ValueError for models of different sizes."""
     key = ["layer", "head"]
     if not before[key].equals(after[key]):
         raise ValueError("expected two models with the same layers and heads; compare systems of one checkpoint")
@@ -397,22 +384,3 @@ def _attention_modules(model) -> Iterator[tuple[str, torch.nn.Module]]:
         yield "decoder", layer.self_attn
         yield "cross", layer.encoder_attn
 
-
-@contextmanager
-def _eager(model) -> Iterator[None]:
-    """transformers' eager attention, which forms the weights, without dropout; afterwards all is as it was."""
-    implementation, training = model.config._attn_implementation, model.training
-    model.config._attn_implementation = "eager"
-    model.eval()
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = implementation
-        model.train(training)
-
-
-def _additive(batch: PaddedBatch) -> PaddedBatch:
-    """Eager attention adds its mask to the scores: 0 where a token may attend, the lowest number where not."""
-    masks = {name: getattr(batch, name) for name in ("mask", "decoder_mask", "cross_mask")}
-    lowest = torch.finfo(torch.float32).min
-    return replace(batch, **{name: (~mask).float() * lowest for name, mask in masks.items() if mask is not None})

@@ -2,9 +2,8 @@
 
 The score of a pair minus that of a *baseline* is divided among the tokens: each gets the gradient of the score by its
 word embedding, averaged on the straight way from the baseline to the pair, times what its embedding moved. A baseline
-is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. One may score
-above a relevant pair, and the values would say what makes the pair worse than nothing: so of several `REFERENCES` the
-one with the lowest score is taken, and the result says which. The numbers say something beside this baseline only.
+is the same sequence with every token but [CLS], the task's prefix and [SEP] replaced by what says nothing. Of several
+`REFERENCES` the one with the lowest score is taken: one may score above a relevant pair.
 
 s sequence, d hidden.
 """
@@ -85,12 +84,9 @@ class EmbeddedPair:
 def integrated_gradients(
     model, passage: str, query: str, steps: int = 32, batch_size: int = 16, reference: str | None = None
 ) -> Attribution:
-    """The ranking score of a pair divided among its tokens; dropout is off.
-
-    model: an encoder system. steps: points on the way from the baseline, spaced by Gauss and Legendre's rule.
-    reference: one of `REFERENCES`; by default the one that this model scores lowest.
-    Raises ValueError for an encoder-decoder, fewer than two steps and an unknown reference.
-    """
+    """The ranking score of a pair of an encoder system divided among its tokens, without dropout. steps: points on the
+    way from the baseline (Gauss-Legendre). reference: one of `REFERENCES`; by default the one that scores lowest.
+    Raises ValueError for an encoder-decoder, fewer than two steps and an unknown reference."""
     if steps < 2:
         raise ValueError(f"steps must be at least 2, found {steps}")
     if reference not in (None, *REFERENCES):
@@ -118,12 +114,8 @@ def integrated_gradients(
 def disagreements(
     before: pd.DataFrame, after: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1
 ) -> pd.DataFrame:
-    """The pairs that one system gets right and the other does not: relevant passages that one of them puts first while
-    the other has no relevant passage there. before, after: the runs of two systems.
-
-    Returns `query_id, doc_id, before, after` (the passage's ranks; NaN where a run lacks it), those first that moved
-    furthest, the systems in turn. It may be empty.
-    """
+    """Relevant passages that one of two runs puts first while the other has no relevant passage there: `query_id,
+    doc_id, before, after` (the passage's ranks; NaN where a run lacks it), the furthest moved first."""
     relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
     ranks = relevant
     for name, run in (("before", before), ("after", after)):

@@ -19,13 +19,11 @@ def cosines(
     folder: str | os.PathLike, collection: Collection, candidates: Callable[[], pd.DataFrame],
     start: Callable[[], object] | None = None, batches: int = 4, columns: int = 12,
 ) -> tuple[pd.DataFrame, str, str]:
-    """How the tasks' gradients of one training lie to each other.
+    """How the tasks' gradients of one training lie to each other: read where its folder has `gradients.csv`, its steps
+    gathered into at most so many columns; else measured on the first batches of its first epoch, at the weights it
+    ended with and at those it started from.
 
-    Where its folder has `gradients.csv` that is read, its steps gathered into at most so many columns. Elsewhere the
-    cosines are measured on the first batches of its first epoch, at the weights it ended with and at those it started from.
-
-    candidates, start: give what it was trained on and, where that is known, the model it started from (or None); called
-        only where they are needed.
+    candidates, start: give, where it is needed, what it was trained on and the model it started from (or None).
 
     Returns the table (`task, layer, cosine` and the next), the name of the column that says when, and a sentence that
     says which of the two it is. Raises FileNotFoundError without a checkpoint; ValueError for one that writes nothing.

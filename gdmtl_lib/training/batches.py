@@ -1,6 +1,5 @@
 """What an optimiser step learns from: instances (a query, a relevant passage, and less relevant ones of the first
-stage), as the packed sequences of a system's tasks. All that is drawn is a pure function of the seed, the epoch and the
-query.
+stage), as packed sequences. All that is drawn is a pure function of the seed, the epoch and the query.
 """
 
 from array import array
@@ -33,14 +32,12 @@ class Instance:
 
 
 class TrainingInstances:
-    """The (query, relevant passage) pairs to learn from, with the candidates their negatives are drawn from.
+    """The (query, relevant passage) pairs to learn from, with the candidates their negatives are drawn from; queries
+    without a relevant passage are left out.
 
     qrels: query_id, doc_id, relevance; graded judgments pair each relevant passage with lower ones (Eq. 3).
-    candidates: a first-stage run over the training queries, or its compact form. negatives, seed: as in TrainingSettings.
-    fraction: share of the queries to keep; those of a smaller share are among those of a larger one.
-    level: the lowest grade of a passage to learn from.
-
-    Queries of the candidates without a relevant passage teach nothing and are left out.
+    candidates: a first-stage run over the training queries, or its compact form. The rest as in TrainingSettings:
+    fraction is its train_fraction, level its train_relevance_level.
 
     Raises ValueError for candidates that are no run (see `validate_run`), where no query of theirs has a relevant
     passage, or where a query's candidates hold nothing less relevant than its relevant passage.
@@ -102,8 +99,7 @@ class TrainingInstances:
 
 
 def compact(candidates: pd.DataFrame | Candidates) -> Candidates:
-    """Candidates as numbers, whichever form they are given in. Raises ValueError for a frame that is no run: a passage that
-    stands twice in a list would be drawn twice as often."""
+    """Candidates as numbers, whichever form they are given in. Raises ValueError for a frame that is no run."""
     if isinstance(candidates, Candidates):
         return candidates
     validate_run(candidates if "score" in candidates else candidates.assign(score=0.0))
@@ -162,8 +158,7 @@ class Batches:
         return epoch, self.instances.order(epoch)[first : first + self.settings.batch_size]
 
     def parts(self, step: int, process: int = 0, processes: int = 1) -> list[tuple[float, PackedBatch]]:
-        """A process's parts of a step's batch, each with its weight: 0 where the last batch of an epoch leaves a part
-        empty; it is computed on something, and counts nothing."""
+        """A process's parts of a step's batch, each with its weight: 0 for an empty one, computed on something."""
         epoch, chosen = self.chosen(step)
         each = self.settings.gradient_accumulation
         mine = np.array_split(chosen, processes * each)[process * each :][:each]
@@ -196,8 +191,8 @@ class Batches:
         return sequences
 
     def _generation(self, task: str, epoch: int, instance: Instance, passage, query) -> TokenSequence:
-        """What one generative task makes of an instance. A query without an answer lends its place to another example
-        where one is needed, as the authors do it."""
+        """What one generative task makes of an instance. A query without an answer lends its place to another example,
+        as the authors do it."""
         query_id, target = instance.query_id, query
         if GENERATIVE_TASKS[task].target == "answer":
             if query_id not in self.answers:
@@ -239,10 +234,8 @@ def borrowed(examples: list, seed: int, epoch: int, query_id: str):
 
 
 def describe_instance(model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings) -> pd.DataFrame:
-    """The first training instance as a system reads it: a row a sequence.
-
-    Columns task, encoder and decoder (the tokens), source (how many tokens attend to each other freely), predicts.
-    """
+    """The first training instance as a system reads it, a row a sequence: task, encoder and decoder (the tokens),
+    source (how many tokens attend to each other freely), predicts."""
     decode, sequences = model.tokenizer.decode, Batches(model, collection, candidates, settings).sequences(0, [0])
     rows = [
         (each.task, decode(each.input_ids), decode(each.decoder_ids), each.source_length, decode(each.targets))

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from gdmtl_lib.data.files import hold_lock, read_table, remove_unfinished, replace_file, write_lines
+from gdmtl_lib.data.provenance import differences
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -50,8 +51,8 @@ _AS_TEXT = ("query_id", "measure", "task", "layer")  # whatever they look like
 
 
 class TrainingFolder:
-    """The folder of one training. description: everything that decides its outcome, as JSON. defaults: of the settings
-    in it, for trainings of before there were all of them."""
+    """The folder of one training. description: all that decides its outcome. defaults: of the settings in it, for
+    trainings of before there were all of them."""
 
     def __init__(self, folder: str | os.PathLike, description: dict, defaults: dict | None = None):
         self.folder, self.description = Path(folder), json.loads(json.dumps(description))
@@ -63,11 +64,9 @@ class TrainingFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other trainings out while a block runs; RuntimeError, naming the process, where another one is in.
-
-        Of several processes that were launched together (torchrun) the first one holds the folder, with a lock of its
-        own: whoever launched them holds it too, and they may outlive it.
-        """
+        """Keep other trainings out while a block runs; RuntimeError, naming the process, where another one is in. Of
+        processes that were launched together (torchrun) the first one holds the folder too, with a lock of its own:
+        they may outlive whoever launched them."""
         taken = f"{self.folder} is being trained into already"
         together = self.folder / ".processes.lock"
         if torch.distributed.is_torchelastic_launched():
@@ -80,10 +79,9 @@ class TrainingFolder:
                 yield
 
     def open(self, resume: bool) -> bool:
-        """Take the folder for this training; True if it already holds this very training, finished.
-
-        With resume=False what an earlier training left is removed. Otherwise one that differs is refused with
-        ValueError, naming what differs, and so is a folder of which nothing says what it holds.
+        """Take the folder for this training; True if it already holds this very training, finished. With resume=False
+        what an earlier one left is removed; otherwise ValueError says in what it differs, or that nothing says what it
+        is.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         # What a killed process was writing.
@@ -117,7 +115,7 @@ class TrainingFolder:
         settings = self.description.get("settings", {})
         came_later = {name: self._defaults[name] for name in settings if name in self._defaults}
         training = training | {"settings": came_later | training.get("settings", {})}
-        different = list(_differences(training, self.description))
+        different = differences(training, self.description, with_versions=True)
         if len(different) == 1 and different[0].startswith("initial_weights"):
             raise ValueError(
                 f"{self.folder} holds this very training, begun from other weights: a model that has been trained, be it "
@@ -128,7 +126,6 @@ class TrainingFolder:
         return finished is not None and (self.checkpoint / "model.safetensors").is_file()
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state of a training; the file that was there stays whole until the new one is."""
         self._write_tables(progress)
         tensors = {}
         for name, parameter in model.named_parameters():
@@ -176,7 +173,6 @@ class TrainingFolder:
         self._state_file.unlink(missing_ok=True)
 
     def history(self) -> pd.DataFrame:
-        """The table of a finished training."""
         return pd.DataFrame(self._read_table("history"))
 
     def _describe(self, finished: dict | None) -> None:
@@ -201,12 +197,3 @@ def _digest(tensors: dict[str, torch.Tensor], progress: Progress) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _differences(there: dict, here: dict, prefix: str = ""):
-    for key in sorted(there.keys() | here.keys()):
-        a, b = there.get(key), here.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key} is {a!r} there and {b!r} here"

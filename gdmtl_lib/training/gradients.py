@@ -22,9 +22,10 @@ EMBEDDINGS = "embeddings"
 
 
 def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The weights that all tasks share, by layer: `embeddings`, `encoder 1`, ..., and `decoder 1`, ... where there is a
-    decoder. The heads, each a task's own, are left out. (The word embeddings are also the output of the language-model
-    heads, so a generative task reaches them from both ends.)"""
+    """The weights that all tasks share, by layer: `embeddings`, `encoder 1`, ..., `decoder 1`, ... Heads are left out.
+    (The word embeddings are also the output of the language-model heads: a generative task reaches them from both
+    ends.)
+    """
     found: dict[str, list[nn.Parameter]] = {EMBEDDINGS: []}
     for name, parameter in model.base_model.named_parameters():
         if match := re.match(r"(?:(encoder|decoder)\.)?layers?\.(\d+)\.", name):
@@ -35,10 +36,8 @@ def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
-    """The cosines on one batch, each loss its mean over the batch, not weighted (a weight changes no direction).
-
-    Returns a row for each generative task and layer: `task, layer, cosine, rank_norm, task_norm`, rounded to six
-    digits; the cosine is NaN where a gradient is 0 (a hinge whose pairs all keep their margin has none).
+    """The cosines on one batch, a row for each generative task and layer: `task, layer, cosine, rank_norm, task_norm`,
+    rounded to six digits; the cosine is NaN where a gradient is 0 (a hinge whose pairs all keep their margin has none).
     """
     groups = layers(joint.model)
     parameters = [parameter for group in groups.values() for parameter in group]
@@ -69,8 +68,8 @@ def gradient_cosines(joint: JointLoss, batch: PackedBatch) -> list[dict]:
 def gradients_now(
     model, collection, candidates: pd.DataFrame | Candidates, settings: TrainingSettings, batches: int = 4
 ) -> pd.DataFrame:
-    """The cosines of `gradient_cosines` for a model as it is, on the first batches of the first epoch that `train`
-    would make of the same arguments: `batch` and the columns there."""
+    """`gradient_cosines` of a model as it is, on the first batches that `train` would make of these arguments: `batch`
+    and the columns there."""
     candidates = canonical_order(candidates) if isinstance(candidates, pd.DataFrame) else candidates
     made = Batches(model, collection, candidates, settings)
     joint, device = JointLoss(model, settings), next(model.parameters()).device

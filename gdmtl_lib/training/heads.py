@@ -13,8 +13,8 @@ LEARNING_RATE = 1e-3
 
 
 def start_fresh_heads(model, batches: Batches) -> None:
-    """Give heads that no checkpoint has trained the frequencies of their tokens: from a uniform distribution they
-    would begin at 10 nats a token, and learn little but frequencies for hundreds of steps."""
+    """Give heads that no checkpoint has trained the frequencies of their tokens, or they would learn little else for
+    hundreds of steps."""
     if not model.config.gdmtl["fresh_heads"]:
         return
     for task, head in model.generation_heads.items():
@@ -23,8 +23,7 @@ def start_fresh_heads(model, batches: Batches) -> None:
 
 
 def warm_up_heads(model, batches: Batches, accelerator: Accelerator) -> None:
-    """Train the language-model heads alone, on the frozen model's states: a fresh head's gradients would drown the
-    ranking's."""
+    """Train the heads alone, on the frozen model's states: a fresh head's gradients would drown the ranking's."""
     steps, heads = batches.settings.generation_head_warmup_steps, model.generation_heads
     if not steps or not heads:
         return

@@ -32,16 +32,6 @@ def check_processes(processes: int, device: torch.device) -> None:
         )
 
 
-def train_in_processes(processes: int, device: torch.device, output_dir: Path, *training) -> None:
-    """Train in several processes. training: the other arguments of `write_job`. Raises as `run_job`."""
-    job = output_dir / "job"
-    write_job(job, output_dir, *training)
-    try:
-        run_job(job.resolve(), processes, device)
-    finally:
-        shutil.rmtree(job)
-
-
 def write_job(
     folder: Path, output_dir: Path, model, collection, candidates: pd.DataFrame | Candidates,
     settings: TrainingSettings, validation: pd.DataFrame | None, relevance_level: int,
@@ -63,10 +53,8 @@ def write_job(
 
 
 def run_job(folder: Path, processes: int, device: torch.device = torch.device("cpu")) -> None:
-    """Run a job in some processes of this machine and show what they print.
-
-    Raises RuntimeError, with the end of what they printed, when one of them fails.
-    """
+    """Run a job in some processes of this machine and show what they print. Raises RuntimeError, with the end of it,
+    when one of them fails."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
         "-m", "gdmtl_lib.training", str(folder),

@@ -8,6 +8,7 @@ the moment of saving change nothing but rounding.
 import hashlib
 import math
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -39,7 +40,7 @@ from .batches import Batches
 from .folder import Progress, TrainingFolder
 from .gradients import gradient_cosines
 from .heads import start_fresh_heads, warm_up_heads
-from .launch import check_processes, train_in_processes
+from .launch import check_processes, run_job, write_job
 
 SAVE_EVERY_SECONDS = 600.0
 CARD_SETTINGS = ("epochs", "batch_size", "learning_rate", "loss_weighting", "max_length")
@@ -51,8 +52,7 @@ def train(
 ) -> pd.DataFrame:
     """Train a model in place and save it under output_dir (see `folder` for what is written).
 
-    model: from `build_model`, as it was built also when a training is resumed. collection: looks up texts, judgments
-        and answers by id.
+    model: from `build_model`, as it was built also when a training is resumed.
     candidates: the first stage's run over the training queries, from which negatives are drawn, or its compact form.
     validation: the first stage's run over other queries. With it the model is measured after every epoch and the best
         epoch by the mean of `selection_measure` is kept, the earlier of equals; without it the last.
@@ -62,9 +62,8 @@ def train(
     Returns the history: epoch, step, learning_rate, loss, one loss a task, and sigma squared of each task.
 
     Raises ValueError for data that cannot be trained on and for an output_dir that holds another training;
-    FloatingPointError, naming the step and its queries, for a loss that is not finite;
-    RuntimeError, naming the settings to lower, when memory runs out, and naming the process, when another one is
-    training into output_dir.
+    FloatingPointError, naming the step, for a loss that is not finite; RuntimeError, naming the settings to lower, when
+    memory runs out, and naming the process, when another one is training into output_dir.
     """
     check_processes(processes, pick_device(settings.device))
     # In one order, so that processes which read the candidates from a file draw the same negatives.
@@ -78,8 +77,12 @@ def train(
         elif processes == 1:
             history = pd.DataFrame(training.run().history)
         else:
-            job = (model, collection, candidates, settings, validation, relevance_level)
-            train_in_processes(processes, training.device, folder.folder, *job)
+            job = folder.folder / "job"
+            write_job(job, folder.folder, model, collection, candidates, settings, validation, relevance_level)
+            try:
+                run_job(job.resolve(), processes, training.device)
+            finally:
+                shutil.rmtree(job)
             history = folder.history()
         kept = load_model(folder.checkpoint)
         model.load_state_dict(kept.state_dict())
@@ -100,9 +103,8 @@ def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -
 def loss_of_part(joint: JointLoss, sums: Tensor, counts: Tensor, processes: int = 1, share: float = 1.0) -> Tensor:
     """What a part of a batch, one process's or one of several accumulated, adds to the joint loss of the whole batch.
 
-    sums: each task's loss summed over the part, counts: what the mean over the batch divides it by, float [tasks].
-    processes: gradients are averaged over them, so the loss is multiplied by their number. share: of the regulariser,
-    which is counted once a step.
+    sums: each task's loss over the part, counts: what the mean over the batch divides it by, float [tasks]. processes:
+    gradients are averaged over them. share: of the regulariser, which is counted once a step.
     """
     means = dict(zip(joint.tasks, sums / counts.clamp(min=1)))
     return processes * joint.weighting.weighted(means) + share * joint.weighting.regulariser()
@@ -110,7 +112,7 @@ def loss_of_part(joint: JointLoss, sums: Tensor, counts: Tensor, processes: int 
 
 def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]:
     """AdamW's groups: no decay on biases and layer norms; the uncertainty weights have a `rate` of their own, or a
-    `share` of the others', which may be more than 1."""
+    `share` of the others'."""
     rate, parameters = settings.sigma_learning_rate, list(joint.model.parameters())
     sigma = {"share": rate / settings.learning_rate} if settings.sigma_schedule == "warmup" else {"rate": rate}
     groups = [
@@ -145,8 +147,7 @@ class _Training:
         self.folder = TrainingFolder(output_dir, self._description(candidates), TrainingSettings().as_dict())
 
     def _description(self, candidates: pd.DataFrame | Candidates) -> dict:
-        """Everything that decides the outcome. The device does not: it changes rounding only. Nor does what is looked
-        at on the way."""
+        """All that decides the outcome: not the device, which changes rounding, nor what is looked at on the way."""
         left_out = ("device", "gradient_cosines_every", "tracker")
         learns_scores = self.settings.rank_loss_of(self.model.system) == "margin_mse"
         columns = ["query_id", "doc_id", *(["score"] if learns_scores else [])]
@@ -247,7 +248,8 @@ class _Training:
         rate = learning_rate(step, self.batches.steps_per_epoch, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("rate", rate * group.get("share", 1.0))
-        torch.manual_seed(_seed(settings.seed, step, accelerator.process_index))  # dropout
+        of_step = hashlib.blake2b(repr((settings.seed, step, accelerator.process_index)).encode(), digest_size=7)
+        torch.manual_seed(int.from_bytes(of_step.digest()))  # dropout
         counts = sum(weight * self.joint.counts(batch) for weight, batch in parts)
         counts = accelerator.reduce(counts.to(accelerator.device), "sum")
         sums = torch.zeros_like(counts)
@@ -297,8 +299,7 @@ class _Training:
                 )
 
     def _gradients(self, step: int, parts: list) -> list[dict]:
-        """Before every n-th step, how the tasks' gradients lie to each other: on the step's own instances, on the first
-        part of them where the batch is computed in parts."""
+        """Before every n-th step, how the tasks' gradients lie to each other, on the first of the step's parts."""
         every, accelerator = self.settings.gradient_cosines_every, self.accelerator
         together = "rank" in self.joint.tasks and len(self.joint.tasks) > 1
         if not every or step % every or not together or not accelerator.is_main_process:
@@ -380,6 +381,3 @@ def _on_its_way(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
     arrived.record()
     return there, arrived
 
-
-def _seed(*parts: int) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())

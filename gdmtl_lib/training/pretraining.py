@@ -35,7 +35,7 @@ SETTINGS = {
     "epochs": 1, "warmup_epochs": 0.1, "batch_size": 4, "max_length": 128, "learning_rate": 2e-4, "min_learning_rate": 0
 }  # fmt: skip
 """What differs from TrainingSettings' defaults: the cheapest that was found on the embedded collection. An epoch is all
-steps; max_length counts the tokens of a passage that are written, a window of a longer one."""
+steps; max_length counts the tokens of a passage's window."""
 WINDOWS = (4, 2, 1, 1, 1, 1, 1, 1)
 """Where to look is learned first from short texts, and does not carry over to longer ones by itself: in each eighth of
 the steps windows are so many times shorter than max_length, and there are so many times more of them."""
@@ -51,8 +51,8 @@ def denoised_start(
     collection, system: str, steps: int, output_dir: str | os.PathLike, checkpoint: str | None = None,
     layers: int | None = None, **settings,
 ) -> str | None:
-    """The checkpoint that a system starts from, for `build_model`: the one given, or, for an encoder-decoder with
-    steps > 0, the one denoised into output_dir, which is done first where it has not been. The rest as of `denoise`."""
+    """The checkpoint that a system starts from: the one given, or, for an encoder-decoder with steps > 0, the one
+    denoised into output_dir, now if need be. The rest as of `denoise`."""
     if steps == 0 or get_system(system).backbone != "encoder_decoder":
         return checkpoint
     denoise(collection, steps, output_dir, checkpoint, layers, **settings)
@@ -68,15 +68,11 @@ def denoise(
     What is left under output_dir is that of a training (see `folder`): `checkpoint/` is what `build_model` takes for
     any encoder-decoder system, validation.csv holds the held-out loss.
 
-    steps: optimiser steps; fewer where the held-out loss rises. checkpoint, layers: as for `build_model`.
-    resume: go on from what output_dir holds if it is the same denoising, or return at once if that is finished.
-    settings: those of TrainingSettings in which it differs from `SETTINGS`: seed, precision, device, batch_size, ...
+    steps: optimiser steps; fewer where the held-out loss rises. checkpoint, layers: as for `build_model`. resume: as
+    for `train`. settings: those of TrainingSettings in which it differs from `SETTINGS`: seed, device, batch_size, ...
 
-    Returns the history: step, learning_rate, loss (nats a token).
-
-    Raises ValueError for settings that are impossible, a checkpoint that needs no denoising, a collection of fewer than
-    ten passages and an output_dir that holds another training; FloatingPointError for a loss that is not finite;
-    RuntimeError, naming the process, when another one is training into output_dir.
+    Returns the history: step, learning_rate, loss (nats a token). Raises as `train`, and ValueError for a checkpoint
+    that needs no denoising and a collection of fewer than ten passages.
     """
     if steps < 1:
         raise ValueError(f"denoising takes at least 1 step, found {steps}")
@@ -88,8 +84,9 @@ def denoise(
 
 
 def infilled(tokens: list[int], mask: int, random: np.random.Generator, share: float = MASKED, mean: float = SPAN):
-    """The tokens with spans of them replaced by one mask each, list[int]: text infilling. A span of no tokens is a mask
-    put between two, so that also how many tokens are missing has to be found out."""
+    """The tokens with spans of them replaced by one mask each, list[int]; a span of no tokens is a mask put between
+    two.
+    """
     damaged, at = [], 0
     while at < len(tokens):
         span = 0
@@ -102,10 +99,8 @@ def infilled(tokens: list[int], mask: int, random: np.random.Generator, share: f
 
 
 def infilling(builder: InputBuilder, passage: list[int], window: int, random: np.random.Generator) -> TokenSequence:
-    """A window of a passage: damaged, for the encoder; whole, one token later, for the decoder, which writes it.
-
-    builder: an encoder-decoder's. passage: token ids from its `passage_tokens`.
-    """
+    """A window of a passage, token ids from an encoder-decoder's `passage_tokens`: damaged, for the encoder; whole, one
+    token later, for the decoder, which writes it."""
     first = int(random.integers(max(1, len(passage) - window + 1)))
     tokens = passage[first : first + window]
     source = [builder.first, *infilled(tokens, builder.tokenizer.mask_token_id, random), builder.end]
@@ -161,7 +156,7 @@ class _Denoising:
         optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0, fused=True)
         progress = self.folder.load(model, optimizer)
         bar = tqdm(total=self.steps, initial=progress.step, desc="denoising passages")
-        while progress.step < self.steps and not _is_getting_worse(progress):
+        while progress.step < self.steps and len(progress.validation) - 1 - (progress.best_epoch or 0) < PATIENCE:
             started = time.perf_counter()
             batch, rate = self._batch(progress.step), learning_rate(progress.step, self.steps, self.settings)
             for group in optimizer.param_groups:
@@ -233,6 +228,3 @@ class _Denoising:
             progress.best_epoch, progress.best_value = look, value
             self.model.save_pretrained(self.folder.checkpoint)
 
-
-def _is_getting_worse(progress: Progress) -> bool:
-    return len(progress.validation) - 1 - (progress.best_epoch or 0) >= PATIENCE
