@@ -29,7 +29,7 @@ from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.card import model_card
 from gdmtl_lib.backbones.checkpoints import HEADS, write_sums
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
-from gdmtl_lib.backbones.last_layer import last_layer_at
+from gdmtl_lib.backbones.attention import last_layer_at
 from gdmtl_lib.backbones.reference import is_fast
 
 from .inputs import InputBuilder

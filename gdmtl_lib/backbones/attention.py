@@ -1,21 +1,23 @@
-"""Attention over a packed batch: every real token of every sequence in one row, nothing padded.
+"""Attention over a packed batch: every real token of every sequence in one row, nothing padded. Who attends to whom is what
+`masks.Spans` says; here it is only computed, by whichever way is fast.
 
-Who attends to whom is what `masks.Spans` says; here it is only computed.
-
-h heads, t packed tokens, d head dimension.
+h heads, t packed tokens, d head dimension; of one span r rows, c columns.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from gdmtl_lib.masks import Spans, span_mask
 
-from .dropout_attention import attention_weights, dropout_attention
 from .flash import suits, varlen_attention
+from .linear import replaced
 from .reference import is_fast
 
 PACKED = "gdmtl_packed"
@@ -100,3 +102,83 @@ def _columns(states: Tensor, spans: Spans) -> list[Tensor]:
 
 
 AttentionInterface.register(PACKED, packed_attention)
+
+
+# --- dropout whose backward pass needs little memory: torch's own, on a CPU, keeps three matrices of floats a layer for it
+
+
+def dropout_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float | None = None
+) -> Tensor:
+    """Scaled dot-product attention, its weights dropped with a probability; differentiable once. What is kept is whether
+    a weight was dropped; the weights are computed again.
+
+    query: float [..., h, r, d]; key, value: float [..., h, c, d]; mask: bool [r, c], True = may attend, or None.
+    dropout: in [0, 1). scale: of the products; 1 / sqrt(d) unless given. Returns float [..., h, r, d].
+    """
+    return _DropoutAttention.apply(query, key, value, mask, dropout, scale)
+
+
+class _DropoutAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, mask, dropout, scale):
+        ctx.dropout, ctx.scale = dropout, scale
+        weights = attention_weights(query, key, mask, scale)
+        kept = torch.empty(weights.shape, dtype=torch.bool, device=weights.device).bernoulli_(1 - dropout)
+        ctx.save_for_backward(query, key, value, mask, kept)
+        return torch.matmul(weights.mul_(kept).div_(1 - dropout).to(value.dtype), value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        query, key, value, mask, kept = ctx.saved_tensors
+        weights = attention_weights(query, key, mask, ctx.scale)
+        share = kept.to(weights.dtype).div_(1 - ctx.dropout)
+        of_value = torch.matmul((weights * share).to(gradient.dtype).transpose(-1, -2), gradient)
+        of_weights = torch.matmul(gradient, value.transpose(-1, -2)).to(weights.dtype).mul_(share)
+        # Softmax: what a row's weights gain together, none of them keeps.
+        products = weights.mul_(of_weights.sub_((of_weights * weights).sum(-1, keepdim=True)))
+        products = products.mul_(_scale(query, ctx.scale)).to(query.dtype)
+        return torch.matmul(products, key), torch.matmul(products.transpose(-1, -2), query), of_value, None, None, None
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Who attends how much to whom, float32 [..., h, r, c] (float64 of such). Arguments as of `dropout_attention`."""
+    products = torch.matmul(query * _scale(query, scale), key.transpose(-1, -2))
+    if mask is not None:  # finite: a row of padding may attend to nothing at all
+        products.masked_fill_(~mask, torch.finfo(products.dtype).min)
+    return products.softmax(-1, dtype=torch.promote_types(products.dtype, torch.float32))
+
+
+def _scale(query: Tensor, scale: float | None) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+# --- the last layer, computed where its states are read: of all other tokens it owes the rest their keys and values alone
+
+
+@contextmanager
+def last_layer_at(layers: nn.ModuleList, rows: Tensor, spans: Spans) -> Iterator[None]:
+    """While the block runs, the last of these layers (BERT's, or like them) returns the states of some tokens alone,
+    rows, int64 [r], rising. spans: what they attend to, as `masks.spans_at` gives it."""
+    last = layers[-1]
+    with replaced(last, "forward", partial(_forward, last, rows, spans)):
+        yield
+
+
+def _forward(layer: nn.Module, rows: Tensor, read_spans: Spans, states: Tensor, *_, **__) -> Tensor:
+    """A layer of BERT: float [1, t, d] -> [1, r, d]."""
+    attention, read = layer.attention, states.index_select(1, rows)
+    size = attention.self.attention_head_size
+    query, key, value = (
+        project(tokens).unflatten(-1, (-1, size)).transpose(1, 2)
+        for project, tokens in (
+            (attention.self.query, read), (attention.self.key, states), (attention.self.value, states)
+        )
+    )  # fmt: skip
+    dropout = attention.self.dropout.p if layer.training else 0.0
+    context, _ = packed_attention(
+        attention.self, query, key, value, spans=read_spans, dropout=dropout, scaling=attention.self.scaling
+    )
+    attended = attention.output(context.flatten(2), read)
+    return layer.output(layer.intermediate(attended), attended)

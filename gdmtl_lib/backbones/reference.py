@@ -8,9 +8,9 @@ FAST_PATHS = frozenset({
     "products",  # of fp32 matrices by what is fast here, with bias and GELU at once (devices, linear)
     "stacked spans",  # spans of one shape at once (attention)
     "few rows",  # attend by plain products (attention)
-    "dropout",  # of attention weights that are computed again (dropout_attention)
+    "dropout",  # of attention weights that are computed again (attention)
     "flash",  # one kernel for sequences of various lengths (flash)
-    "last layer",  # where it is read (last_layer)
+    "last layer",  # where it is read (attention)
     "pairs",  # of re-ranking packed as arrays (inference.scoring)
 })  # fmt: skip
 _OFF: ContextVar[frozenset[str]] = ContextVar("fast paths that are off", default=frozenset())

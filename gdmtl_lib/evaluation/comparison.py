@@ -18,9 +18,8 @@ import pandas as pd
 from scipy import stats
 
 from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
-from gdmtl_lib.data.trec import require_columns
+from gdmtl_lib.data.trec import canonical_order, of_judged_queries, require_columns, validate_qrels, validate_run
 from gdmtl_lib.systems import SYSTEMS
-from .rankings import MISSED, area_under_roc, rank_shifts, shared_information_needs  # noqa: F401, they belong together
 
 ALPHA, STRONG_ALPHA = 0.05, 0.01  # levels of the marks △ ▽ and ▲ ▼; intervals cover 1 - ALPHA
 POWER = 0.8  # with which a difference is to be found
@@ -28,6 +27,7 @@ TIE = 0.1  # a change of at most this share of the baseline's value is a tie (Ta
 # The per-query differences in RR@10 of two systems trained once each spread by so much: 0.24 and 0.28 in Section 6.4,
 # 0.16 to 0.19 on SQuAD's sentences. Those of means over seeds spread less, as the root of their number says.
 SPREAD = 0.24
+MISSED = "missed by the first stage"
 
 
 def compare(
@@ -294,3 +294,77 @@ def _some(query_ids: set[str]) -> str:
     names = sorted(map(str, query_ids))
     noun = "query" if len(names) == 1 else "queries"
     return f"{len(names)} {noun} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+# --- what two runs put where, and what scores tell apart (Figures 5 and 8, Table 9)
+
+
+def rank_shifts(
+    run_a: pd.DataFrame, run_b: pd.DataFrame, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1
+) -> pd.DataFrame:
+    """How many more relevant passages b puts at each rank than the baseline a (Figure 5). Every one counts once for
+    each run: at its rank, below the last of them, or as missed by the first stage.
+
+    run_a, run_b: `query_id, doc_id, score`. depth: the last rank with a bar of its own.
+
+    Returns `rank` str ("1" to depth, then "below rank <depth>" and `MISSED`), `baseline`, `system` and `change` int64.
+    Raises ValueError as `validate_run` and `validate_qrels`, for a depth below 1, for judgments without a relevant
+    passage, and for a run without any judged query.
+    """
+    if depth < 1:
+        raise ValueError(f"depth: expected at least 1, found {depth!r}")
+    relevant = _relevant(qrels, relevance_level)
+    table = pd.DataFrame({"rank": [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]})
+    for name, run in (("baseline", run_a), ("system", run_b)):
+        run = of_judged_queries(canonical_order(run), qrels)
+        ranks = relevant.merge(run, "left", ["query_id", "doc_id"])["rank"]
+        bars = ranks.clip(upper=depth + 1).fillna(depth + 2).astype(int)
+        table[name] = np.bincount(bars - 1, minlength=depth + 2)
+    return table.assign(change=table["system"] - table["baseline"])
+
+
+def area_under_roc(run: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1) -> float:
+    """How well scores alone tell relevant passages from the others, all judged queries together (for Figure 8): the
+    probability that a relevant passage scores above another one, a tie counting half. Passages without a judgment count
+    as not relevant.
+
+    Raises ValueError as `validate_run` and `validate_qrels`, and where judged queries' lists have none of one kind.
+    """
+    validate_run(run)
+    relevant = _relevant(qrels, relevance_level).assign(relevant=True)
+    run = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
+    is_relevant = run["relevant"].notna().to_numpy()
+    if is_relevant.all() or not is_relevant.any():
+        raise ValueError(
+            "run: expected relevant and other passages of judged queries, "
+            f"found {is_relevant.sum()} relevant and {(~is_relevant).sum()} others"
+        )
+    from sklearn.metrics import roc_auc_score  # slow to import, and only needed here
+
+    return float(roc_auc_score(is_relevant, run["score"].to_numpy(dtype=np.float32)))
+
+
+def shared_information_needs(
+    train_qrels: pd.DataFrame, test_qrels: pd.DataFrame, levels: tuple[int, int] = (1, 1)
+) -> pd.DataFrame:
+    """Test and training queries with a relevant passage in common (Table 9): `test_query_id`, `train_query_id`,
+    `doc_id`, in the order of `test_qrels`. levels: the lowest relevant grade in training and in test judgments. Raises
+    ValueError as `validate_qrels`, and for judgments without a relevant passage."""
+    train = _relevant(train_qrels, levels[0]).rename(columns={"query_id": "train_query_id"})
+    test = _relevant(test_qrels, levels[1]).rename(columns={"query_id": "test_query_id"})
+    shared = test.merge(train, "inner", "doc_id")
+    others = shared["test_query_id"] != shared["train_query_id"]
+    return shared.loc[others, ["test_query_id", "train_query_id", "doc_id"]].reset_index(drop=True)
+
+
+def _relevant(qrels: pd.DataFrame, relevance_level: int) -> pd.DataFrame:
+    if relevance_level < 1:
+        raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
+    validate_qrels(qrels)
+    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    if relevant.empty:
+        raise ValueError(
+            f"qrels: expected a judgment of relevance {relevance_level} or more, "
+            f"found {qrels['relevance'].max()} at most; lower relevance_level"
+        )
+    return relevant

@@ -25,8 +25,7 @@ import torch
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.pretrained import load_model
-from .resume import PartialScores
-from .scoring import score_candidates
+from .scoring import PartialScores, score_candidates
 from gdmtl_lib.data.trec import read_run, whole_queries, write_ordered
 
 SCORED = "pairs scored: "  # begins a line by which a process tells its progress

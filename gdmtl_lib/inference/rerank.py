@@ -20,8 +20,7 @@ from gdmtl_lib.pretrained import load_model
 
 from .likelihood import interpolate, query_likelihood
 from .processes import score_in_processes
-from .resume import PartialScores
-from .scoring import score_candidates, score_pairs
+from .scoring import PartialScores, score_candidates, score_pairs
 
 CHUNK_PAIRS = 4096
 SCORES = ("rank", "likelihood", "interpolated")

@@ -5,8 +5,13 @@ nothing is padded. A pair's score depends on nothing but the pair.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,17 +20,16 @@ import torch
 from gdmtl_lib.backbones.devices import DTYPES, fast_products
 from gdmtl_lib.backbones.linear import fused_layers
 from gdmtl_lib.backbones.reference import is_fast
+from gdmtl_lib.data.provenance import differences
 from gdmtl_lib.data.trec import whole_queries
 from gdmtl_lib.packing import BATCH_TOKENS, PackedBatch, by_budget, pack, pack_pairs
-
-from .resume import PartialScores
 
 CACHED_TOKENS = 1 << 25  # at 4 bytes each
 
 
 def score_candidates(
     model, collection, candidates: pd.DataFrame, chunk_pairs: int, batch_tokens: int, precision: str,
-    device: torch.device, on_progress: Callable[[int], object], partial: PartialScores | None = None,
+    device: torch.device, on_progress: Callable[[int], object], partial: "PartialScores | None" = None,
 ) -> np.ndarray:
     """Scores of all candidates, float32, in the order given: whole queries, about `chunk_pairs` pairs at a time.
     partial: takes the scores of every chunk, and gives those that it has."""
@@ -147,3 +151,62 @@ class _Tokens:
         while self._size > CACHED_TOKENS:
             self._size -= len(self._passages.pop(next(iter(self._passages))))
         return dict(zip(queries, self.builder.tokens(queries))), found
+
+
+class PartialScores:
+    """The scores of the chunks that are finished: a line of JSON each, with its own hash.
+
+    record: what they depend on (`provenance.made_from`), the file's first line, versions and all: scores of one run
+        are not rounded in two ways. A file of another one is written anew, and a warning says what differed.
+
+    chunks: float32 scores by the chunk's number, those that the file holds.
+    """
+
+    def __init__(self, file: Path, record: Mapping):
+        self.file, self.chunks = file, {}
+        self._head, self._good = _checked(record), 0  # bytes
+        if not file.exists():
+            return
+        with file.open("rb") as lines:
+            if (first := next(lines, b"")) != self._head:
+                if isinstance(there := _content(first), dict):
+                    what = "; ".join(differences(there, record, with_versions=True))
+                    warnings.warn(
+                        f"{file} holds the scores of another re-ranking and is written anew: {what}", stacklevel=3
+                    )
+                return
+            self._good = len(self._head)
+            for line in lines:
+                if (content := _content(line)) is None:
+                    return
+                number, scores = content
+                self.chunks[number] = np.array(scores, dtype=np.float32)
+                self._good += len(line)
+
+    def append(self, number: int, scores: np.ndarray) -> None:
+        """Keep the scores of one more chunk, float32."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as file:
+            if self._good is not None:  # the first time: nothing but what was good stays in the file
+                file.truncate(self._good)
+                if not self._good:
+                    file.write(self._head)
+                self._good = None
+            file.write(_checked([number, scores.tolist()]))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _checked(content) -> bytes:
+    """A line of JSON that ends with its own hash."""
+    text = json.dumps(content)
+    return f"{text}\t{hashlib.sha256(text.encode()).hexdigest()[:16]}\n".encode()
+
+
+def _content(line: bytes):
+    """What `_checked` made a line of; None for one that is cut off or damaged."""
+    try:
+        content = json.loads(line.partition(b"\t")[0])
+    except ValueError:
+        return None
+    return content if _checked(content) == line else None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from gdmtl_lib.backbones.dropout_attention import dropout_attention
+from gdmtl_lib.backbones.attention import dropout_attention
 
 MASKS = {"bidirectional": None, "causal": torch.ones(3, 5, dtype=torch.bool).tril(2)}
 

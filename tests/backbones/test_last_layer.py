@@ -7,7 +7,7 @@ import torch
 from tests.conftest import random_sequences
 
 import gdmtl_lib as gdmtl
-from gdmtl_lib.backbones import last_layer
+from gdmtl_lib.backbones import attention
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.packing import pack
 from gdmtl_lib.joint import JointLoss
@@ -76,7 +76,7 @@ def test_its_feed_forward_part_sees_the_tokens_that_are_read_and_no_others(model
 def test_the_model_is_as_it_was_afterwards_also_after_an_error(model, monkeypatch):
     last = model.base_model.encoder.layer[-1]
     before = dict(vars(last))
-    monkeypatch.setattr(last_layer, "packed_attention", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(attention, "packed_attention", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model(pack(random_sequences(model, random.Random(0))))
     assert vars(last) == before

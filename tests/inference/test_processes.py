@@ -111,7 +111,7 @@ def scored(output):
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from gdmtl_lib.inference import resume as partial_scores, processes as rerank_processes
+from gdmtl_lib.inference import scoring as partial_scores, processes as rerank_processes
 append = partial_scores.PartialScores.append
 def dying(self, number, scores):
     if number == {chunks}:
