@@ -38,16 +38,15 @@ def how_to_get(part: str, folder: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def read_answers(path: Path, cache_dir: Path | None = None) -> dict[str, tuple[str, str]]:
+def read_answers(path: Path) -> dict[str, tuple[str, str]]:
     """The kind (DESCRIPTION, NUMERIC, ENTITY, LOCATION, PERSON) and the answer of every query, by query_id: the
     shortest well-formed one, else the first that people wrote; "" where they found none; its white space normalised.
 
-    What is found is kept in the cache folder (`gdmtl/answers` in the user's, unless given). Raises ValueError for a
-    file that is damaged or another.
+    What is found is kept in the cache folder. Raises ValueError for a file that is damaged or another.
     """
     state = path.stat()
     key = sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()
-    kept = (cache_folder("answers") if cache_dir is None else cache_dir) / f"{key}.tsv"
+    kept = cache_folder("answers") / f"{key}.tsv"
     if not kept.is_file():
         write_lines(kept, ("\t".join(fields) + "\n" for fields in _rows(path)))
     return {query_id: (kind, answer) for query_id, kind, answer in (line.split("\t") for _, line in read_lines(kept))}

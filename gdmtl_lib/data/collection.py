@@ -24,7 +24,6 @@ KINDS = {
     "sentences:<folder>": "sentences and the questions they answer, src-<split>.txt and tgt-<split>.txt",
     "folds:<split>:<collection>": "the rotations of a split's sessions, five folds",
 }
-SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 
 
 class Collection:
@@ -222,17 +221,12 @@ def _digest(texts: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def load_collection(
-    name: str | os.PathLike[str] | Collection, *, seed: int | None = None, shares: Mapping[str, float] | None = None
-) -> Collection:
+def load_collection(name: str | os.PathLike[str] | Collection) -> Collection:
     """Open a collection.
 
-    Args:
-        name: one of the forms in `KINDS` (`folds7:` makes seven folds, see `Collection.by_session`). Any may end in
-            `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
-            (`irds:msmarco-passage?dev-small=500`). A collection that is open is returned as it is.
-        seed: for `squad:` alone, decides which articles go to which split (0 unless given). shares: for `squad:` alone,
-        each split's share of the articles (0.8 `train`, 0.1 `dev`, 0.1 `test` unless given).
+    name: one of the forms in `KINDS` (`folds7:` makes seven folds, see `Collection.by_session`). Any may end in
+        `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
+        (`irds:msmarco-passage?dev-small=500`). A collection that is open is returned as it is.
 
     All but `irds:` and MS MARCO's files is read and checked at once. Raises FileNotFoundError where there is no such
     folder or file, or the kind is unknown, ValueError, naming file and line, where a file is malformed.
@@ -240,14 +234,11 @@ def load_collection(
     if isinstance(name, Collection):
         return name
     name, sizes = split_name(os.fspath(name))
-    collection = _load(name, seed, shares)
-    return collection.sampled(sizes) if sizes else collection
+    return _load(name).sampled(sizes) if sizes else _load(name)
 
 
-def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Collection:
+def _load(name: str) -> Collection:
     kind, colon, rest = name.partition(":")
-    if kind != "squad" and (seed is not None or shares is not None):
-        raise ValueError(f"seed and shares split a squad:<file>.json, and nothing else: leave them out for {name!r}")
     if name == "sample":
         return Collection(name, *read_folder(Path(str(files("gdmtl_lib.data") / "sample"))))
     if rotations := rotations_of(name):
@@ -255,7 +246,7 @@ def _load(name: str, seed: int | None, shares: Mapping[str, float] | None) -> Co
     readers = {
         "irds": lambda path: open_irds(rest),
         "wikiqa": read_wikiqa,
-        "squad": lambda path: read_squad(path, seed or 0, SHARES if shares is None else shares),
+        "squad": read_squad,
         "sentences": read_sentences,
     }
     if colon and kind in readers:

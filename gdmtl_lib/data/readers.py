@@ -20,6 +20,7 @@ from .trec import read_qrels, read_run, without_repetitions
 _FILES = re.compile(
     r"(passages)()\.tsv|(queries|qrels|answers|categories|sessions)\.([^.]+)\.tsv|(candidates)\.([^.]+)\.trec"
 )
+SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 LABELS = {"categories": "category", "sessions": "session"}  # the column of queries that a file gives
 
 
@@ -116,7 +117,7 @@ def read_wikiqa(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
     return passages, splits
 
 
-def read_squad(path: Path, seed: int, shares: Mapping[str, float]) -> tuple[dict[str, str], dict[str, Split]]:
+def read_squad(path: Path, seed: int = 0, shares: Mapping[str, float] = SHARES) -> tuple[dict[str, str], dict[str, Split]]:
     """Read a SQuAD file, 1.1 or 2.0: paragraphs are passages, questions queries, the first answer the answer.
 
     Whole articles are dealt to the splits by the seed; every split searches all paragraphs. Questions without an answer

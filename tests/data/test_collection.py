@@ -12,6 +12,7 @@ import pytest
 from tests.data.conftest import FOLDER, HEADER, PASSAGES, refuses, rows, write
 
 from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.readers import read_squad
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -288,14 +289,6 @@ def test_unknown_name_lists_the_kinds(name):
     )
 
 
-def test_seed_and_shares_are_for_squad_alone(tmp_path):
-    refuses(
-        lambda: load_collection("sample", seed=1),
-        ValueError,
-        "seed and shares split a squad:<file>.json, and nothing else: leave them out for 'sample'",
-    )
-
-
 # --- WikiQA -------------------------------------------------------------------------------------------------
 
 WIKIQA = (
@@ -464,10 +457,8 @@ def test_squad_split_is_by_article_seed_and_shares(tmp_path):
     path.write_text(json.dumps(content))
 
     def queries(seed: int) -> dict[str, set[str]]:
-        collection = load_collection(
-            f"squad:{path}", seed=seed, shares={"train": 0.5, "dev": 0.25, "test": 0.25}
-        )
-        return {split: set(collection.queries(split)["query_id"]) for split in collection.splits}
+        _, splits = read_squad(path, seed, {"train": 0.5, "dev": 0.25, "test": 0.25})
+        return {name: set(split.queries["query_id"]) for name, split in splits.items()}
 
     first = queries(0)
     assert {split: len(ids) for split, ids in first.items()} == {"train": 20, "dev": 10, "test": 10}
@@ -506,7 +497,7 @@ def test_bad_shares(tmp_path, shares, message):
     path = tmp_path / "s.json"
     path.write_text(json.dumps(squad()))
     refuses(
-        lambda: load_collection(f"squad:{path}", shares=shares),
+        lambda: read_squad(path, shares=shares),
         ValueError,
         message.replace("{path}", str(path)),
     )

@@ -152,8 +152,6 @@ FILES = [
     (lambda f: f.squad('{"data": []}'),
      "{}/s.json: 0 articles leave no question for the split 'train' (share 0.8): raise its share or leave it out"),
     (lambda f: load_collection(f"squad:{f.path}"), "no file {}"),
-    (lambda f: load_collection("sample", seed=1),
-     "seed and shares split a squad:<file>.json, and nothing else: leave them out for 'sample'"),
 ]  # fmt: skip
 FRAMES = [
     (lambda: runs.validate_run(RUN.drop(columns="score")),
