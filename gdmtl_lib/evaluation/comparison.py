@@ -77,7 +77,8 @@ def by_category(
     """
     _check(values_by_system, baseline)
     values = _aligned(values_by_system, measure)
-    require_columns("categories", categories, ("query_id", "category"))
+    if "category" not in categories.columns:
+        raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}")
     category_of = categories.dropna(subset="category").set_index("query_id")["category"]
     if twice := set(category_of.index[category_of.index.duplicated()]):
         raise ValueError(f"categories: expected one category for a query, found two for {_some(twice)}")
