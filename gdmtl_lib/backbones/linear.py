@@ -30,7 +30,9 @@ def fused_layers(model: nn.Module, tokens: int = 0) -> Iterator[None]:
         if multiplies_with_onednn(device):
             for module in model.modules():
                 for linear, activation in WIDE_LAYERS:
-                    if _is_gelu(getattr(module, activation, None)) and type(getattr(module, linear, None)) is nn.Linear:
+                    gelu, is_linear = getattr(module, activation, None), type(getattr(module, linear, None)) is nn.Linear
+                    # By the error function, as oneDNN's is, and not one of its approximations.
+                    if is_linear and isinstance(gelu, GELUActivation) and gelu.act is F.gelu:
                         stack.enter_context(replaced(module, activation, nn.Identity()))
                         wide = getattr(module, linear)
                         stack.enter_context(replaced(wide, "forward", linear_layer(wide.weight, wide.bias, tokens, "gelu")))
@@ -53,11 +55,6 @@ def linear_layer(
 
 def _linear(weight: Tensor, bias: Tensor | None, activation: str, states: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(states, weight, bias, activation, [], "none")
-
-
-def _is_gelu(activation: object) -> bool:
-    """GELU by the error function, which is what oneDNN's `gelu` is; not one of its approximations."""
-    return isinstance(activation, GELUActivation) and activation.act is F.gelu
 
 
 @contextmanager

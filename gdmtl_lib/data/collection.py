@@ -37,10 +37,7 @@ class Collection:
     """
 
     def __init__(
-        self,
-        name: str,
-        passages: Mapping[str, str],
-        splits: Mapping[str, Split],
+        self, name: str, passages: Mapping[str, str], splits: Mapping[str, Split],
         fingerprint: Callable[[], str] | None = None,
     ):
         self.name, self._passages, self._splits, self._fingerprint = name, passages, splits, fingerprint

@@ -3,7 +3,8 @@ stage), as packed sequences. All that is drawn is a pure function of the seed, t
 """
 
 from array import array
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -22,13 +23,8 @@ from gdmtl_lib.systems import GENERATIVE_TASKS
 KEPT_TOKENS = 1 << 25  # at 4 bytes each
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One training instance: the ids of a query, of a relevant passage and of less relevant ones."""
-
-    query_id: str
-    positive: str
-    negatives: tuple[str, ...]
+Instance = namedtuple("Instance", "query_id positive negatives")
+"""One training instance: the ids of a query, of a relevant passage and, a tuple, of less relevant ones."""
 
 
 class TrainingInstances:

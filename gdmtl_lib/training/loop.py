@@ -10,9 +10,9 @@ import math
 import os
 import shutil
 import time
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ from .heads import start_fresh_heads, warm_up_heads
 from .launch import check_processes, run_job, write_job
 
 SAVE_EVERY_SECONDS = 600.0
+# A step that the device was given: its numbers, float [names], are on their way. arrived: says when they are there.
+_Made = namedtuple("_Made", "step rate tokens names values arrived")
 CARD_SETTINGS = ("epochs", "batch_size", "learning_rate", "loss_weighting", "max_length")
 
 
@@ -357,18 +359,6 @@ class _Training:
             trained["measured"] = [measured | {"low": mean - margin, "high": mean + margin}]
         self.model.config.gdmtl_card = getattr(self.model.config, "gdmtl_card", {}) | {"trained": trained}
         self.model.save_pretrained(self.folder.checkpoint)
-
-
-@dataclass
-class _Made:
-    """A step that the device was given: its numbers are on their way. values: float [names]."""
-
-    step: int
-    rate: float
-    tokens: int
-    names: list[str]
-    values: Tensor
-    arrived: "torch.cuda.Event | None"
 
 
 def _on_its_way(values: Tensor) -> "tuple[Tensor, torch.cuda.Event | None]":
