@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from . import answers
-from .cast import RESOLVED, RESOLVED_URL, ms_marco_part, sessions_of
+from .msmarco import RESOLVED, RESOLVED_URL, ms_marco_part, sessions_of
 from .readers import labels_of, qrels_frame, read_pairs, texts_frame
 from .splits import Split
 from .trec import without_repetitions

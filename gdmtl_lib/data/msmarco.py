@@ -6,14 +6,13 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 
 from . import answers
-from .cast import MS_MARCO_PREFIX, RESOLVED, ms_marco_part, sessions_of
 from .files import file_hash, read_rows
 from .passage_file import PassageFile
 from .readers import LABELS, labels_of, read_pairs, refuse_unknown, require_queries, split_files, texts_frame
@@ -21,6 +20,11 @@ from .splits import Split
 from .trec import read_qrels, read_run, run_of_lines
 
 PASSAGES = "collection.tsv"
+# CAsT 2019: a turn's id is `<session>_<turn>`, a judged passage `MARCO_<MS MARCO's id>` or `CAR_<TREC CAR's id>`; the
+# paper's tables are of the MS MARCO part (Section 5.1). The organisers' manually resolved queries, of all 50 sessions.
+RESOLVED = "evaluation_topics_annotated_resolved_v1.0.tsv"
+RESOLVED_URL = f"https://raw.githubusercontent.com/daltonj/treccastweb/master/2019/data/evaluation/{RESOLVED}"
+MS_MARCO_PREFIX, CAR_PREFIX = "MARCO_", "CAR_"
 
 # Files whose published names do not say what they are: kind and split.
 PUBLISHED = {
@@ -195,3 +199,27 @@ def read_top1000(path: Path, query_ids: set[str]) -> pd.DataFrame:
         raise ValueError(f"{path} has no line for any of the split's {len(query_ids)} queries: is it another split's?")
     run = pd.DataFrame({"query_id": found, "doc_id": doc_ids, "score": pd.array(scores, dtype="float32")})
     return run_of_lines(path, run, lines)
+
+
+def ms_marco_part(qrels: pd.DataFrame) -> pd.DataFrame:
+    """The judgments of MS MARCO's passages, under MS MARCO's own ids; those of TREC CAR's, and turns that have no
+    other, are left out. Judgments of one collection, whose ids carry no prefix, are returned as they are. Raises
+    ValueError where ids with a prefix and ids without one are mixed.
+    """
+    marco, car = (qrels["doc_id"].str.startswith(prefix) for prefix in (MS_MARCO_PREFIX, CAR_PREFIX))
+    if not (marco | car).any():
+        return qrels
+    if not (marco | car).all():
+        row = qrels[~(marco | car)].iloc[0]
+        raise ValueError(
+            f"expected every judged passage to be {MS_MARCO_PREFIX}... or {CAR_PREFIX}..., as CAsT has them, "
+            f"found {row['doc_id']!r} (query {row['query_id']!r}): keep the two kinds of judgments in two files"
+        )
+    part = qrels[marco].reset_index(drop=True)
+    return part.assign(doc_id=part["doc_id"].str.removeprefix(MS_MARCO_PREFIX))
+
+
+def sessions_of(query_ids: Iterable[str]) -> list[str] | None:
+    """The session of every turn, `31` for `31_4`; None where the ids are not those of turns."""
+    matches = [re.fullmatch(r"(\d+)_\d+", query_id) for query_id in query_ids]
+    return [match[1] for match in matches] if matches and all(matches) else None

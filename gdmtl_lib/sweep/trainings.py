@@ -9,7 +9,7 @@ from gdmtl_lib.data.candidates import OWN_CANDIDATES
 from gdmtl_lib.data.collection import load_collection, rotations_name
 from gdmtl_lib.data.deepct import enriched_files
 from gdmtl_lib.data.files import file_hash, write_lines
-from gdmtl_lib.data.tuning import tune_bm25
+from gdmtl_lib.data.bm25 import tune_bm25
 from gdmtl_lib.experiments.notebook import indexes_folder
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, SYSTEMS

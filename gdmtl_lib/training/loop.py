@@ -33,16 +33,17 @@ from gdmtl_lib.data.trec import canonical_order, frame_hash, whole_queries, writ
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
+from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import TrainingSettings
 
 from .batches import Batches
 from .folder import Progress, TrainingFolder
 from .gradients import gradient_cosines
-from .heads import start_fresh_heads, warm_up_heads
 from .launch import check_processes, run_job, write_job
 
 SAVE_EVERY_SECONDS = 600.0
+HEADS_LEARNING_RATE = 1e-3  # of language-model heads that are trained alone
 # A step that the device was given: its numbers, float [names], are on their way. arrived: says when they are there.
 _Made = namedtuple("_Made", "step rate tokens names values arrived")
 CARD_SETTINGS = ("epochs", "batch_size", "learning_rate", "loss_weighting", "max_length")
@@ -123,6 +124,42 @@ def parameter_groups(joint: JointLoss, settings: TrainingSettings) -> list[dict]
         {"params": list(joint.weighting.parameters()), "weight_decay": 0.0, **sigma},
     ]
     return [group for group in groups if group["params"]]
+
+
+def start_fresh_heads(model, batches: Batches) -> None:
+    """Give heads that no checkpoint has trained the frequencies of their tokens, or they would learn little else for
+    hundreds of steps."""
+    if not model.config.gdmtl["fresh_heads"]:
+        return
+    for task, head in model.generation_heads.items():
+        tokens = torch.from_numpy(batches.target_tokens(task))
+        head.start_from_counts(torch.bincount(tokens, minlength=model.config.vocab_size).to(head.bias))
+
+
+def warm_up_heads(model, batches: Batches, accelerator: Accelerator) -> None:
+    """Train the heads alone, on the frozen model's states: a fresh head's gradients would drown the ranking's."""
+    steps, heads = batches.settings.generation_head_warmup_steps, model.generation_heads
+    if not steps or not heads:
+        return
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=HEADS_LEARNING_RATE, weight_decay=0.0)
+    embeddings = model.get_input_embeddings().weight.detach()
+    unreached = batches.settings.epochs * batches.steps_per_epoch  # by the training: other orders, the same instances
+    model.eval()
+    for step in tqdm(range(steps), desc="training the language-model heads alone", leave=False):
+        _, chosen = batches.chosen(unreached + step)
+        batch = batches.packed(0, chosen, tuple(heads)).to(accelerator.device)
+        with torch.no_grad(), accelerator.autocast():
+            states, row_of = model.read(batch)
+        losses = [
+            generation_cross_entropy(
+                head(states[row_of(batch.predict_at[task])].float(), embeddings), batch.targets[task]
+            )
+            for task, head in heads.items()
+        ]
+        optimizer.zero_grad()
+        sum(losses).backward()
+        optimizer.step()
+    optimizer.zero_grad()
 
 
 class _Training:

@@ -205,7 +205,7 @@ def test_folds_of_the_real_cast_sessions():
     path = DATA / "cast2019" / "2019qrels.txt.gz"
     if not path.exists():
         pytest.skip(f"no {path}")
-    from gdmtl_lib.data.cast import sessions_of
+    from gdmtl_lib.data.msmarco import sessions_of
     from gdmtl_lib.data.trec import read_qrels
 
     query_ids = read_qrels(path)["query_id"].unique().tolist()

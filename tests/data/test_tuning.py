@@ -3,10 +3,9 @@
 import pandas as pd
 import pytest
 
-from gdmtl_lib.data import tuning
+from gdmtl_lib.data import bm25 as tuning
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.bm25 import Index
-from gdmtl_lib.data.tuning import tune_bm25
+from gdmtl_lib.data.bm25 import Index, tune_bm25
 from gdmtl_lib.data.splits import Split
 
 PASSAGES = {"short": "ice", "long": "ice ice " + "wind " * 30, "other": "king"}

@@ -12,12 +12,11 @@ import pytest
 import yaml
 from tests import warm
 
-from gdmtl_lib.data.cast import RESOLVED
+from gdmtl_lib.data.msmarco import RESOLVED
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate, read_values, summarize
-from gdmtl_lib.data.bm25 import bm25_candidates
-from gdmtl_lib.data.tuning import tune_bm25
+from gdmtl_lib.data.bm25 import bm25_candidates, tune_bm25
 from gdmtl_lib.data.splits import cross_validated_epochs, join_parts, kfold, session_folds
 from gdmtl_lib.experiments.notebook import indexes_folder
 from gdmtl_lib.sweep.page import write_page

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from gdmtl_lib.data import tuning
+from gdmtl_lib.data import bm25 as tuning
 from gdmtl_lib.data.bm25 import bm25_candidates
 from gdmtl_lib.data.collection import load_collection, rotations_name, rotations_of
 from gdmtl_lib.data.trec import canonical_order, read_run, write_run
