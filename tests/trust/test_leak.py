@@ -101,30 +101,30 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from tests.training.conftest import Training
-Training(Path({checkpoint!r}), model={model!r}, validated=True)(Path({folder!r}))
+for model in {models!r}:
+    Training(Path({checkpoint!r}), model=model, validated=True)(Path({folder!r}) / model)
 """
+TRAINED = ["gdmtl_plus", "gdmtl_s"]
 
 
-def train(toy, model, folder, threads):
-    torch.set_num_threads(threads)
-    Training(toy, model=model, validated=True)(folder)
-
-
-def train_elsewhere(toy, model, folder):
-    """In a process of its own, which orders its sets in another way than this one."""
-    code = TRAINING.format(path=[str(Path(__file__).parent)], checkpoint=str(toy), model=model, folder=str(folder))
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, toy_bert_folder):
+    """Trained in a process of its own, which orders its sets in another way than this one."""
+    folder, path = tmp_path_factory.mktemp("elsewhere"), [str(Path(__file__).parent)]
+    code = TRAINING.format(path=path, checkpoint=str(toy_bert_folder), models=TRAINED, folder=str(folder))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    return folder
 
 
-@pytest.mark.parametrize("model", ["gdmtl_plus", "gdmtl_s"])
-def test_two_runs_of_one_seed_give_equal_bits_and_threads_only_round(one_thread, toy_bert_folder, tmp_path, model):
+@pytest.mark.parametrize("model", TRAINED)
+def test_two_runs_of_one_seed_give_equal_bits_and_threads_only_round(one_thread, elsewhere, toy_bert_folder, tmp_path, model):
     """In two processes, which order their sets differently; two threads to 1e-6 of one."""
     for folder, threads in (("one", 1), ("two", 2)):
-        train(toy_bert_folder, model, tmp_path / folder, threads)
-    train_elsewhere(toy_bert_folder, model, tmp_path / "again")
-    assert_same_training(tmp_path / "again", tmp_path / "one")
+        torch.set_num_threads(threads)
+        Training(toy_bert_folder, model=model, validated=True)(tmp_path / folder)
+    assert_same_training(elsewhere / model, tmp_path / "one")
     one, two = (load_model(tmp_path / folder / "checkpoint").state_dict() for folder in ("one", "two"))
     for name, weights in one.items():
         torch.testing.assert_close(two[name], weights, rtol=0, atol=1e-6)
