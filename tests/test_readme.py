@@ -2,15 +2,13 @@
 
 import gzip
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tests import warm
 
 from gdmtl_lib.masks import bidirectional_mask, mixed_attention_mask
 from gdmtl_lib.systems import LABELS
@@ -79,12 +77,10 @@ def test_what_can_be_added_takes_ten_lines_and_works(title, tmp_path):
     }[title]
     script = tmp_path / "example.py"
     script.write_text(f"{example}\n{check}\nprint('it works')\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("it works\n")
+    status = warm.forked(warm.script, script, cwd=tmp_path, printed=tmp_path / "printed.txt")
+    printed = (tmp_path / "printed.txt").read_text()
+    assert status == 0, printed
+    assert "it works\n" in printed
 
 
 def test_the_gallery_is_small_and_its_picture_of_results_is_that_of_the_table():

@@ -5,6 +5,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import shlex
 import signal
 import subprocess
@@ -91,6 +92,11 @@ def snakemake(arguments: Sequence[str]) -> None:
     shell = importlib.import_module("snakemake.shell")
     shell.sp = SimpleNamespace(**vars(subprocess) | {"Popen": _Forks().job})
     main(arguments)
+
+
+def script(path: Path) -> None:
+    """Python itself, with everything imported. Call it with `forked`."""
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def papermill(arguments: Sequence[str]) -> None:
