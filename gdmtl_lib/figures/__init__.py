@@ -9,13 +9,12 @@ _NAMES = {
     "style": "GAIN LOSS STYLE save_figure written",
     "results": "categories cost differences effectiveness pair pair_intervals query_deltas rank_shifts score_distributions "
     "twins win_tie_loss",
-    "studies": "choices denoising gains loss_weighting training_curves training_size",
+    "studies": "choices cost_and_effectiveness denoising gains loss_weighting recall_by_count training_curves training_size",
     "collection": "category_shares judgment_grades recall_by_depth text_lengths",
-    "generation": "cost_and_effectiveness recall_by_count",
     "masks": "attention_masks expansion mixed_mask",
-    "attention": "attention_map attention_overview block_shares head_changes heads_on_a_pair query_attention",
     "architectures": "block_diagrams interactions",
-    "inside": "attributions gradient_cosines",
+    "inside": "attention_map attention_overview attributions block_shares gradient_cosines head_changes heads_on_a_pair "
+    "query_attention",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOME)

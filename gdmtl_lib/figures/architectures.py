@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from gdmtl_lib.inside.attention import ATTENTIONS, BIDIRECTIONAL, CAUSAL, CROSS, FRAME, PASSAGE, Layout
 from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, RANK_LOSSES, TASK_LABELS, System, get_system, prefixes
 from .masks import INK, KIND_COLOURS, PALETTE
-from .style import TASK_COLOURS, legend_below, new_figure, styled, suptitle
+from .style import TASK_COLOURS, drawn, legend_below, new_figure
 
 LINE = "#666666"
 # The texts, wherever they appear: in inputs, and along the axes of Figure 9.
@@ -52,48 +52,35 @@ def inputs_of(system: System, task: str) -> dict[str, list[str]]:
     return {"encoder": source, "decoder": ["start", of_task.target]}
 
 
-@styled
-def block_diagrams(
-    systems: Sequence[str], title: str = "What do the tasks share, and what does each one add?"
-) -> Figure:
+@drawn("What do the tasks share, and what does each one add?")
+def block_diagrams(systems: Sequence[str]) -> Figure:
     """Figures 3 and 4, for any neural systems: a line of diagrams for each, a column a task, from the inputs at the
     bottom over encoder and decoder to the heads and their losses. All columns of a system are passes through the same
-    backbone; only the heads differ. Raises ValueError for an unknown name and for BM25.
-    """
+    backbone; only the heads differ."""
     chosen = [get_system(system) for system in systems]
     heights = [6.7 if system.backbone == "encoder" else 10.25 for system in chosen]
-    widest = max(len(system.tasks) for system in chosen)
-    unit = 0.33
-    width = (widest * (_WIDTH + _GAP) + 0.6) * unit
-    total = sum(heights) + 1.7 * len(heights)
-    figure, axis = new_figure(figsize=(max(width, 5.2), total * unit + 0.5))
+    unit, total = 0.33, sum(heights) + 1.7 * len(heights)
+    width = max(5.2, (max(len(system.tasks) for system in chosen) * (_WIDTH + _GAP) + 0.6) * unit)
+    figure, axis = new_figure(figsize=(width, total * unit + 0.5))
     top = total
     for system, height in zip(chosen, heights):
         top -= height + 1.7
         _diagram(axis, system, top, height)
-    axis.set(xlim=(-0.4, max(width, 5.2) / unit - 0.4), ylim=(0, total), aspect="equal")
+    axis.set(xlim=(-0.4, width / unit - 0.4), ylim=(0, total), aspect="equal")
     axis.axis("off")
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def interactions(
-    attentions: Mapping[str, Mapping[str, Layout]], title: str = "Where do query and passage meet?"
-) -> Figure:
+@drawn("Where do query and passage meet?")
+def interactions(attentions: Mapping[str, Mapping[str, Layout]]) -> Figure:
     """Figure 9, from the real masks: for each system the attentions of one layer, as grids in which a row looks and a
-    column is looked at. Orange: a token of one text looks at one of the other.
-
-    attentions: what `attention.ranking_layouts` returns, by system name.
-    """
+    column is looked at. Orange: a token of one text looks at one of the other. attentions: what
+    `attention.ranking_layouts` returns, by system name."""
     columns = max(map(len, attentions.values()))
-    longest = max(len(each.rows) for found in attentions.values() for each in found.values())
-    cell, names = 0.17, 0.95
     tallest = [max(len(each.rows) for each in found.values()) for found in attentions.values()]
-    heights = [cell * rows + names for rows in tallest]
-    figure, axes = new_figure(
-        len(attentions), columns, squeeze=False, height_ratios=tallest,
-        figsize=((cell * longest + names) * columns + 0.4, sum(heights) + 0.7),
-    )  # fmt: skip
+    longest, cell, names = max(tallest), 0.17, 0.95
+    size = ((cell * longest + names) * columns + 0.4, cell * sum(tallest) + names * len(tallest) + 0.7)
+    figure, axes = new_figure(len(attentions), columns, squeeze=False, height_ratios=tallest, figsize=size)
     for line, rows, (system, found) in zip(axes, tallest, attentions.items()):
         for axis, (name, each) in zip(line, found.items()):
             _grid(axis, each, f"{LABELS[system]}: {ATTENTIONS[name]}", (rows, longest))
@@ -107,7 +94,7 @@ def interactions(
         Patch(color=_QUERY, label="query"),
     ]
     legend_below(figure, handles, 5 if columns > 1 else 2)
-    return suptitle(figure, title)
+    return figure
 
 
 def _diagram(axis: Axes, system: System, bottom: float, height: float) -> None:

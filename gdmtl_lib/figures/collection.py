@@ -8,11 +8,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import MOST_CATEGORIES, SPLIT_COLOURS, legend_below, name_rows, new_figure, panels, styled, suptitle
+from .style import MOST_CATEGORIES, SPLIT_COLOURS, drawn, legend_below, name_rows, new_figure, panels
 
 
-@styled
-def text_lengths(lengths: Mapping[str, np.ndarray], title: str = "How long are the texts?") -> Figure:
+@drawn("How long are the texts?")
+def text_lengths(lengths: Mapping[str, np.ndarray]) -> Figure:
     """Histograms of the number of words, a panel for each kind of text, with the median; the longest hundredth is
     gathered in the last bar. lengths: words of each text, int [n], by kind."""
     figure, axes = panels(len(lengths))
@@ -29,19 +29,15 @@ def text_lengths(lengths: Mapping[str, np.ndarray], title: str = "How long are t
         axis.set(title=f"{len(words):,} {kind}", xlabel="words", ylabel="texts", ylim=(0, axis.get_ylim()[1] * 1.12))
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(visible=False, axis="x")
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def category_shares(
-    table: pd.DataFrame, paper: Mapping[str, float], title: str = "What do the queries ask for?"
-) -> Figure:
-    """The share of the queries of each category, with the paper's (MS MARCO dev) as a mark.
-
-    table: what `overview.category_shares` returns, per cent. paper: the paper's shares by category, per cent.
-    """
-    if len(table) > MOST_CATEGORIES:
-        title, table = f"{title} The largest {MOST_CATEGORIES} of {len(table):,}", table.head(MOST_CATEGORIES)
+@drawn("What do the queries ask for?")
+def category_shares(table: pd.DataFrame, paper: Mapping[str, float]) -> tuple[Figure, str]:
+    """The share of the queries of each category, with the paper's (MS MARCO dev) as a mark; both per cent. table: what
+    `overview.category_shares` returns. paper: by category."""
+    more = f"The largest {MOST_CATEGORIES} of {len(table):,}" if len(table) > MOST_CATEGORIES else ""
+    table = table.head(MOST_CATEGORIES)
     figure, axis = new_figure(figsize=(6.2, 0.9 + 0.5 * len(table)))
     table.plot.barh(ax=axis, width=0.8, color=SPLIT_COLOURS, legend=False)
     known = [(paper[name], place) for place, name in enumerate(table.index) if name in paper]
@@ -51,11 +47,11 @@ def category_shares(
     name_rows(axis, table.index)
     axis.set(xlabel="% of the queries", ylabel="")
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure, more
 
 
-@styled
-def judgment_grades(table: pd.DataFrame, title: str = "How are passages judged?") -> Figure:
+@drawn("How are passages judged?")
+def judgment_grades(table: pd.DataFrame) -> Figure:
     """How many judgments of each grade a query has, a bar for each split, the darker the more relevant. table: what
     `overview.grade_counts` returns."""
     figure, axis = new_figure(figsize=(6.2, 1.2 + 0.45 * len(table)))
@@ -64,13 +60,11 @@ def judgment_grades(table: pd.DataFrame, title: str = "How are passages judged?"
     name_rows(axis, table.index)
     axis.set(xlabel="judged passages a query", ylabel="")
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def recall_by_depth(
-    curves: Mapping[str, np.ndarray], depth: int, title: str = "How much can a re-ranker still find?"
-) -> Figure:
+@drawn("How much can a re-ranker still find?")
+def recall_by_depth(curves: Mapping[str, np.ndarray], depth: int) -> Figure:
     """The share of relevant passages among the first k candidates, a line for each split. curves: recall for k from 1,
     float [k], by split. depth: how many candidates are re-ranked; marked."""
     figure, axis = new_figure(figsize=(6.2, 3.4))
@@ -86,4 +80,4 @@ def recall_by_depth(
     axis.set_xticks(ticks, [f"{k:,}" for k in ticks])
     axis.minorticks_off()
     axis.legend(loc="lower right")
-    return suptitle(figure, title)
+    return figure

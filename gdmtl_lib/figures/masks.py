@@ -91,12 +91,12 @@ class MaskPicture(Picture):
     lead to it from all that it has seen, directly or through other tokens."""
 
     @styled
-    def __init__(self, layout: Layout, layers: int = 2, title: str = ""):
+    def __init__(self, layout: Layout, title: str = ""):
         super().__init__(layout, title, kinds=True)
-        self.grid = self.figure.add_axes((0.085, 0.10, 0.385, 0.70))
+        self.grid = Grid(self.figure.add_axes((0.085, 0.10, 0.385, 0.70)), layout)
+        self.grid.kinds()
         self.edges = self.figure.add_axes((0.545, 0.22, 0.445, 0.54))
-        _draw_grid(self.grid, layout)
-        self.stack = _Stack(self.edges, layout, layers)
+        self.stack = _Stack(self.edges, layout, layers=2)
         if layout.steps and np.count_nonzero(layout.kinds) <= BAND:
             list(self.stack.all_edges(alpha=0.12))
 
@@ -108,26 +108,23 @@ class MaskPicture(Picture):
         # What is generated after the row is the end of the sequence: nothing but rows with cross or causal attention.
         generated = np.isin(self.layout.kinds, (CROSS, CAUSAL)).any(1)
         first = max(row + 1, int(np.argmax(np.append(generated, True))))
-        down, across = places(self.layout.row_segments)[first], places(self.layout.column_segments)[-1]
-        veil = Rectangle((0, down), across, self.grid.get_ylim()[0] - down, color="white", alpha=0.75, linewidth=0)
-        yield self.grid.add_patch(veil)
-        yield from frame_row(self.grid, self.layout, row)
+        place = (0, self.grid.down[first]), self.grid.across[-1], self.grid.down[-1] - self.grid.down[first]
+        yield self.grid.axis.add_patch(Rectangle(*place, color="white", alpha=0.75, linewidth=0))
+        yield from self.grid.frame(row)
         at = dict(transform=self.edges.transAxes, fontsize=10, va="center")
         yield self.edges.text(0, 1.26, sentence(self.layout, step), **at)
         yield from self.stack.seen_by(row)
 
 
-def mixed_mask(layout: Layout, step: int | None = None, layers: int = 2, title: str = "") -> Figure:
+def mixed_mask(layout: Layout, step: int | None = None, title: str = "") -> Figure:
     """`MaskPicture` at one step, an index into `layout.steps`, or of the whole sequence."""
-    return MaskPicture(layout, layers, title).show(step).figure
+    return MaskPicture(layout, title).show(step).figure
 
 
 @styled
 def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend to whom?") -> Figure:
-    """Figures 1 and 2 side by side: above each mask as a grid, below it as the edges from one layer to the next.
-
-    layouts: the name of a mask -> its layout, of few tokens each. A token is equally large in all of them.
-    """
+    """Figures 1 and 2 side by side: above each mask as a grid, below it as the edges from one layer to the next. layouts:
+    the name of a mask -> its layout, of few tokens each. A token is equally large in all of them."""
     cell, left, gap = 0.25, 0.95, 0.55
     names = 0.075 * max(len(token) for layout in layouts.values() for token in layout.columns) + 0.1
     tallest = cell * max(len(layout.rows) for layout in layouts.values())
@@ -139,7 +136,7 @@ def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend 
         rows, columns = layout.kinds.shape
         start, top = sum(widths[:i]), height - 0.75 - names
         x, wide = (start + left) / sum(widths), cell * columns / sum(widths)
-        _draw_grid(figure.add_axes((x, (top - cell * rows) / height, wide, cell * rows / height)), layout)
+        Grid(figure.add_axes((x, (top - cell * rows) / height, wide, cell * rows / height)), layout).kinds()
         figure.text((start + 0.12) / sum(widths), (top + names + 0.08) / height, name, fontsize=11)
         stack = _Stack(figure.add_axes((x, (below + names) / height, wide, edges / height)), layout, layers=1)
         list(stack.all_edges(alpha=0.6)), list(stack.dots())
@@ -150,10 +147,8 @@ def attention_masks(layouts: Mapping[str, Layout], title: str = "Who may attend 
 def expansion(
     losses: pd.DataFrame, source: list[str], title: str = "Is one mixed pass worth an example for every target token?"
 ) -> Figure:
-    """How one example becomes |target| examples (Section 4.2), and what each of them costs.
-
-    losses: the first frame of `attention.compare_expansion`. source: the source's tokens.
-    """
+    """How one example becomes |target| examples (Section 4.2), and what each of them costs. losses: the first frame of
+    `attention.compare_expansion`. source: the source's tokens."""
     targets = losses["token"].tolist()
     n = len(targets)
     shown = source if len(source) <= 9 else [*source[:6], "\u2026", *source[-2:]]
@@ -192,13 +187,10 @@ def expansion(
 
 def sentence(layout: Layout, step: int) -> str:
     """What happens at a generation step, in words."""
-    row = layout.steps[step] if layout.steps else 0
+    row, predicted = (layout.steps[step], layout.predicts[step]) if layout.steps else (0, None)
     looks = f"\u201c{layout.rows[row]}\u201d attends to {np.count_nonzero(layout.kinds[row])} tokens"
-    if not layout.steps:
-        return looks
-    if layout.predicts[step] == "score":
-        return f"{looks}; the score is read here"
-    return f"{looks}; to be predicted: \u201c{layout.predicts[step]}\u201d"
+    after = {None: "", "score": "; the score is read here"}
+    return looks + after.get(predicted, f"; to be predicted: \u201c{predicted}\u201d")
 
 
 def named_tokens(edges: np.ndarray) -> list[tuple[int, float]]:
@@ -230,53 +222,48 @@ def placed_figure(width: float, height: float, title: str, legend_of: Iterable[L
     return figure
 
 
-def _draw_grid(axis: Axes, layout: Layout) -> None:
-    token_image(axis, PALETTE[layout.kinds], layout)
-    rows, columns = layout.kinds.shape
-    if max(rows, columns) <= LONG:
-        axis.vlines(range(1, columns), 0, rows, color="white", linewidth=0.8)
-        axis.hlines(range(1, rows), 0, columns, color="white", linewidth=0.8)
-    name_grid(axis, layout)
-    segment_lines(axis, layout)
+class Grid:
+    """Tokens that look down the left of an axis, tokens that are looked at along its top, the segments below."""
 
+    def __init__(self, axis: Axes, layout: Layout):
+        self.axis, self.layout = axis, layout
+        self.down, self.across = places(layout.row_segments), places(layout.column_segments)
+        bare(axis)
+        axis.set(xticks=[], yticks=[], xlim=(0, self.across[-1]), ylim=(self.down[-1], 0))
+        name_tokens(axis, "above", layout.columns, self.across)
+        name_tokens(axis, "left", layout.rows, self.down)
+        middles = (self.across[:-1] + self.across[1:]) / 2
+        for segment, name in enumerate(layout.segments):
+            if (layout.column_segments == segment).any():
+                at = (middles[layout.column_segments == segment].mean(), self.down[-1]), (0, -3)
+                axis.annotate(name, *at, textcoords="offset points", ha="center", va="top", fontsize=8.5, color=INK)
 
-def token_image(axis: Axes, values: np.ndarray, layout: Layout, **style) -> Artist:
-    """values [r, c] or [r, c, colours] as an image, each token as wide as `places` has it."""
-    return axis.pcolorfast(places(layout.column_segments), places(layout.row_segments), values, **style)
+    def kinds(self) -> None:
+        """The mask itself, in the colours of its mechanisms."""
+        self.image(PALETTE[self.layout.kinds])
+        rows, columns = self.layout.kinds.shape
+        if max(rows, columns) <= LONG:
+            self.axis.vlines(range(1, columns), 0, rows, color="white", linewidth=0.8)
+            self.axis.hlines(range(1, rows), 0, columns, color="white", linewidth=0.8)
+        self.lines()
 
+    def image(self, values: np.ndarray, **style) -> Artist:
+        """values [r, c] or [r, c, colours], each token as wide as `places` has it."""
+        return self.axis.pcolorfast(self.across, self.down, values, **style)
 
-def name_grid(axis: Axes, layout: Layout) -> None:
-    """Tokens on both axes, the segments below them."""
-    vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
-    bare(axis)
-    axis.set(xticks=[], yticks=[], xlim=(0, horizontal[-1]), ylim=(vertical[-1], 0))
-    name_tokens(axis, "above", layout.columns, horizontal)
-    name_tokens(axis, "left", layout.rows, vertical)
-    middles = (horizontal[:-1] + horizontal[1:]) / 2
-    for segment, name in enumerate(layout.segments):
-        if (layout.column_segments == segment).any():
-            x = middles[layout.column_segments == segment].mean()
-            style = dict(ha="center", va="top", fontsize=8.5, color=INK)
-            axis.annotate(name, (x, vertical[-1]), (0, -3), textcoords="offset points", **style)
+    def lines(self) -> tuple[Artist, Artist]:
+        """A line between the segments of the columns, and one between those of the rows."""
+        across, down = (edges[1:-1][np.diff(segments) != 0] for edges, segments in (
+            (self.across, self.layout.column_segments), (self.down, self.layout.row_segments)))  # fmt: skip
+        style = dict(color=INK, linewidth=1.1)
+        return self.axis.vlines(across, 0, self.down[-1], **style), self.axis.hlines(down, 0, self.across[-1], **style)
 
-
-def segment_lines(axis: Axes, layout: Layout) -> tuple[Artist, Artist]:
-    """A line between the segments of the columns, and one between those of the rows."""
-    vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
-    style = dict(color=INK, linewidth=1.1)
-    return (
-        axis.vlines(horizontal[1:-1][np.diff(layout.column_segments) != 0], 0, vertical[-1], **style),
-        axis.hlines(vertical[1:-1][np.diff(layout.row_segments) != 0], 0, horizontal[-1], **style),
-    )
-
-
-def frame_row(axis: Axes, layout: Layout, row: int) -> Iterator[Artist]:
-    """A frame around a row of a grid, and its name in bold."""
-    vertical, horizontal = places(layout.row_segments), places(layout.column_segments)
-    box = (0, vertical[row]), horizontal[-1], vertical[row + 1] - vertical[row]
-    style = dict(facecolor="none", edgecolor="black", linewidth=1.6, clip_on=False, zorder=4)
-    yield axis.add_patch(Rectangle(*box, **style))
-    yield from name_tokens(axis, "left", layout.rows, vertical, only=row)
+    def frame(self, row: int) -> Iterator[Artist]:
+        """A frame around a row, and its name in bold."""
+        box = (0, self.down[row]), self.across[-1], self.down[row + 1] - self.down[row]
+        style = dict(facecolor="none", edgecolor="black", linewidth=1.6, clip_on=False, zorder=4)
+        yield self.axis.add_patch(Rectangle(*box, **style))
+        yield from name_tokens(self.axis, "left", self.layout.rows, self.down, only=row)
 
 
 class _Stack:

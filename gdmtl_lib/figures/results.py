@@ -16,24 +16,20 @@ from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
-    GAIN, LOSS, MOST_CATEGORIES, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, first_stage_line, follow, label_left,
-    label_points, legend_below, name_rows, near, new_figure, panels, signed, styled, suptitle, together, written,
+    GAIN, LOSS, MOST_CATEGORIES, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, drawn, first_stage_line, follow,
+    label_points, legend_below, name_rows, near, new_figure, panels, signed, together, written,
 )  # fmt: skip
 
-ROUND = dict(steps=[1, 2, 5, 10])  # the numbers that are named along an axis
 
-
-@styled
+@drawn("Do scores tell relevant passages from the others?")
 def score_distributions(
-    runs: Mapping[str, pd.DataFrame], qrels: pd.DataFrame, relevance_level: int = 1, bins: int = 40,
-    title: str = "Do scores tell relevant passages from the others?",
-) -> Figure:  # fmt: skip
+    runs: Mapping[str, pd.DataFrame], qrels: pd.DataFrame, relevance_level: int = 1, bins: int = 40
+) -> Figure:
     """Figure 8: how a system scores relevant passages and how it scores the others, a panel for each system; with
     several systems, the area under the ROC curve of all in a last panel. Each histogram adds up to 100%. Passages
     without a judgment count as not relevant; queries without judgments are left out.
 
-    runs: `query_id, doc_id, score` by system. relevance_level: the lowest grade that counts as relevant. bins: how many,
-    over the scores of a panel. Raises ValueError as `comparison.area_under_roc`, and for bins below 2.
+    runs: `query_id, doc_id, score` by system. bins: over the scores of a panel; ValueError below 2.
     """
     if bins < 2:
         raise ValueError(f"bins: expected at least 2, found {bins!r}")
@@ -50,7 +46,7 @@ def score_distributions(
         )  # fmt: skip
         axis.set(title=f"{LABELS[system]} · area {areas[system]:.3f}", xlabel="score", ylabel="passages, %")
         axis.set_ylim(0, axis.get_ylim()[1] * 1.3)
-        axis.xaxis.set_major_locator(MaxNLocator(4, **ROUND))
+        _few_ticks(axis, 4)
         sns.move_legend(axis, "upper right", fontsize=8, handlelength=1.2)
     if len(runs) > 1:
         axis, rows, found = axes[-1], range(len(areas)), list(areas.values())
@@ -59,17 +55,12 @@ def score_distributions(
         name_rows(axis, [LABELS[system] for system in areas])
         axis.set(title="area under the ROC curve", xlabel="0.5: none told apart · 1: all")
         axis.set_xlim(min(0.5, *found) - 0.02, 1.02)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def win_tie_loss(
-    table: pd.DataFrame, measure: str, title: str = "On how many queries does a system win, and on how many lose?"
-) -> Figure:
-    """Tables 4 and 7 as bars: the queries on which a system wins, ties and loses against an earlier one.
-
-    table: what `comparison.win_tie_loss_table` returns.
-    """
+@drawn("On how many queries does a system win, and on how many lose?")
+def win_tie_loss(table: pd.DataFrame, measure: str) -> Figure:
+    """Tables 4 and 7 as bars. table: what `comparison.win_tie_loss_table` returns."""
     figure, axis = new_figure(figsize=(7, 1.3 + 0.34 * len(table)))
     counts = table[["win", "tie", "loss"]]
     total = counts.sum(axis=1)
@@ -81,42 +72,35 @@ def win_tie_loss(
     axis.set(xlim=(0, total.max()), xlabel=f"queries, by {written(measure)}")
     axis.grid(visible=False)
     axis.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, handlelength=1)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
+@drawn("Which queries gain, and how much do others lose?")
 def query_deltas(
-    deltas: Mapping[str, pd.DataFrame], baseline: str, measure: str,
-    title: str = "Which queries gain, and how much do others lose?", marked: int | None = None, tolerance: float = TIE,
-) -> Figure:  # fmt: skip
+    deltas: Mapping[str, pd.DataFrame], baseline: str, measure: str, marked: int | None = None, tolerance: float = TIE
+) -> Figure:
     """Figure 6: the difference a system makes on each query, the largest gain first, a panel for each system; grey is
     what counts as a tie.
 
-    deltas: what `comparison.query_deltas` returns, by system. baseline: the system they are compared with. measure: the
-    one that was compared. marked: the row of a query to point at. tolerance: as in `comparison.win_tie_loss`.
+    deltas: what `comparison.query_deltas` returns, by system. marked: the row of a query to point at.
     """
-    figure, axes = panels(len(deltas), sharey=True)
+    figure, axes = panels(len(deltas), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
     for axis, (system, table) in zip(axes, deltas.items()):
         _sorted_deltas(axis, table, tolerance)
         axis.set_title(f"{LABELS[system]}: mean {signed(table['difference'].mean())}")
         if marked is not None:
             axis.plot(marked + 1, table["difference"].iloc[marked], "v", color="black", markersize=6)
-    label_left(axes, f"{written(measure)} minus {LABELS[baseline]}'s")
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
+@drawn()
 def pair(
     home: Mapping[str, pd.DataFrame], away: Mapping[str, pd.DataFrame], baseline: str, system: str, measure: str,
-    splits: tuple[str, str], title: str = "",
-) -> Figure:  # fmt: skip
+    splits: tuple[str, str],
+) -> tuple[Figure, str]:  # fmt: skip
     """One system against another, query by query, at home and away: Figure 6 twice, with the mean of the differences
-    and its 95% interval.
-
-    home, away: per-query values by system. splits: what home and away are called. Raises ValueError as
-    `comparison.query_deltas`.
-    """
-    figure, axes = panels(2, 3.3, 4.3, sharey=True)
+    and its 95% interval. home, away: per-query values by system. splits: what home and away are called."""
+    figure, axes = panels(2, 3.3, 4.3, ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
     for axis, values, split in zip(axes, (home, away), splits):
         _sorted_deltas(axis, comparison.query_deltas(values[baseline], values[system], measure))
         test = comparison.compare({name: values[name] for name in (baseline, system)}, baseline, [measure]).iloc[-1]
@@ -124,35 +108,31 @@ def pair(
         axis.axhline(test["difference"], color="black", linewidth=1.2)
         interval = "" if np.isnan(test["low"]) else f" ±{(test['high'] - test['low']) / 2:.3f}"
         axis.set_title(f"{split}: mean {signed(test['difference'])}{interval}")
-    label_left(axes, f"{written(measure)} minus {LABELS[baseline]}'s")
-    return suptitle(figure, title or f"Is {LABELS[system]} better than {LABELS[baseline]} in both places?")
+    return figure, f"Is {LABELS[system]} better than {LABELS[baseline]} in both places?"
 
 
-@styled
-def rank_shifts(
-    shifts: Mapping[str, pd.DataFrame], baseline: str, depth: int | None = None,
-    title: str = "Where do relevant passages move?",
-) -> Figure:  # fmt: skip
+@drawn("Where do relevant passages move?")
+def rank_shifts(shifts: Mapping[str, pd.DataFrame], baseline: str, depth: int | None = None) -> Figure:
     """Figure 5: how many more (right) or fewer (left) relevant passages than the baseline a system puts at each rank,
     a panel for each system. With several seeds a bar is their mean, and each of them a dot.
 
     shifts: what `comparison.rank_shifts` returns, by system; those of several seeds under one another, told apart by a
-    column `seed`. baseline: the system they are compared with. depth: the last rank with a bar of its own; all that
-    there are when None. What stands below it has one bar, what the first stage missed another.
+    column `seed`. depth: the last rank with a bar of its own; all that there are when None. What stands below it has one
+    bar, what the first stage missed another.
     """
     ranks = max(table["rank"].nunique() for table in shifts.values()) - 2
     depth = ranks if depth is None else min(depth, ranks)
     labels = [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]
     y = np.append(np.arange(depth), (depth + 0.6, depth + 2.1))  # the last bars stand apart: they are no ranks
-    figure, axes = panels(len(shifts), height=max(2.8, 1.6 + 0.19 * depth), sharex=True, sharey=True)
-    drawn = {}
+    figure, axes = panels(len(shifts), max(2.8, 1.6 + 0.19 * depth), ylabel="rank", sharex=True, sharey=True)
+    by_system = {}
     for system, table in shifts.items():
         label = table["rank"].where(table["rank"].isin(labels), labels[-2])
         seed = table["seed"] if "seed" in table else np.zeros(len(table))
-        drawn[system] = table["change"].groupby([label, seed], dropna=False).sum().unstack().loc[labels]
-    reach = 1.08 * (together([by_seed.abs().to_numpy().max() for by_seed in drawn.values()]) or 1)
+        by_system[system] = table["change"].groupby([label, seed], dropna=False).sum().unstack().loc[labels]
+    reach = 1.08 * (together([by_seed.abs().to_numpy().max() for by_seed in by_system.values()]) or 1)
     axes[0].set(xlim=(-reach, reach), ylim=(depth + 2.8, -0.6))
-    for axis, (system, by_seed) in zip(axes, drawn.items()):
+    for axis, (system, by_seed) in zip(axes, by_system.items()):
         change = by_seed.mean(axis=1).to_numpy()
         for bar in axis.barh(y, change, color=np.where(change > 0, GAIN, LOSS), height=0.75)[-2:]:
             bar.set_alpha(0.5)
@@ -170,24 +150,20 @@ def rank_shifts(
     named = [n for n in range(depth + 2) if depth <= 20 or n in (0, depth, depth + 1) or (n + 1) % 5 == 0]
     axes[0].set_yticks(y[named], [labels[n].replace("missed by", "missed by\n") for n in named])
     axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    label_left(axes, "rank")
-    if any(by_seed.shape[1] > 1 for by_seed in drawn.values()):
+    if any(by_seed.shape[1] > 1 for by_seed in by_system.values()):
         dot = Line2D([], [], color="black", marker="o", markersize=3, linewidth=0, label="one seed")
         legend_below(figure, [Patch(color=GAIN, label="mean of the seeds"), dot])
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def categories(
-    table: pd.DataFrame, baseline: str, measure: str, title: str = "Which kinds of queries profit?"
-) -> Figure:
+@drawn("Which kinds of queries profit?")
+def categories(table: pd.DataFrame, baseline: str, measure: str) -> Figure | tuple[Figure, str]:
     """Table 5 as dots: each system's mean within a category, and its difference to the baseline with the 95% interval
     and the mark of significance. table: what `comparison.by_category` returns, of one measure; of very many
     categories the largest are drawn."""
-    names, systems = list(table["category"].unique()), list(table["system"].unique())
-    if len(names) > MOST_CATEGORIES:
-        title, names = f"{title} The largest {MOST_CATEGORIES} of {len(names):,}", names[:MOST_CATEGORIES]
-        table = table[table["category"].isin(names)]
+    every, systems = list(table["category"].unique()), list(table["system"].unique())
+    names = every[:MOST_CATEGORIES]
+    table = table[table["category"].isin(names)]
     height = 1.5 + len(names) * max(0.5, 0.17 * len(systems))
     figure, (left, right) = new_figure(1, 2, figsize=(8.5, height), sharey=True)
     reach = min(0.33, 0.11 * (len(systems) - 1))
@@ -199,25 +175,23 @@ def categories(
     follow(left, table["mean"], [SYSTEM_COLOURS[system] for system in table["system"]], rows=y)
     others = table["system"] != baseline
     if others.any():
-        difference_rows(right, table[others], y[others], size=20)
+        difference_rows(right, table[others], f"to {LABELS[baseline]}", y[others], size=20)
     sizes = table.drop_duplicates("category").set_index("category")
     name_rows(left, [f"{name}\n{sizes['queries'][name]:,} queries, {sizes['share'][name]:.0%}" for name in names])
     left.set(ylim=(len(names) - 0.5, -0.5), xlabel=written(measure), title="how well")
-    right.set(xlabel=f"difference to {LABELS[baseline]}, 95% interval", title="how much better")
+    right.set(title="how much better", xlabel=f"difference to {LABELS[baseline]}, 95% interval")
     for axis in (left, right):
         axis.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)  # the lines between categories
         axis.grid(visible=False, axis="y", which="major")
         axis.grid(axis="y", which="minor")
         axis.tick_params(axis="y", which="both", length=0)
-        axis.xaxis.set_major_locator(MaxNLocator(6, **ROUND))
+        _few_ticks(axis, 6)
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure if every == names else (figure, f"The largest {len(names)} of {len(every):,}")
 
 
-@styled
-def effectiveness(
-    table: pd.DataFrame, by_seed: pd.DataFrame, baseline: str, title: str = "What does re-ranking gain, and who gains most?"
-) -> Figure:
+@drawn("What does re-ranking gain, and who gains most?")
+def effectiveness(table: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) -> Figure:
     """Table 3 as a picture: a panel for each measure, in it a line from BM25's mean to each system's, and the mark of
     significance against the baseline, whose mean is the dashed line.
 
@@ -240,57 +214,47 @@ def effectiveness(
         ends = pd.concat([seeds, rows.reset_index()]).groupby("system")["mean"].agg(["min", "max"]).loc[systems]
         follow(axis, rows["mean"], colours, ends["min"], ends["max"])
         axis.set_title(written(measure))
-        axis.xaxis.set_major_locator(MaxNLocator(4, **ROUND))
+        _few_ticks(axis, 4)
         name_rows(axis, [LABELS[system] for system in systems])
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def differences(
-    table: pd.DataFrame, baseline: str, measures: Sequence[str], title: str = "Which differences would hold on other queries?"
-) -> Figure:
+@drawn("Which differences would hold on other queries?")
+def differences(table: pd.DataFrame, baseline: str, measures: Sequence[str]) -> Figure:
     """Section 6.4: each system's difference to the baseline with its 95% interval, a panel for each of some measures.
-
-    table: what `comparison.compare` returns.
-    """
+    table: what `comparison.compare` returns."""
     systems = [system for system in table["system"].unique() if system != baseline]
     figure, axes = panels(len(measures), 1.3 + 0.27 * len(systems), 4.2, sharey=True)
     for axis, measure in zip(axes, measures):
         rows = table[table["measure"] == measure].set_index("system", drop=False).loc[systems]
-        difference_rows(axis, rows)
-        axis.set(title=written(measure), xlabel=f"difference to {LABELS[baseline]}, 95% interval")
-        axis.xaxis.set_major_locator(MaxNLocator(6, **ROUND))
+        difference_rows(axis, rows, f"to {LABELS[baseline]}")
+        axis.set_title(written(measure))
+        _few_ticks(axis, 6)
         name_rows(axis, [LABELS[system] for system in systems])
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def pair_intervals(
-    table: pd.DataFrame, measure: str, title: str = "Which architecture is better, and is it sure?"
-) -> Figure:
-    """Section 6.4: the difference of every pair of systems with its 95% interval, and where the table has them the
-    paper's intervals, grey, beside.
+@drawn("Which architecture is better, and is it sure?")
+def pair_intervals(table: pd.DataFrame, measure: str) -> Figure:
+    """Section 6.4: the difference of every pair of systems with its 95% interval.
 
-    table: what `comparison.compare_pairs` returns, with `low (paper)` and `high (paper)` if those are known.
+    table: what `comparison.compare_pairs` returns; where it has `low (paper)` and `high (paper)`, the paper's interval
+    stands beside, grey.
     """
     rows = table[table["measure"] == measure].reset_index(drop=True)
     figure, axis = new_figure(figsize=(7.2, 1.2 + 0.27 * len(rows)))
-    difference_rows(axis, rows)
+    difference_rows(axis, rows, f"in {written(measure)}")
     if "low (paper)" in rows:
         ends = rows["low (paper)"], rows["high (paper)"]
         axis.hlines(rows.index + 0.28, *ends, color="#999999", linewidth=2, label="the paper's interval")
     name_rows(axis, _pairs(rows))
-    axis.set_xlabel(f"difference in {written(measure)}, 95% interval")
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def twins(
-    table: pd.DataFrame, measure: str = "RR@10", reported: Mapping[str, float] | None = None,
-    title: str = "What does generating bring the ranking?",
-) -> Figure:  # fmt: skip
+@drawn("What does generating bring the ranking?")
+def twins(table: pd.DataFrame, measure: str = "RR@10", reported: Mapping[str, float] | None = None) -> Figure:
     """Every multi-task system against its single-task twin: the difference with its 95% interval and mark, each seed a
     small dot, the paper's gains as diamonds beside.
 
@@ -298,26 +262,20 @@ def twins(
     `collection`. reported: what `paper.twin_gains` returns, the paper's gain by system.
     """
     figure, axis = new_figure(figsize=(7.6, 1.5 + 0.42 * len(table)))
-    seeds = [(value, row + 0.22) for row, each in enumerate(table["by_seed"]) if len(each) > 1 for value in each]
     known = [(reported[name], row - 0.22) for row, name in enumerate(table["system"]) if name in (reported or {})]
-    difference_rows(axis, table, include=[gain for gain, _ in known])
-    if seeds:
-        axis.scatter(*zip(*seeds), s=9, color="black", linewidth=0, zorder=3, label="one seed")
+    difference_rows(axis, table, f"in {written(measure)}", include=[gain for gain, _ in known], below=0.22)
     if known:
         style = dict(marker="D", s=24, facecolor="white", edgecolor="black", linewidth=0.9, zorder=3)
         axis.scatter(*zip(*known), label="the paper, MS MARCO", **style)
     places = table["collection"].map("\n{}".format) if "collection" in table else [""] * len(table)
     names = [name + place for name, place in zip(_pairs(table.rename(columns={"twin": "baseline"})), places)]
     name_rows(axis, names, fontsize=9)
-    axis.set_xlabel(f"difference in {written(measure)}, 95% interval")
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
-def cost(
-    table: pd.DataFrame, measure: str, first_stage: float | None = None, title: str = "What does effectiveness cost?"
-) -> Figure:
+@drawn("What does effectiveness cost?")
+def cost(table: pd.DataFrame, measure: str, first_stage: float | None = None) -> Figure:
     """RQ2's other half: each system's mean against the arithmetic of ranking a pair, and of its training where that is
     known. Times are not drawn: they depend on what else the machine did. The area of a dot is the number of parameters
     that rank; every dot stands where its numbers are, and a line leads to its name.
@@ -327,7 +285,7 @@ def cost(
     """
     shown = {"gflops": "ranking a pair, GFLOPs", "training_tflops": "training, TFLOPs"}
     shown = {column: label for column, label in shown.items() if column in table and table[column].notna().any()}
-    figure, axes = panels(len(shown), 4.2, 5.25, sharey=True)
+    figure, axes = panels(len(shown), 4.2, 5.25, ylabel=written(measure), sharey=True)
     area = (130 * table["ranking_parameters"] / table["ranking_parameters"].max()).astype(float)
     colours, mean = [SYSTEM_COLOURS[system] for system in table["system"]], table["mean"].to_numpy(dtype=float)
     is_near = near(mean)
@@ -346,8 +304,11 @@ def cost(
         span = float(np.nanmax(x) - np.nanmin(x)) or float(np.nanmax(x)) or 1.0
         axis.set(xlim=(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.3 * span), xlabel=label)
         label_points(axis, x, np.clip(mean, low, high), said, colours)
-    axes[0].set_ylabel(written(measure))
-    return suptitle(figure, title)
+    return figure
+
+
+def _few_ticks(axis: Axes, most: int) -> None:
+    axis.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
 
 
 def _pairs(table: pd.DataFrame) -> list[str]:

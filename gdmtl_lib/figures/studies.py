@@ -1,4 +1,5 @@
-"""The figures of trainings and of studies: what a training did, how much data, which weighting, and gains elsewhere."""
+"""The figures of trainings, of studies and of the generative half: what a training did, how much data, which weighting,
+gains elsewhere, what a likelihood brings for its cost, and what written queries bring BM25."""
 
 from collections.abc import Mapping, Sequence
 from math import floor, log10
@@ -14,16 +15,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from gdmtl_lib.evaluation.tables import by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS
 from .style import (
-    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, difference_rows, first_stage_line, legend_below, name_rows, new_figure, signed, styled,
-    suptitle, together, written,
+    GAIN, LOSS, SYSTEM_COLOURS, TASK_COLOURS, beside, difference_rows, drawn, first_stage_line, legend_below, name_rows, new_figure, panels,
+    signed, together, written,
 )  # fmt: skip
 
 _SIGMA = dict(title="uncertainty σ²", xlabel="optimiser step", ylabel="larger = less weight")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_WAYS = {"likelihood": "#D55E00", "ranking head": "#0072B2", "joint": "#CC79A7"}
+_CASCADE = "#009E73"
 
 
-@styled
-def training_curves(history: pd.DataFrame, title: str = "Does it learn, and which task gets the weight?") -> Figure:
+@drawn("Does it learn, and which task gets the weight?")
+def training_curves(history: pd.DataFrame) -> Figure:
     """What a training did, step by step: the loss of every task, the uncertainty weights (Eq. 6) where they are
     learned, and the learning rate. history: what `train` returns."""
     tasks = [column.removesuffix("_loss") for column in history if column.endswith("_loss")]
@@ -48,19 +51,18 @@ def training_curves(history: pd.DataFrame, title: str = "Does it learn, and whic
             axis.axvline(start, color="#bbbbbb", linewidth=0.7, linestyle=":")
     if learned:
         _legend_above(axes[-2])
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
+@drawn("Does writing the query help more when there is little to learn from?")
 def training_size(
-    table: pd.DataFrame, by_seed: pd.DataFrame, queries: Mapping[float, int], first_stage: float, baseline: str, measure: str,
-    title: str = "Does writing the query help more when there is little to learn from?",
-) -> Figure:  # fmt: skip
+    table: pd.DataFrame, by_seed: pd.DataFrame, queries: Mapping[float, int], first_stage: float, baseline: str, measure: str
+) -> Figure:
     """Figure 7: effectiveness against the share of the training queries, a line for each system's mean over seeds and
     a dot for each seed; beside it the difference to the baseline with its 95% interval and the mark of significance.
 
-    table: what `studies.training_size` returns, of the systems that are to be drawn. by_seed: `train_fraction, system,
-    seed, mean` of the measure. queries: how many a share is. first_stage: BM25's mean.
+    table: what `studies.training_size` returns. by_seed: `train_fraction, system, seed, mean` of the measure. queries: how
+    many a share is. first_stage: BM25's mean.
     """
     shares, systems = sorted(table["share"].unique()), list(table["system"].unique())
     others = [system for system in systems if system != baseline]
@@ -90,14 +92,13 @@ def training_size(
         axis.grid(visible=False, axis="x")
         axis.margins(y=0.12)
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
+@drawn("How should the losses be weighted where there is little data?")
 def loss_weighting(
-    by_seed: pd.DataFrame, reference: pd.DataFrame, first_stage: float, sigmas: pd.DataFrame, measure: str,
-    title: str = "How should the losses be weighted where there is little data?",
-) -> Figure:  # fmt: skip
+    by_seed: pd.DataFrame, reference: pd.DataFrame, first_stage: float, sigmas: pd.DataFrame, measure: str
+) -> Figure:
     """A row for each weighting of the losses: a dot for each seed, a bar for their mean; the system that learns to
     rank alone is the reference. Beside it, where weights are learned (Eq. 6), each task's uncertainty over the steps.
 
@@ -132,14 +133,13 @@ def loss_weighting(
         axis.set_ylim(0)
         _legend_above(axis)
     legend_below(figure)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
+@drawn("What does denoising give an encoder-decoder?")
 def denoising(
-    history: pd.DataFrame, looks: pd.DataFrame, by_seed: pd.DataFrame, first_stage: float, measure: str,
-    title: str = "What does denoising give an encoder-decoder?",
-) -> Figure:  # fmt: skip
+    history: pd.DataFrame, looks: pd.DataFrame, by_seed: pd.DataFrame, first_stage: float, measure: str
+) -> Figure:
     """Left, a denoising step by step: the loss of every step and, as dots, that of passages held out. Right, what
     systems reach that start from so many steps: a dot a seed, lines through their means.
 
@@ -157,14 +157,13 @@ def denoising(
     right.set(title="ranking, trained from it", xlabel="denoising steps", ylabel=written(measure), ylim=(0, None))
     for axis in (left, right):
         axis.legend(fontsize=9)
-    return suptitle(figure, title)
+    return figure
 
 
-@styled
+@drawn("Does a gain at home stay a gain?")
 def gains(
-    table: pd.DataFrame, baseline: str, measures: Sequence[str], splits: tuple[str, str],
-    by_seed: pd.DataFrame | None = None, title: str = "Does a gain at home stay a gain?",
-) -> Figure:  # fmt: skip
+    table: pd.DataFrame, baseline: str, measures: Sequence[str], splits: tuple[str, str], by_seed: pd.DataFrame | None = None
+) -> tuple[Figure, str]:
     """Table 8 as a picture: each system's difference to the baseline, which stands at the origin, at home (across) and
     away (up) with its 95% intervals, a panel for each measure. Beside trained systems BM25 is left out.
 
@@ -196,18 +195,15 @@ def gains(
                 axis.scatter(seeds["home"], seeds["away"], s=9, color=colour, alpha=0.7, zorder=2, linewidth=0)
         axis.set(title=written(measure), xlabel=f"at home ({splits[0]})")
     axes[0, 0].set_ylabel(f"away ({splits[1]})")
-    style = dict(marker="o", linewidth=1.3)
-    legend_below(figure, [Line2D([], [], color=SYSTEM_COLOURS[name], label=LABELS[name], **style) for name in systems], 7)
-    return suptitle(figure, f"{title} Differences to {LABELS[baseline]}, 95% intervals")
+    legend_below(figure, _handles(systems, linewidth=1.3), 7)
+    return figure, f"Differences to {LABELS[baseline]}, 95% intervals"
 
 
-@styled
-def choices(table: pd.DataFrame, measure: str, title: str = "What is each choice worth?") -> Figure:
+@drawn("What is each choice worth?")
+def choices(table: pd.DataFrame, measure: str) -> Figure:
     """A row a choice, the one that gains most on top: left what it changes of each system, right what it changes of what
-    generating brings; with 95% intervals over queries, marks, and each seed as a small dot.
-
-    table: what `studies.choices` returns. measure: the one that was compared.
-    """
+    generating brings; with 95% intervals over queries, marks, and each seed as a small dot. table: what `studies.choices`
+    returns."""
     rows = {choice: row for row, choice in enumerate(table["choice"].unique())}
     parts = [part for part in (table[table["twin"] == ""], table[table["twin"] != ""]) if len(part)]
     size = (1.6 + 4 * len(parts), 1.9 + 0.17 * len(parts[0]) + 0.1 * len(rows))
@@ -215,16 +211,77 @@ def choices(table: pd.DataFrame, measure: str, title: str = "What is each choice
     for axis, part, what in zip(axes[0], parts, ("against the default", "what generating brings, against the default")):
         of = part.groupby("choice")["system"]
         at = part["choice"].map(rows) + (of.cumcount() - (of.transform("size") - 1) / 2) * 0.2
-        difference_rows(axis, part, list(at), size=22)
-        seeds = [(value, place) for each, place in zip(part["by_seed"], at) if len(each) > 1 for value in each]
-        axis.scatter(*zip(*seeds or [(np.nan, 0)]), s=7, color="black", linewidth=0, zorder=4)
-        axis.set(title=what, xlabel=f"difference in {written(measure)}, 95% interval")
-        named = axis is axes[0, 0]
-        name_rows(axis, [choice.replace("_", " ") if named else "" for choice in rows], fontsize=9)
+        difference_rows(axis, part, f"in {written(measure)}", list(at), size=22)
+        axis.set_title(what)
+        name_rows(axis, [choice.replace("_", " ") if axis is axes[0, 0] else "" for choice in rows], fontsize=9)
     systems = sorted(parts[0]["system"].unique(), key=lambda name: [*LABELS, name].index(name))
-    handles = [Line2D([], [], marker="o", color=SYSTEM_COLOURS[name], label=LABELS[name]) for name in systems]
-    legend_below(figure, [*handles, Line2D([], [], marker=".", linestyle="", color="black", label="one seed")])
-    return suptitle(figure, title)
+    legend_below(figure, [*_handles(systems), Line2D([], [], marker=".", linestyle="", color="black", label="one seed")])
+    return figure
+
+
+@drawn("What does a way to rank bring, and what does it cost?")
+def cost_and_effectiveness(table: pd.DataFrame, measure: str) -> Figure:
+    """Effectiveness against the cost of a query, for each way to rank: filled with nothing stored, hollow with the
+    states of the passages computed before. The bar is the 95% interval of the difference to the ranking head, laid
+    around the way's mean. BM25, which costs no operation of the model, is the line across.
+
+    table: `way, gflop, stored, mean, low, high`; low and high of the difference, NaN for the ranking head.
+    """
+    figure, axis = new_figure(figsize=(6.8, 4.0))
+    ways = table.set_index("way")
+    axis.axhline(ways["mean"]["BM25"], color="#7f7f7f", linewidth=1, linestyle="--")
+    axis.annotate("BM25", (0, ways["mean"]["BM25"]), (4, 3), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", fontsize=9, color="#555555")  # fmt: skip
+    base = ways["mean"]["ranking head"]
+    cascades = ways[ways.index.str.startswith("cascade")]
+    axis.plot(cascades["gflop"], cascades["mean"], color=_CASCADE, linewidth=0.8, alpha=0.6)
+    labels = dict.fromkeys(cascades.index) | dict.fromkeys(cascades.index[:1], "cascade (best k)")
+    labels["joint"] = "joint (scores interpolated)"
+    for way, row in ways.drop(index="BM25").iterrows():
+        colour = _WAYS.get(way, _CASCADE)
+        if row["stored"] < row["gflop"]:
+            axis.plot([row["stored"], row["gflop"]], [row["mean"]] * 2, color=colour, linewidth=0.8, linestyle=":")
+            axis.plot(row["stored"], row["mean"], "o", color=colour, markerfacecolor="white", markersize=6)
+        if not np.isnan(row["low"]):
+            axis.vlines(row["gflop"], base + row["low"], base + row["high"], color=colour, linewidth=1.2, alpha=0.7)
+        axis.plot(row["gflop"], row["mean"], "o", color=colour, markersize=7, label=labels.get(way, way), zorder=3)
+        if way in cascades.index:
+            axis.annotate(way.rpartition(" ")[2], (row["gflop"], row["mean"]), (5, -11), textcoords="offset points",
+                          fontsize=8.5, color=colour, bbox=dict(facecolor="white", edgecolor="none", pad=0.4))  # fmt: skip
+    axis.set(xlabel="GFLOP a query", ylabel=written(measure), xlim=(0, None))
+    axis.plot([], [], "o", color="#555555", markerfacecolor="white", label="states stored")
+    legend_below(figure, columns=3)
+    return figure
+
+
+@drawn("Do written queries help BM25 to find the passages?")
+def recall_by_count(table: pd.DataFrame) -> Figure:
+    """BM25's recall by the number of written queries appended to each passage, a panel for each cutoff. The bar is the
+    95% interval of the difference to none appended, laid around the mean. table: what `doc2query.recall_by_count`
+    returns."""
+    measures = list(table["measure"].unique())
+    figure, axes = panels(len(measures), height=3.0)
+    for axis, measure in zip(axes, measures):
+        rows = table[table["measure"] == measure].sort_values("count")
+        base = rows.loc[rows["count"] == 0, "mean"].item()
+        places = np.arange(len(rows))
+        axis.axhline(base, color="#7f7f7f", linewidth=1, linestyle="--")
+        axis.plot(places, rows["mean"], "o-", color="#0072B2", markersize=6, linewidth=1.2, zorder=4)
+        axis.vlines(places, base + rows["low"], base + rows["high"], color="#0072B2", linewidth=1.4, alpha=0.6)
+        for place, mean, high in zip(places, rows["mean"], rows["high"].fillna(0)):
+            axis.annotate(f"{mean:.3f}", (place, max(mean, base + high)), (0, 5), textcoords="offset points",
+                          ha="center", fontsize=8, zorder=5, bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
+        axis.set_xticks(places, rows["count"])
+        axis.set(title=measure.replace("R@", "recall@"), xlabel="queries appended", xlim=(-0.5, len(rows) - 0.5))
+        axis.margins(y=0.15)
+        low, high = axis.get_ylim()
+        axis.set_yticks([tick for tick in axis.get_yticks() if low <= tick <= min(high, 1)])  # a bar may reach above 1
+        axis.grid(visible=False, axis="x")
+    return figure
+
+
+def _handles(systems: Sequence[str], **style) -> list[Line2D]:
+    return [Line2D([], [], marker="o", color=SYSTEM_COLOURS[name], label=LABELS[name], **style) for name in systems]
 
 
 def _line_and_seeds(axis: Axes, x, means, seeds_x, seeds_mean, system: str) -> None:

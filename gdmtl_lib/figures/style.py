@@ -1,12 +1,14 @@
 """One look for all figures: the colours of Okabe and Ito, which colour-blind eyes can tell apart, one colour a system
 wherever it appears, text large enough for print.
 
-A function that draws is decorated with `styled`: under it no text is markup, whatever signs a query or a category has.
+A function that draws is decorated with `drawn` and the question that its figure answers, which is the title unless it is
+called with another `title=`. No text is markup, whatever signs a query or a category has.
 """
 
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from math import ceil
 from pathlib import Path
 
@@ -70,9 +72,11 @@ def new_figure(*args, **kwargs) -> tuple[Figure, Axes | np.ndarray]:
     return figure, axes
 
 
-def panels(count: int, height: float = 2.7, width: float = 2.9, most: int = 5, **shared: bool) -> tuple[Figure, list[Axes]]:
+def panels(
+    count: int, height: float = 2.7, width: float = 2.9, most: int = 5, ylabel: str = "", **shared: bool
+) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, at most so many side by side and rows of like length; the axes in reading order.
-    Shared axes keep their labels."""
+    Shared axes keep their labels; ylabel: of the panels at the left."""
     columns = ceil(count / ceil(count / most))
     size = (6.4 if columns == 1 else width * columns), height * ceil(count / columns)
     figure, axes = new_figure(ceil(count / columns), columns, figsize=size, squeeze=False, **shared)
@@ -80,21 +84,28 @@ def panels(count: int, height: float = 2.7, width: float = 2.9, most: int = 5, *
         axis.remove()
     for axis in axes.flat[:count]:
         axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
     return figure, list(axes.flat[:count])
 
 
-def label_left(axes: Sequence[Axes], label: str) -> None:
-    """A label for the y axis of those panels that stand at the left."""
-    for axis in axes:
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel(label)
+def drawn(question: str = "") -> Callable:
+    """Decorates a function that returns a figure, alone or with words that follow its title. The title stands at the
+    left, in as many lines as the width asks for (about 11 characters an inch)."""
 
+    def decorate(draw: Callable) -> Callable:
+        @wraps(draw)
+        @styled
+        def titled(*args, title: str = question, **kwargs) -> Figure:
+            figure, *more = found if isinstance(found := draw(*args, **kwargs), tuple) else (found,)
+            across = int(11.4 * figure.get_figwidth())
+            lines = [part for line in " ".join([title, *more]).strip().split("\n") for part in textwrap.wrap(line, across) or [""]]
+            figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
+            return figure
 
-def suptitle(figure: Figure, title: str) -> Figure:
-    """The figure with a title at the left, in as many lines as its width asks for (about 11 characters an inch)."""
-    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, int(11.4 * figure.get_figwidth())) or [""]]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
-    return figure
+        return titled
+
+    return decorate
 
 
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
@@ -191,11 +202,14 @@ def cut_off(axis: Axes, row: float, value: float, text: str, colour, **style) ->
 
 
 def difference_rows(
-    axis: Axes, table: pd.DataFrame, rows: Sequence[float] | None = None, include: Sequence[float] = (), size: float = 30
-) -> None:
-    """A row for each difference of a table: a dot, its interval, the mark of significance at its end; a line at zero.
+    axis: Axes, table: pd.DataFrame, to: str, rows: Sequence[float] | None = None, include: Sequence[float] = (),
+    size: float = 30, below: float = 0,
+) -> None:  # fmt: skip
+    """A row for each difference of a table: a dot, its interval, the mark of significance at its end, and so far below
+    it a small dot for each of several seeds; a line at zero.
 
-    table: `system, difference, low, high, mark`. rows, include: as in `follow`.
+    table: `system, difference, low, high, mark` and `by_seed` where that is known. to: what of, or to whom. rows,
+    include: as in `follow`.
     """
     colours, rows = [SYSTEM_COLOURS[system] for system in table["system"]], range(len(table)) if rows is None else rows
     axis.axvline(0, color="black", linewidth=0.8)
@@ -208,6 +222,10 @@ def difference_rows(
         if mark and start <= value <= end:
             at = (value if np.isnan(high) else min(high, end), row)
             axis.annotate(mark, at, (4, 0), textcoords="offset points", va="center", fontsize=9)
+    seeds = [(value, row + below) for row, each in zip(rows, table.get("by_seed", ())) if len(each) > 1 for value in each]
+    if seeds:
+        axis.scatter(*zip(*seeds), s=8, color="black", linewidth=0, zorder=4, label="one seed")
+    axis.set_xlabel(f"difference {to}, 95% interval")
 
 
 def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], colours: Sequence) -> None:

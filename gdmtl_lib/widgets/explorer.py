@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,15 +30,16 @@ class Explorer(ipywidgets.VBox):
     """Controls, and under them what `draw` makes of their values.
 
     draw: called with the controls' values; returns what can be `Drawn`, or a list of it. What it raises as ValueError or
-        FileNotFoundError is shown in place of the picture: not all values go together.
-    controls: ipywidgets by the name of `draw`'s argument. buttons: shown after the controls.
+        FileNotFoundError is shown in place of the picture.
+    controls: ipywidgets by the name of `draw`'s argument; `(low, high, value)` for a slider that is called so.
+    buttons: shown after the controls.
     """
 
     def __init__(
-        self, draw: Callable[..., Drawn | list[Drawn]], controls: Mapping[str, ipywidgets.Widget],
+        self, draw: Callable[..., Drawn | list[Drawn]], controls: Mapping[str, ipywidgets.Widget | tuple],
         buttons: Iterable[ipywidgets.Button] = (),
     ):  # fmt: skip
-        self.controls = dict(controls)
+        self.controls = {name: slider(name, *each) if isinstance(each, tuple) else each for name, each in controls.items()}
         self.drawn: list[Drawn] = []
         self._draw, self._view, self._following = draw, ipywidgets.HTML(layout={"width": "99%"}), True
         shown = [*self.controls.values(), ipywidgets.HBox(list(buttons))]
@@ -111,11 +113,24 @@ def slider(label: str, low: float, high: float, value: float) -> ipywidgets.Widg
     return kind(value=value, min=low, max=max(high, value), step=step, description=label, continuous_update=False)
 
 
-def search(what: str, number: ipywidgets.IntSlider, found: Callable[[str], Sequence]) -> ipywidgets.Text:
-    """A field for words to look for; the slider reaches as far as there are things found by them."""
+def containing(texts: pd.Series, words: str, what: str) -> pd.Series:
+    """The texts with these words in them. Raises ValueError where none is."""
+    found = texts[texts.str.contains(words, case=False, regex=False)]
+    if found.empty:
+        raise ValueError(f"No {what} contains {words!r}")
+    return found
+
+
+def search(what: str, texts: pd.Series) -> tuple[ipywidgets.Text, ipywidgets.IntSlider]:
+    """A field for words to look for, and a slider that reaches as far as there are texts with them."""
+
+    def reach(change):
+        number.max = max(1, int(texts.str.contains(change["new"], case=False, regex=False).sum()))
+
     words = ipywidgets.Text(description="containing", placeholder=f"words of a {what}", continuous_update=False)
-    words.observe(lambda change: setattr(number, "max", max(1, len(found(change["new"])))), "value")
-    return words
+    number = slider(what, 1, max(1, len(texts)), 1)
+    words.observe(reach, "value")
+    return words, number
 
 
 def step_button(number: ipywidgets.IntSlider, label: str, by: int) -> ipywidgets.Button:
@@ -130,12 +145,9 @@ def _html(drawn: Drawn) -> str:
         return drawn.to_html()
     if isinstance(drawn, str):
         return f"<p>{html.escape(drawn)}</p>"
-    if isinstance(drawn, Picture):
-        png = drawn.png()
-    else:
+    if isinstance(drawn, Figure):
         file = io.BytesIO()
         with plt.rc_context(STYLE):
             FigureCanvasAgg(drawn).print_png(file)  # savefig draws twice, once to lay the figure out
-        png = file.getvalue()
-    data = base64.b64encode(png).decode()
+    data = base64.b64encode(file.getvalue() if isinstance(drawn, Figure) else drawn.png()).decode()
     return f'<img src="data:image/png;base64,{data}" style="max-width: 100%">'  # or JupyterLab cuts off what is wider

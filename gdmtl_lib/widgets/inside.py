@@ -9,16 +9,14 @@ from gdmtl_lib import figures as plots
 from gdmtl_lib.inside.attention import attention_weights, build_sequence, destinations
 from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.systems import LABELS
-from .explorer import Explorer, choice, slider
+from .explorer import Explorer, choice
 
 
 def explore_heads(
     networks: Mapping[str, object], pairs: Sequence[tuple[str, str]], layer: int = 1, head: int = 1
 ) -> Explorer:
-    """What the query's tokens attend to: choose pair, layer and head; a strip a system.
-
-    networks: models by system, of one size. pairs: (passage, query).
-    """
+    """What the query's tokens attend to: choose pair, layer and head; a strip a system. networks: models by system, of
+    one size. pairs: (passage, query)."""
     first = next(iter(networks.values()))
 
     @cache
@@ -31,24 +29,17 @@ def explore_heads(
     def draw(pair, layer, head):
         found, tokens, rows = weights(pair)
         title = f"“{pairs[pair - 1][1]}”: what do the query's tokens attend to?"
-        return plots.heads_on_a_pair(found, [(layer, head)], tokens, rows, title)
+        return plots.heads_on_a_pair(found, [(layer, head)], tokens, rows, title=title)
 
-    config = first.config
-    controls = {
-        "pair": slider("pair", 1, len(pairs), 1),
-        "layer": slider("layer", 1, config.num_hidden_layers, layer),
-        "head": slider("head", 1, config.num_attention_heads, head),
-    }
-    return Explorer(draw, controls)
+    layers, heads = first.config.num_hidden_layers, first.config.num_attention_heads
+    return Explorer(draw, {"pair": (1, len(pairs), 1), "layer": (1, layers, layer), "head": (1, heads, head)})
 
 
 def explore_attributions(
     networks: Mapping[str, object], pairs: Sequence[tuple[str, str, str]], steps: int = 32
 ) -> Explorer:
-    """Tokens coloured by attribution: choose a pair and how many steps the integral is summed over.
-
-    networks: models by system. pairs: (passage, query, what is said of it).
-    """
+    """Tokens coloured by attribution: choose a pair and how many steps the integral is summed over. pairs: (passage,
+    query, what is said of it)."""
 
     @cache
     def found(pair, steps):
@@ -56,10 +47,10 @@ def explore_attributions(
         return {name: integrated_gradients(model, passage, query, steps) for name, model in networks.items()}
 
     def draw(pair, steps):
-        return plots.attributions(found(pair, steps), pairs[pair - 1][2])
+        return plots.attributions(found(pair, steps), title=pairs[pair - 1][2])
 
     some = choice("steps", sorted({8, 16, 32, 64, 128, steps}), steps)
-    return Explorer(draw, {"pair": slider("pair", 1, len(pairs), 1), "steps": some})
+    return Explorer(draw, {"pair": (1, len(pairs), 1), "steps": some})
 
 
 def describe_pair(row, query: str, before: str, after: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import ipywidgets
 
-from gdmtl_lib.figures.attention import AttentionPicture
+from gdmtl_lib.figures.inside import AttentionPicture
 from gdmtl_lib.figures.masks import MaskPicture, Picture, sentence
 from gdmtl_lib.inside.attention import Layout, attention_weights, block_shares, build_sequence, layouts, likeliest_tokens
 from gdmtl_lib.systems import GENERATIVE_TASKS, TASK_LABELS, prefixes
@@ -25,11 +25,8 @@ _MASK_LABELS = {
 
 
 class MaskExplorer(Explorer):
-    """Who may attend to whom: type a passage and a query, choose system, task and mask, drag through the steps.
-
-    models: opens a system's model by its name (`Models`). systems: those to choose from.
-    passage, query, answer: texts to begin with.
-    """
+    """Who may attend to whom: type a passage and a query, choose system, task and mask, drag through the steps. models:
+    opens a system's model by its name (`Models`). passage, query, answer: texts to begin with."""
 
     def __init__(self, models, systems: Sequence[str], passage: str, query: str, answer: str = "", **sliders):
         self.models, self._read_from = models, None
@@ -56,23 +53,22 @@ class MaskExplorer(Explorer):
             before = task.value
             task.options = [(TASK_LABELS[name], name) for name in learned.tasks]
             # A generative task has steps to drag through: begin with one.
-            task.value = before if before in learned.tasks else learned.tasks[min(1, len(learned.tasks) - 1)]
+            task.value = before if before in learned.tasks else learned.tasks[:2][-1]
         if changed in (system, task):
             ranks = task.value == "rank"
             masks = ("bidirectional", "mixed", "causal") if ranks else ("mixed", "mlm", "bidirectional", "causal")
             masks = masks if learned.backbone == "encoder" else ("cross", "decoder", "encoder")
             mask.options = [(_MASK_LABELS[name], name) for name in masks]
             mask.value = masks[0]
-            wanted = "" if ranks else GENERATIVE_TASKS[task.value].target
-            self.controls["answer"].layout.display = None if wanted == "answer" else "none"
+            reads_answer = not ranks and GENERATIVE_TASKS[task.value].target == "answer"
+            self.controls["answer"].layout.display = None if reads_answer else "none"
 
     def _drawn(self, step: int, **values) -> list[Drawn]:
-        missing = [name for name in ("passage", "query") if not values[name].strip()]
-        if missing:
+        if missing := [name for name in ("passage", "query") if not values[name].strip()]:
             raise ValueError(f"Type a {' and a '.join(missing)}.")
-        read = {name: values[name] for name in ("system", "task", "mask", "passage", "query", "answer")}
+        read = [values[name] for name in ("system", "task", "mask", "passage", "query", "answer")]
         if read != self._read_from:
-            self._read(**read)
+            self._read(*read)
             self._read_from = read
         step = self.controls["step"].value - 1 if self.picture.layout.steps else None
         said = "no token is predicted in this attention" if step is None else sentence(self.picture.layout, step)
@@ -83,11 +79,11 @@ class MaskExplorer(Explorer):
         prefix = f"“{prefixes()[values['task']]}” at the start of the input tells the model its task"
         return [said, *self._view_of(step, **values), f"{prefix}. {self.models.describe(values['system'])}"]
 
-    def _read(self, system: str, task: str, mask: str, passage: str, query: str, answer: str) -> None:
+    def _read(self, system: str, task: str, mask: str, *texts: str) -> None:
         """What depends on the texts and choices, but not on the sliders."""
         model = self.models(system)
         of_encoder = model.system.backbone == "encoder"
-        self.sequence = build_sequence(model, task, passage, query, answer, mask=mask if of_encoder else None)
+        self.sequence = build_sequence(model, task, *texts, mask=mask if of_encoder else None)
         self.attention = "encoder" if of_encoder else mask
         layout = layouts(model, self.sequence)[self.attention]
         self.expected = likeliest_tokens(model, self.sequence) if self.sequence.targets else None
@@ -97,7 +93,7 @@ class MaskExplorer(Explorer):
             self.controls["step"].disabled = len(layout.steps) < 2
 
     def _picture(self, layout: Layout, title: str, model) -> Picture:
-        return MaskPicture(layout, title=f"{model.system.label}, {title}")
+        return MaskPicture(layout, f"{model.system.label}, {title}")
 
     def _view_of(self, step: int | None, **_) -> list[Drawn]:
         return [self.picture.show(step)]
@@ -120,8 +116,7 @@ class AttentionExplorer(MaskExplorer):
     def _view_of(self, step: int | None, **_) -> list[Drawn]:
         layer, head = (self.controls[name].value for name in ("layer", "head"))
         said = []
-        of_head = self.shares[(self.shares["layer"] == layer) & (self.shares["head"] == head)]
-        for rows, blocks in of_head.groupby("rows", sort=False):
+        for rows, blocks in self.shares.query("layer == @layer and head == @head").groupby("rows", sort=False):
             spent = ", ".join(f"{block.share:.0%} to the {block.columns}" for block in blocks.itertuples())
             said.append(f"attention of {rows} tokens: {spent}")
         picture = self.picture.show(step, weights=self.weights[layer - 1, head - 1].numpy())

@@ -1,4 +1,8 @@
-"""Results, studies and the generative half to play with: the figures of `figures` under controls."""
+"""Results, studies and the generative half to play with: the figures of `figures` under controls.
+
+The arguments are those of the figures and tables that are drawn; `measure`, `baseline` and the like say what the controls
+begin with.
+"""
 
 from collections.abc import Mapping
 from functools import cache, partial
@@ -17,26 +21,21 @@ from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.figures.style import written
 from gdmtl_lib.inference.generation import generate
 from gdmtl_lib.systems import LABELS
-from .explorer import Explorer, choice, labelled, search, slider, step_button
+from .explorer import Explorer, choice, containing, labelled, search, step_button
 
 
 def explore_scores(
     results: Results, collection: Collection, split: str, relevance_level: int = 1, bins: int = 40
 ) -> Explorer:
     """Figure 8, one system at a time: choose system, split and bins. `relevance_level` goes for all splits."""
-    run = cache(results.run)
+    run, systems = cache(results.run), results.systems(split)
 
     def draw(system, split, bins):
         return plots.score_distributions({system: run(system, split)}, collection.qrels(split), relevance_level, bins)
 
     splits = [name for name in collection.splits if results.systems(name)]
-    systems = results.systems(split)
-    controls = {
-        "system": choice("system", labelled(systems), systems[-1]),
-        "split": choice("split", splits, split),
-        "bins": slider("bins", 5, 100, bins),
-    }
-    return Explorer(draw, controls)
+    chosen = choice("system", labelled(systems), systems[-1])
+    return Explorer(draw, {"system": chosen, "split": choice("split", splits, split), "bins": (5, 100, bins)})
 
 
 def explore_queries(
@@ -51,16 +50,11 @@ def explore_queries(
     texts = texts[texts.index.isin(qrels["query_id"])]
     run = cache(results.run)
 
-    def containing(words):
-        return texts.index[texts.str.contains(words, case=False, regex=False)]
-
     def draw(measure, tolerance, baseline, system, words, query):
         deltas = comparison.query_deltas(values[baseline], values[system], measure)
         counts = comparison.win_tie_loss(values[baseline], values[system], measure, tolerance)
         score = f"{LABELS[system]} wins {counts.win}, ties {counts.tie}, loses {counts.loss} against {LABELS[baseline]}"
-        found = deltas[deltas["query_id"].isin(containing(words))]
-        if found.empty:
-            raise ValueError(f"No query contains {words!r}")
+        found = deltas[deltas["query_id"].isin(containing(texts, words, "query").index)]
         query = min(query, len(found))
         chosen = found.iloc[query - 1]
         seeds = results.common_seeds(baseline, system)
@@ -68,21 +62,16 @@ def explore_queries(
         passages = top_passages([chosen["query_id"]], runs, collection, qrels, depth, relevance_level, width=300)
         means = f" (means over {len(seeds)} seeds; below, what seed {seeds[0]} shows)" if len(seeds) > 1 else ""
         return [
-            plots.query_deltas({system: deltas}, baseline, measure, score, found.index[query - 1], tolerance),
+            plots.query_deltas({system: deltas}, baseline, measure, found.index[query - 1], tolerance, title=score),
             f"Query {query} of {len(found)}, “{texts[chosen['query_id']]}”: {written(measure)} "
             f"{chosen['baseline']:.3f} with {LABELS[baseline]}, {chosen['system']:.3f} with {LABELS[system]}{means}",
             styled_passages(passages.drop(columns="query_id")),
         ]
 
-    query = slider("query", 1, qrels["query_id"].nunique(), 1)
-    controls = {
-        "measure": choice("measure", _measures(), measure),
-        "tolerance": slider("tolerance", 0.0, 0.5, tolerance),
-        **_pair(results, split, baseline, system),
-        "words": search("query", query, containing),
-        "query": query,
-    }
-    return Explorer(draw, controls, [step_button(query, "previous query", -1), step_button(query, "next query", 1)])
+    words, query = search("query", texts)
+    controls = {"measure": _measures(measure), "tolerance": (0.0, 0.5, tolerance), **_pair(results, split, baseline, system)}
+    buttons = [step_button(query, "previous query", -1), step_button(query, "next query", 1)]
+    return Explorer(draw, {**controls, "words": words, "query": query}, buttons)
 
 
 def explore_rank_shifts(
@@ -95,12 +84,10 @@ def explore_rank_shifts(
     def draw(baseline, system, depth):
         return plots.rank_shifts({system: shifts(baseline, system)}, baseline, depth)
 
-    return Explorer(draw, {**_pair(results, split, baseline), "depth": slider("depth", 1, 50, depth)})
+    return Explorer(draw, {**_pair(results, split, baseline), "depth": (1, 50, depth)})
 
 
-def explore_transfer(
-    home: Results, away: Results, splits: tuple[str, str], baseline: str, measure: str = "RR@10"
-) -> Explorer:
+def explore_transfer(home: Results, away: Results, splits: tuple[str, str], baseline: str) -> Explorer:
     """Table 8 for a pair of systems, query by query: choose them and the measure. splits: of `home` and of `away`."""
     values = cache(lambda place, system: (home, away)[place].values(system, splits[place]))
 
@@ -108,26 +95,20 @@ def explore_transfer(
         found = [{name: values(place, name) for name in (baseline, system)} for place in (0, 1)]
         return plots.pair(*found, baseline, system, measure, splits)
 
-    return Explorer(draw, {"measure": choice("measure", _measures(), measure), **_pair(home, splits[0], baseline)})
+    return Explorer(draw, {"measure": _measures("RR@10"), **_pair(home, splits[0], baseline)})
 
 
 def explore_categories(
     results: Results, collection: Collection, split: str, baseline: str, measure: str = "RR@10"
 ) -> Explorer:
     """Table 5 for a pair of systems: choose them and the measure. Marks are corrected over all systems, as there."""
-    values = results.values_by_system(split)
-    queries = collection.queries(split)
-
-    @cache
-    def table(measure, baseline):
-        return comparison.by_category(values, queries, baseline, measure)
+    table = cache(partial(comparison.by_category, results.values_by_system(split), collection.queries(split)))
 
     def draw(measure, baseline, system):
-        rows = table(measure, baseline)
+        rows = table(baseline, measure)
         return plots.categories(rows[rows["system"].isin((baseline, system))], baseline, measure)
 
-    controls = {"measure": choice("measure", _measures(), measure), **_pair(results, split, baseline)}
-    return Explorer(draw, controls)
+    return Explorer(draw, {"measure": _measures(measure), **_pair(results, split, baseline)})
 
 
 def explore_training_size(
@@ -135,13 +116,10 @@ def explore_training_size(
     baseline: str, measure: str = "RR@10",
 ) -> Explorer:  # fmt: skip
     """Figure 7: choose systems (several with Ctrl or Shift) and the measure. Marks are corrected over all systems.
-
-    first_stage: BM25's per-query values. The other arguments as for `figures.training_size`.
-    """
-    means = study.means(trainings)
+    first_stage: BM25's per-query values."""
+    means, bm25 = study.means(trainings), first_stage.groupby("measure")["value"].mean()
     # All of them at once: a change of the measure only draws.
     tables = {name: studies.training_size(study, trainings, baseline, name) for name in means["measure"].unique()}
-    bm25 = first_stage.groupby("measure")["value"].mean()
 
     def draw(systems, measure):
         rows, by_seed = tables[measure], means[means["measure"] == measure]
@@ -152,19 +130,15 @@ def explore_training_size(
 
     names = list(trainings["system"].unique())
     some = dict(options=labelled(names), value=names, rows=min(len(names), 5), description="systems")
-    controls = {"systems": ipywidgets.SelectMultiple(**some), "measure": choice("measure", _measures(means), measure)}
-    return Explorer(draw, controls)
+    return Explorer(draw, {"systems": ipywidgets.SelectMultiple(**some), "measure": _measures(measure, tables)})
 
 
 def explore_loss_weighting(
     study: studies.Study, trainings: pd.DataFrame, reference: pd.DataFrame, first_stage: pd.DataFrame,
     sigmas: pd.DataFrame, measure: str = "RR@10",
 ) -> Explorer:  # fmt: skip
-    """The weightings of the losses under another measure.
-
-    reference: the trainings of the system that learns to rank alone. first_stage: BM25's per-query values. sigmas:
-    what `studies.learned_sigmas` returns.
-    """
+    """The weightings of the losses under another measure. reference: the trainings of the system that learns to rank
+    alone. first_stage: BM25's per-query values."""
     weighted, alone = study.means(trainings), study.means(reference)
     bm25 = first_stage.groupby("measure")["value"].mean()
 
@@ -172,18 +146,17 @@ def explore_loss_weighting(
         of_measure = (means[means["measure"] == measure] for means in (weighted, alone))
         return plots.loss_weighting(*of_measure, bm25[measure], sigmas, measure)
 
-    return Explorer(draw, {"measure": choice("measure", _measures(weighted), measure)})
+    return Explorer(draw, {"measure": _measures(measure, weighted["measure"].unique())})
 
 
 def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
-    """Effectiveness against cost: choose which cascade is shown beside the other ways (or all), and the sentences that
-    go with it. table: as `figures.cost_and_effectiveness` takes it, with `verdict` where there is one."""
+    """Effectiveness against cost: choose which cascade is shown beside the other ways (or all), and the sentence that
+    goes with it. table: as `figures.cost_and_effectiveness` takes it."""
     cascades = [way for way in table["way"] if way.startswith("cascade")]
-    options = [("all", "")] + [(way.rpartition(" ")[2], way) for way in cascades]
 
     def draw(k):
         rows = table[~table["way"].isin(cascades) | (table["way"] == k)] if k else table
-        figure = plots.cost_and_effectiveness(rows, measure, title)
+        figure = plots.cost_and_effectiveness(rows, measure, title=title)
         if not k:
             return figure
         ways = table.set_index("way")
@@ -195,7 +168,7 @@ def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
         )
         return [figure, said]
 
-    return Explorer(draw, {"k": choice("best k", options, "")})
+    return Explorer(draw, {"k": choice("best k", [("all", ""), *((way.rpartition(" ")[2], way) for way in cascades)], "")})
 
 
 def explore_written(table: pd.DataFrame, models: Mapping | None = None, max_tokens: int = 14) -> Explorer:
@@ -210,22 +183,16 @@ def explore_written(table: pd.DataFrame, models: Mapping | None = None, max_toke
         shown = styled(texts.rename("text").rename_axis("written by").reset_index(), index=False)
         return shown.set_table_styles([{"selector": "th, td", "props": "text-align: left; padding: 4px 8px"}])
 
-    def containing(words):
-        return table[table["passage"].str.contains(words, case=False, regex=False)]
-
     def draw(words, passage, own=""):
         if own.strip():
             written = {label: generate(model, [own], max_tokens=max_tokens)[0] for label, model in models.items()}
             return [f"Your paragraph: {own}", by_writer(pd.Series(written, dtype=str))]
-        found = containing(words)
-        if found.empty:
-            raise ValueError(f"No passage contains {words!r}")
+        found = table.loc[containing(table["passage"], words, "passage").index]
         passage = min(passage, len(found))
         chosen = found.iloc[passage - 1]
         return [f"Passage {passage} of {len(found)}: {chosen['passage']}", by_writer(chosen.drop("passage"))]
 
-    passage = slider("passage", 1, max(1, len(table)), 1)
-    controls = {"words": search("passage", passage, containing), "passage": passage}
+    controls = dict(zip(("words", "passage"), search("passage", table["passage"])))
     if models:
         controls["own"] = ipywidgets.Textarea(
             description="or your own", placeholder="a paragraph: press Tab when it is complete", continuous_update=False,
@@ -246,7 +213,5 @@ def _pair(results: Results, split: str, baseline: str, system: str | None = None
     }
 
 
-def _measures(means: pd.DataFrame | None = None) -> list[tuple[str, str]]:
-    """The paper's measures as options, or those of a table."""
-    known = PAPER_MEASURES if means is None else means["measure"].unique()
-    return [(written(measure), measure) for measure in known]
+def _measures(value: str, known=PAPER_MEASURES) -> ipywidgets.Dropdown:
+    return choice("measure", [(written(measure), measure) for measure in known], value)

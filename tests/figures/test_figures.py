@@ -1,21 +1,24 @@
 """Every figure, read back from its artists: what stands where, in which colour, in which words."""
 
+import re
 import time
 import warnings
+from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import Rectangle
 from transformers import AutoTokenizer
 
 from gdmtl_lib import figures as plots
 from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.experiments import transfer
 from gdmtl_lib.figures.architectures import inputs_of
-from gdmtl_lib.figures.attention import AttentionPicture
-from gdmtl_lib.figures.inside import LINE
+from gdmtl_lib.figures.inside import LINE, AttentionPicture
 from gdmtl_lib.figures.masks import FORBIDDEN, KIND_COLOURS, LONG, MaskPicture, named_tokens, places
 from gdmtl_lib.figures.style import SYSTEM_COLOURS
 from gdmtl_lib.inputs import InputBuilder
@@ -558,7 +561,7 @@ def ways():
 
 
 def test_every_way_stands_at_its_cost_and_mean(ways):
-    figure = plots.cost_and_effectiveness(ways, "RR@10", "dev: a title")
+    figure = plots.cost_and_effectiveness(ways, "RR@10", title="dev: a title")
     [axis] = figure.axes
     dots = {
         tuple(line.get_xydata()[0]) for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1
@@ -587,7 +590,7 @@ def test_recall_has_a_panel_a_cutoff():
     nan = NAN
     rows = [("R@10", 0, 0.5, nan, nan), ("R@10", 5, 0.6, 0.02, 0.18), ("R@100", 0, 0.9, nan, nan), ("R@100", 5, 0.9, -0.1, 0.1)]
     table = pd.DataFrame(rows, columns=["measure", "count", "mean", "low", "high"])
-    figure = plots.recall_by_count(table, "dev: a title")
+    figure = plots.recall_by_count(table, title="dev: a title")
     assert titles(figure) == ["recall@10", "recall@100"]
     [line] = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert line.get_xydata().tolist() == [[0, 0.5], [1, 0.6]]
@@ -865,7 +868,7 @@ def tables():
 
 
 def test_a_line_is_the_mean_of_a_layers_heads(tables):
-    figure = plots.query_attention(tables, "dev: a title")
+    figure = plots.query_attention(tables, title="dev: a title")
     assert titles(figure) == [
         "to passage", "to query", "to [CLS]", "to [SEP]", "entropy (100%: even)",
     ]  # fmt: skip
@@ -951,7 +954,7 @@ def found():
 
 
 def test_tokens_wear_their_attribution(found):
-    figure = plots.attributions({"bert": found, "gdmtl": found}, "a pair")
+    figure = plots.attributions({"bert": found, "gdmtl": found}, title="a pair")
     first = figure.axes[0]
     assert first.get_title(loc="left") == "BERT"
     tokens = {text.get_text(): text for text in first.texts[:8]}
@@ -1037,87 +1040,250 @@ def test_interactions_are_orange_where_the_texts_meet(tokenizers):
     assert [label.get_weight() for label in labels] == ["normal", "bold", "bold"]
 
 
-# ---- what all figures have in common
+# ---- what all figures have in common: no point of any stands anywhere else than at the numbers of its table
+
+NAMES = ["bm25", "mono", "bert", "gdmtl", "gdmtl_plus", "bart_s", "gdmtl_s", "bart_c", "gdmtl_c"]
+RNG = np.random.default_rng(0)
+VALUES = {
+    name: pd.DataFrame({
+        "query_id": [f"q{i}" for i in range(12)], "measure": "RR@10", "residual": NAN,
+        # Two systems at chance, which the scales do not follow.
+        "value": RNG.random(12) * (0.1 if name in ("bart_s", "gdmtl_s") else 1),
+    })
+    for name in NAMES
+}  # fmt: skip
+TESTS = comparison.compare(VALUES, "bert")
+OTHERS = TESTS[TESTS["system"] != "bert"]
+SEEDS = pd.concat([TESTS[["measure", "system", "mean"]].assign(seed=seed, mean=RNG.random(9)) for seed in (0, 1)])
+PAIRS = comparison.compare_pairs(VALUES, ["RR@10"])
+PAIRS = PAIRS.assign(**{"low (paper)": RNG.random(len(PAIRS)), "high (paper)": RNG.random(len(PAIRS))})
+TWINS = comparison.twins({name: {0: VALUES[name], 1: VALUES["mono"]} for name in NAMES[1:]})
+COSTS = OTHERS.assign(gflops=RNG.random(8), training_tflops=RNG.random(8), ranking_parameters=1, system=OTHERS["system"])
+COSTS = COSTS.assign(low=COSTS["mean"] - 0.01, high=COSTS["mean"] + 0.02)
+KINDS = pd.DataFrame({"query_id": VALUES["bert"]["query_id"], "category": list("aaaaabbbbbbb")})
+CATEGORIES = comparison.by_category(VALUES, KINDS, "bert")
+DELTAS = comparison.query_deltas(VALUES["bert"], VALUES["gdmtl"], "RR@10")
+SHIFTS = pd.DataFrame({"rank": ["1", "2", "3", "below rank 3", comparison.MISSED], "change": [5, -2, 1, -7, 3], "baseline": 4})
+COUNTS = comparison.win_tie_loss_table({name: VALUES[name] for name in NAMES[:3]}, "RR@10")
+SIZES = pd.DataFrame(
+    [(share, name, *RNG.random(4), "▲") for share in (0.25, 1.0) for name in ("bert", "gdmtl")],
+    columns=["share", "system", "mean", "difference", "low", "high", "mark"],
+)
+BY_SEED = pd.DataFrame(
+    [(share, name, seed, RNG.random()) for share in (0.25, 1.0) for name in ("bert", "gdmtl") for seed in (0, 1)],
+    columns=["train_fraction", "system", "seed", "mean"],
+)
+WEIGHTED = BY_SEED.assign(system="gdmtl", loss_weighting=BY_SEED["train_fraction"], generation_head_warmup_steps=0)
+ALONE = BY_SEED.query("system == 'bert'")
+CHOICES = pd.DataFrame({"choice": list("aabb"), "system": ["bert", "gdmtl"] * 2, "twin": ["", "bert"] * 2, "mark": ""}).assign(
+    **{name: RNG.random(4) for name in ("difference", "low", "high")}, by_seed=list(RNG.random((4, 2)))
+)
+SIGMAS = pd.DataFrame({"steps": 0, "step": range(5), "task": "rank", "sigma2": RNG.random(5)})
+STARTS = BY_SEED.assign(denoising_steps=(BY_SEED["train_fraction"] * 8).astype(int))
+LOSSES = pd.DataFrame({"step": range(6), "loss": RNG.random(6)})
+LOOKS = pd.DataFrame({"step": [2, 5], "value": RNG.random(2)})
+HISTORY = pd.DataFrame({"epoch": 0, "step": range(9)}).assign(
+    **{name: RNG.random(9) for name in ("rank_loss", "query_generation_loss", "sigma2_rank", "learning_rate")}
+)
+MOVED = transfer.differences(VALUES, {name: VALUES[name].assign(value=RNG.random(12)) for name in NAMES}, "bert")
+TRAINED = MOVED[~MOVED["system"].isin(["bm25", "bert"])]
+SHARES = pd.DataFrame(RNG.random((3, 2)) * 50, index=list("abc"), columns=["train", "dev"])
+WAY_TABLE = pd.DataFrame({
+    "way": ["BM25", "likelihood", "ranking head", "joint", "cascade, best 2"], "mean": RNG.random(5), "gflop": RNG.random(5) + 1,
+    "stored": RNG.random(5), "low": [-0.1, -0.2, NAN, -0.1, -0.3], "high": [0.1, 0.2, NAN, 0.1, 0.3],
+})  # fmt: skip
+NEURAL, BASE = WAY_TABLE.iloc[1:], WAY_TABLE["mean"][2]
+RECALL = pd.DataFrame({"measure": "R@10", "count": [0, 5, 9], "mean": RNG.random(3), "low": [NAN, 0.1, 0.2], "high": [NAN, 0.3, 0.4]})
+HEADS = pd.DataFrame({"layer": np.repeat([1, 2], 3), "head": [1, 2, 3] * 2, "moved": RNG.random(6), "entropy": RNG.random(6)})
+HEADS = HEADS.assign(**dict(zip(("passage", "query", "[CLS]", "[SEP]"), RNG.random((4, 6)))))
+BLOCKS = pd.DataFrame(
+    [(layer, head, a, b, RNG.random(), 0.5) for layer in (1, 2) for head in (1, 2) for a in "st" for b in "st"],
+    columns=["layer", "head", "rows", "columns", "share", "uniform"],
+)
+COSINES = pd.DataFrame([(step, layer, RNG.random()) for step in (0, 9) for layer in "ab"], columns=["step", "layer", "cosine"])
+NATS = pd.DataFrame({"token": list("abc")}).assign(**{name: RNG.random(3) for name in ("one mixed pass", "expanded", "[MASK]-filled")})
+CURVE = RNG.random(7)
+
+
+def called(*given, **named):
+    return given, named
+
+
+# What a figure is drawn from; then for each of its panels the axis along which the numbers stand, what it draws as dots (and
+# it draws no others), as ends of lines and as bars or cells.
+FIGURES: dict[str, tuple[tuple, list[tuple]]] = {
+    "effectiveness": (
+        called(TESTS, SEEDS, "bert"),
+        [("x", [*TESTS["mean"], *SEEDS["mean"]], [TESTS["mean"][0], *TESTS["mean"]], [])],
+    ),
+    "differences": (
+        called(TESTS, "bert", ["RR@10"]),
+        [("x", OTHERS["difference"], [*OTHERS["low"], *OTHERS["high"]], [])],
+    ),
+    "pair_intervals": (
+        called(PAIRS, "RR@10"),
+        [("x", PAIRS["difference"], [*PAIRS["low"], *PAIRS["high"], *PAIRS["low (paper)"], *PAIRS["high (paper)"]], [])],
+    ),
+    "twins": (
+        called(TWINS, reported={"gdmtl": 0.011}),
+        [("x", [*TWINS["difference"], *np.concatenate(TWINS["by_seed"]), 0.011], [*TWINS["low"], *TWINS["high"]], [])],
+    ),
+    "cost": (
+        called(COSTS, "RR@10", 0.3),
+        [("xy", [*COSTS[column], *COSTS["mean"]], [*COSTS[column], *COSTS["low"], *COSTS["high"], 0.3], [])
+         for column in ("gflops", "training_tflops")],
+    ),
+    "categories": (
+        called(CATEGORIES, "bert", "RR@10"),
+        [("x", CATEGORIES["mean"], [], []),
+         ("x", CATEGORIES.query("system != 'bert'")["difference"], CATEGORIES.query("system != 'bert'")[["low", "high"]], [])],
+    ),
+    "query_deltas": (called({"gdmtl": DELTAS}, "bert", "RR@10", marked=3), [("y", [], [DELTAS["difference"][3]], [])]),
+    "rank_shifts": (called({"gdmtl": SHIFTS}, "bert"), [("x", [], [], SHIFTS["change"])]),
+    "win_tie_loss": (called(COUNTS, "RR@10"), [("x", [], [], COUNTS[["win", "tie", "loss"]])]),
+    "training_size": (
+        called(SIZES, BY_SEED, {0.25: 2, 1.0: 8}, 0.3, "bert", "RR@10"),
+        [("y", BY_SEED["mean"], [*SIZES["mean"], 0.3], []),
+         ("y", SIZES.query("system == 'gdmtl'")["difference"], SIZES.query("system == 'gdmtl'")[["low", "high"]], [])],
+    ),
+    "loss_weighting": (
+        called(WEIGHTED, ALONE, 0.3, SIGMAS, "RR@10"),
+        [("x", [*WEIGHTED["mean"], *ALONE["mean"]], [*WEIGHTED.groupby("loss_weighting")["mean"].mean(), ALONE["mean"].mean(), 0.3], []),
+         ("y", [], SIGMAS["sigma2"], [])],
+    ),
+    "choices": (
+        called(CHOICES, "RR@10"),
+        [("x", [*part["difference"], *np.concatenate(part["by_seed"].tolist())], [*part["low"], *part["high"]], [])
+         for part in (CHOICES.iloc[::2], CHOICES.iloc[1::2])],
+    ),
+    "denoising": (
+        called(LOSSES, LOOKS, STARTS, 0.3, "RR@10"),
+        [("y", [], [*LOSSES["loss"], *LOOKS["value"]], []),
+         ("y", STARTS["mean"], [*STARTS.groupby(["system", "denoising_steps"])["mean"].mean(), 0.3], [])],
+    ),
+    "training_curves": (
+        called(HISTORY),
+        [("y", [], HISTORY[column], []) for column in ("rank_loss", "query_generation_loss", "sigma2_rank", "learning_rate")],
+    ),
+    "gains": (
+        called(MOVED, "bert", ["RR@10"], ("dev", "cast")),
+        [("xy", TRAINED["difference"], [*TRAINED["low"], *TRAINED["high"], *TRAINED["difference"]], [])],
+    ),
+    "category_shares": (
+        called(SHARES, {"a": 30.5}), [("x", [30.5], [], SHARES)],
+    ),
+    "judgment_grades": (called(SHARES), [("x", [], [], SHARES)]),
+    "recall_by_depth": (called({"dev": CURVE}, 5), [("y", [], CURVE, [])]),
+    "text_lengths": (called({"queries": np.repeat([1, 2, 3], [30, 20, 10])}), [("y", [], [], [30, 20, 10])]),
+    "cost_and_effectiveness": (
+        called(WAY_TABLE, "RR@10"),
+        [("xy", [], [*WAY_TABLE["mean"], *NEURAL["gflop"], *NEURAL["stored"], *(BASE + NEURAL[["low", "high"]].dropna()).to_numpy().flat], [])],
+    ),
+    "recall_by_count": (
+        called(RECALL),
+        [("y", [], [*RECALL["mean"], *(RECALL["mean"][0] + RECALL[["low", "high"]].dropna()).to_numpy().flat], [])],
+    ),
+    "query_attention": (
+        called({"bert": HEADS}),
+        [("y", HEADS[column], HEADS.groupby("layer")[column].mean(), []) for column in ("passage", "query", "[CLS]", "[SEP]", "entropy")],
+    ),
+    "block_shares": (
+        called({"query_generation": BLOCKS}),
+        [("y", part["share"], [*part.groupby("layer")["share"].mean(), 0.5], [])
+         for _, part in BLOCKS.groupby(["rows", "columns"], sort=False)],
+    ),
+    "head_changes": (called(HEADS), [("x", [], [], HEADS["moved"])]),
+    "gradient_cosines": (called(COSINES.assign(task="query_generation")), [("x", [], [], COSINES["cosine"])]),
+    "expansion": (called(NATS, ["s"]), [("x", [], [], []), ("x", NATS.iloc[:, 1:], [], [])]),
+}  # fmt: skip
+
+
+def along(points: np.ndarray, direction: str) -> Iterator[float]:
+    for letter in direction:
+        yield from np.ma.filled(np.ma.reshape(points, (-1, 2))[:, "xy".index(letter)], NAN)
+
+
+def drawn(axis, direction: str) -> tuple[list[float], list[float], list[float]]:
+    """The numbers along a direction at which an axis has dots; ends of lines; bars and cells."""
+    dots, ends, sizes = [], [], []
+    for part in axis.collections:
+        if isinstance(part, PathCollection):
+            dots += along(part.get_offsets(), direction)
+        elif isinstance(part, LineCollection):
+            ends += (number for segment in part.get_segments() for number in along(segment, direction))
+        elif isinstance(part, QuadMesh):
+            sizes += part.get_array().flatten().tolist()
+    for line in axis.lines:
+        ends += along(np.asarray(line.get_xydata(), dtype=float), direction)
+    for bar in axis.patches:
+        if isinstance(bar, Rectangle):
+            sizes.append(bar.get_width() if direction == "x" else bar.get_height())
+    return dots, ends, sizes
+
+
+def rounded(numbers) -> set[float]:
+    numbers = np.asarray(numbers, dtype=float).ravel()
+    return set(np.round(numbers[np.isfinite(numbers)], 9))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_points_stand_at_the_values_of_the_table(name):
+    (given, named), panels = FIGURES[name]
+    for axis, (direction, *expected) in zip(getattr(plots, name)(*given, **named).axes, panels):
+        dots, ends, sizes = map(rounded, drawn(axis, direction))
+        wanted_dots, wanted_ends, wanted_sizes = map(rounded, expected)
+        assert dots == wanted_dots
+        assert wanted_ends <= ends and wanted_sizes <= sizes
+
 
 HOSTILE = "is $5,000 - 10% of $2,000? x_{$ <b>\\frac"
 
 
-def hostile_figures():
-    """Every figure with a text that a typesetter would stumble over, wherever it takes one."""
-    name, nan = HOSTILE, NAN
+def spoiled(value):
+    """The same, with a text that a typesetter would stumble over in place of names of systems, measures, splits, tasks,
+    categories and tokens."""
+    if isinstance(value, str):
+        return HOSTILE if value in "abcst" or value == "queries" else re.sub("gdmtl|R@10|dev|query_generation", lambda _: HOSTILE, value)
+    if isinstance(value, tuple | list):
+        return type(value)(map(spoiled, value))
+    if isinstance(value, dict):
+        return {spoiled(key): spoiled(each) for key, each in value.items()}
+    if isinstance(value, pd.DataFrame):
+        named = {name: spoiled(name) for name in [*value.columns, *value.index] if name != "queries"}
+        return value.apply(lambda column: column.map(spoiled)).rename(columns=named, index=named)
+    return value
+
+
+def others():
+    """What draws tokens, masks, diagrams or images of weights, with such a text wherever it takes one."""
+    name = HOSTILE
     run = pd.DataFrame({"query_id": ["q"] * 3, "doc_id": list("abc"), "score": [3.0, 2.0, 1.0]})
     qrels = pd.DataFrame({"query_id": ["q"], "doc_id": ["a"], "relevance": [1]})
     values_of = {name: values_frame(0.1, 0.5, 0.4), "bert": values_frame(0.2, 0.9, 0.1), "bm25": values_frame(0.0, 0.1, 0.2)}
-    tests = comparison.compare(values_of, "bert")
-    pairs = comparison.compare_pairs(values_of, ["RR@10"])
-    seeds = tests[["measure", "system", "mean"]].assign(seed=0, train_fraction=1.0)
-    categories = pd.DataFrame({"query_id": ["q0", "q1", "q2"], "category": [name, name, "x"]})
-    moved = transfer.differences(values_of, values_of, "bert")
     layout = mixed(3, 2)
     layout = Layout(layout.kinds, [name] * 5, [name] * 5, layout.row_segments, layout.column_segments, layout.steps, [name] * 3)
-    blocks = pd.DataFrame([(k, h, a, b, 0.4, 0.5) for k in (1, 2) for h in (1, 2) for a in "st" for b in "st"],
-                          columns=["layer", "head", "rows", "columns", "share", "uniform"])  # fmt: skip
-    heads = pd.DataFrame({"layer": 1, "head": [1, 2], "moved": [0.1, 0.2], "entropy": 0.5} | dict.fromkeys(("passage", "query", "[CLS]", "[SEP]"), 0.2))
-    history = pd.DataFrame({"epoch": [0, 1], "step": [0, 1], f"{name}_loss": [1.0, 0.5], f"sigma2_{name}": 1.0, "learning_rate": 0.1})
-    studied = pd.DataFrame({"system": [name, "bert"], "share": 1.0, "mean": 0.5, "difference": 0.0, "low": 0.0, "high": 0.1, "mark": ""})
-    weighted = pd.DataFrame({"system": name, "loss_weighting": [0.1, 0.2], "generation_head_warmup_steps": 0, "mean": 0.5})
-    sigmas = pd.DataFrame({"steps": [0, 0], "step": [0, 1], "task": name, "sigma2": 1.0})
-    ways = pd.DataFrame({"way": ["BM25", "ranking head", name], "gflop": [0, 2.0, 1.0], "stored": [0, 2.0, 1.0], "mean": 0.5, "low": [nan, nan, 0.0], "high": [nan, nan, 0.1]})
-    counts = pd.DataFrame({"measure": name, "count": [0, 5], "mean": [0.5, 0.6], "low": [nan, 0.0], "high": [nan, 0.2]})
     found = Attribution([name, "query"], np.array([0.5, -0.5]), np.array([0, 1]), 1.0, 0.0)
-    losses = pd.DataFrame({"token": [name], "one mixed pass": 1.0, "expanded": 1.0, "[MASK]-filled": 1.0})
     return {
-        "training_curves": lambda: plots.training_curves(history, name),
-        "score_distributions": lambda: plots.score_distributions({name: run, "bert": run}, qrels, title=name),
-        "win_tie_loss": lambda: plots.win_tie_loss(comparison.win_tie_loss_table(values_of, "RR@10"), name, name),
-        "query_deltas": lambda: plots.query_deltas({name: comparison.query_deltas(values_of["bert"], values_of[name], "RR@10")}, name, name, name),
-        "rank_shifts": lambda: plots.rank_shifts({name: shifts_frame([1, -1, 0])}, name, title=name),
-        "categories": lambda: plots.categories(comparison.by_category(values_of, categories, "bert"), "bert", name, name),
-        "effectiveness": lambda: plots.effectiveness(tests.assign(measure=name), seeds.assign(measure=name), "bert", name),
-        "differences": lambda: plots.differences(tests.assign(measure=name), "bert", [name], name),
-        "pair_intervals": lambda: plots.pair_intervals(pairs.assign(measure=name), name, name),
-        "cost": lambda: plots.cost(costs(system=[name, "a", "b"]), name, 0.3, name),
-        "training_size": lambda: plots.training_size(studied, seeds, {1.0: 3}, 0.1, "bert", name, name),
-        "loss_weighting": lambda: plots.loss_weighting(weighted, weighted.assign(system="bert"), 0.1, sigmas, name, name),
-        "denoising": lambda: plots.denoising(
-            pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0]}), pd.DataFrame({"step": [1], "value": [1.5]}),
-            pd.DataFrame({"system": name, "denoising_steps": [0, 3], "seed": 0, "mean": [0.1, 0.3]}), 0.5, name, name,
-        ),
-        "choices": lambda: plots.choices(
-            studied.head(1).assign(choice=name, twin="", by_seed=[[0.1]]), name, name,
-        ),
-        "gains": lambda: plots.gains(moved.assign(measure=name), "bert", [name], (name, name), title=name),
-        "pair": lambda: plots.pair(values_of, values_of, "bert", name, "RR@10", (name, name), name),
-        "twins": lambda: plots.twins(studied.head(1).assign(twin=name, collection=name, by_seed=[[0.1]]), name, {name: 0.1}, name),
-        "text_lengths": lambda: plots.text_lengths({name: np.array([1, 2, 3])}, name),
-        "category_shares": lambda: plots.category_shares(pd.DataFrame({name: [50.0]}, index=[name]), {name: 40.0}, name),
-        "judgment_grades": lambda: plots.judgment_grades(pd.DataFrame({0: [1.0], 1: [2.0]}, index=[name]), name),
-        "recall_by_depth": lambda: plots.recall_by_depth({name: np.array([0.1, 0.2])}, 2, name),
-        "cost_and_effectiveness": lambda: plots.cost_and_effectiveness(ways, name, name),
-        "recall_by_count": lambda: plots.recall_by_count(counts, name),
-        "attention_masks": lambda: plots.attention_masks({name: layout}, name),
-        "mixed_mask": lambda: plots.mixed_mask(layout, 1, title=name),
-        "expansion": lambda: plots.expansion(losses, [name], name),
-        "attention_map": lambda: plots.attention_map(even(layout), layout, 1, name),
-        "attention_overview": lambda: plots.attention_overview(np.tile(even(layout), (2, 2, 1, 1)), layout, name),
-        "block_shares": lambda: plots.block_shares({name: blocks}, title=name),
-        "query_attention": lambda: plots.query_attention({name: heads}, name),
-        "head_changes": lambda: plots.head_changes(heads, name),
-        "heads_on_a_pair": lambda: plots.heads_on_a_pair({name: np.ones((1, 1, 3, 3)) / 3}, [(1, 1)], [name] * 3, [1, 2], name),
-        "block_diagrams": lambda: plots.block_diagrams(["gdmtl"], name),
-        "interactions": lambda: plots.interactions({name: {"encoder": layout}}, name),
-        "gradient_cosines": lambda: plots.gradient_cosines(pd.DataFrame({"task": name, "layer": [name, "b"], "step": 0, "cosine": 0.1}), title=name),
-        "attributions": lambda: plots.attributions({name: found}, name),
-    }  # fmt: skip
+        "score_distributions": called({name: run, "bert": run}, qrels),
+        "pair": called(values_of, values_of, "bert", name, "RR@10", (name, name)),
+        "attention_masks": called({name: layout}),
+        "mixed_mask": called(layout, 1),
+        "attention_map": called(even(layout), layout, 1),
+        "attention_overview": called(np.tile(even(layout), (2, 2, 1, 1)), layout),
+        "heads_on_a_pair": called({name: np.ones((1, 1, 3, 3)) / 3}, [(1, 1)], [name] * 3, [1, 2]),
+        "block_diagrams": called(["gdmtl"]),
+        "interactions": called({name: {"encoder": layout}}),
+        "attributions": called({name: found}),
+    }
 
 
 def test_text_from_data_is_never_markup():
     """Drawn outside of the room's own style, as a notebook does: each text as it came, none typeset, none left out."""
-    figures = hostile_figures()
+    figures = {name: spoiled(given) for name, (given, _) in FIGURES.items()} | others()
     assert set(figures) == set(plots.__all__) - {"GAIN", "LOSS", "STYLE", "save_figure", "written"}
-    for name, draw in figures.items():
-        figure = draw()
+    for name, (given, named) in figures.items():
+        figure = getattr(plots, name)(*given, **named, title=HOSTILE)
         shown = " ".join(texts(figure)).replace("\n", " ")
         assert HOSTILE.split()[0] in shown and "$2,000?" in shown, name
-        drawn = [text for text in figure.findobj(plt.Text) if "$5,000" in text.get_text()]
-        assert drawn and not any(text.get_parse_math() for text in drawn), name
+        written = [text for text in figure.findobj(plt.Text) if "$5,000" in text.get_text()]
+        assert written and not any(text.get_parse_math() for text in written), name
