@@ -45,7 +45,7 @@ _BEGINS = (
 
 def parameter_counts(checkpoint: str | os.PathLike) -> dict[str, int]:
     """How many parameters each part of a saved system has, by `PARTS`; shared ones count once. Ranking uses all but the
-    generation heads. Raises FileNotFoundError without weights, ValueError for a weight that belongs to no part."""
+    generation heads."""
     counts = dict.fromkeys(PARTS, 0)
     path = Path(checkpoint) / "model.safetensors"
     if not path.is_file():
@@ -115,8 +115,8 @@ def sample_pairs(collection: Collection, candidates: pd.DataFrame, count: int = 
 
 
 def ranking_cost(checkpoint: str | os.PathLike, pairs: pd.DataFrame) -> dict[str, float]:
-    """What a system reads and computes to rank a pair, means over some: `encoder_tokens`, `decoder_tokens`, `gflops`
-    (10^9 operations). checkpoint: a saved system. pairs: `query, passage`."""
+    """What a saved system reads and computes to rank a pair, means over some: `encoder_tokens`, `decoder_tokens`,
+    `gflops` (10^9 operations). pairs: `query, passage`."""
     model = load_model(checkpoint).to("meta")
     builder = model.input_builder()
     read = zip(builder.passage_tokens(pairs["passage"]), builder.tokens(pairs["query"]), strict=True)
@@ -130,19 +130,19 @@ def ranking_cost(checkpoint: str | os.PathLike, pairs: pd.DataFrame) -> dict[str
 def training_cost(folder: str | os.PathLike) -> dict[str, float]:
     """How long a training took: `training_seconds`, and `tokens_per_second` of the process that wrote `timing.csv`; NaN
     without it."""
-    path = Path(folder) / "timing.csv"
-    if not path.is_file():
-        return {"training_seconds": float("nan"), "tokens_per_second": float("nan")}
-    timing = read_table(path)
-    seconds = float(timing["seconds"].sum())
-    return {"training_seconds": seconds, "tokens_per_second": timing["tokens"].sum() / seconds}
+    path, seconds, speed = Path(folder) / "timing.csv", float("nan"), float("nan")
+    if path.is_file():
+        timing = read_table(path)
+        seconds = float(timing["seconds"].sum())
+        speed = timing["tokens"].sum() / seconds
+    return {"training_seconds": seconds, "tokens_per_second": speed}
 
 
 def reranking_speed(
     checkpoint: str | os.PathLike, collection: Collection, pairs: pd.DataFrame, device: str = "auto"
 ) -> float:
     """Pairs a second, of `query_id, doc_id`, that a saved system re-ranks on this machine in fp32, after a first few
-    that do not count. Some dozens say enough. device: as for `rerank`."""
+    that do not count. Some dozens say enough."""
     model = load_model(checkpoint)
     rerank(model, collection, pairs.head(4), device=device, progress=False)
     started = time.perf_counter()
@@ -153,10 +153,7 @@ def reranking_speed(
 def system_costs(results: Results, systems: Sequence[str], pairs: pd.DataFrame) -> pd.DataFrame:
     """A row for each of these systems that has a checkpoint: `system, parameters, ranking_parameters` (without
     generation heads), `encoder_tokens, decoder_tokens, gflops` of a pair, `training_seconds, tokens_per_second` (means
-    over seeds, and over rotations where there are folds). BM25, which has no model, has no row.
-
-    pairs: what `sample_pairs` returns.
-    """
+    over seeds, and over rotations where there are folds). pairs: what `sample_pairs` returns."""
     rows = []
     for system in systems:
         homes = results.trainings(system)
@@ -174,8 +171,8 @@ def system_costs(results: Results, systems: Sequence[str], pairs: pd.DataFrame) 
 
 
 def with_effectiveness(costs: pd.DataFrame, values_by_system: Mapping[str, pd.DataFrame], measure: str) -> pd.DataFrame:
-    """A table of costs with what each system reaches: `mean, low, high` of a measure added, its mean over queries and
-    the 95% interval of that. costs: has a column `system`. values_by_system: per-query values of at least those."""
+    """A table of costs with what each `system` reaches: `mean, low, high` of a measure added, its mean over queries and
+    the 95% interval of that."""
     values = [values_by_system[system] for system in costs["system"]]
     rows = [mean_interval(each.loc[each["measure"] == measure, "value"])[:3] for each in values]
     return costs.assign(**dict(zip(("mean", "low", "high"), np.array(rows).reshape(-1, 3).T)))

@@ -18,11 +18,8 @@ from gdmtl_lib.systems import LABELS, SYSTEMS, system_name
 
 
 def checkpoints(results: Results, systems: Sequence[str] | None, needed: str) -> dict[str, Path]:
-    """Where the generating systems' checkpoints lie, each of its lowest seed, by name.
-
-    systems: which ones; all that were trained when None. needed: one more, which has to be there.
-    Raises ValueError for a system that does not write queries, FileNotFoundError for one that is not trained.
-    """
+    """Where the generating systems' checkpoints lie, each of its lowest seed, by name. systems: which ones; all that were
+    trained when None. needed: one more, which has to be there."""
     able = [name for name, system in SYSTEMS.items() if system.generative_tasks]
     wanted = [name for name in able if results.seeds(name)] if systems is None else list(systems)
     found = {}
@@ -44,7 +41,7 @@ def searched_passages(collection: Collection, split: str, most: int) -> dict[str
 
 def distinct(texts: Iterable[str], n: int) -> float:
     """The share of different ones among all runs of n words of the texts (distinct-n: Li et al., 2016); 0 where there
-    is none. It falls as texts get more, so compare it for equal numbers of texts. Raises ValueError for n below 1."""
+    is none. It falls as texts get more, so compare it for equal numbers of texts."""
     if n < 1:
         raise ValueError(f"n must be at least 1, found {n}")
     grams = [gram for text in texts for gram in zip(*(text.lower().split()[start:] for start in range(n)))]
@@ -68,10 +65,7 @@ def diversity(texts_by_writer: Mapping[str, Sequence[str]]) -> pd.DataFrame:
 
 def unseen(collection: Collection, split: str, train_split: str, relevance_level: int = 1) -> pd.DataFrame:
     """The relevant judgments of a split's queries none of whose relevant passages is relevant to a training query: a
-    system has learned to write the training queries from those passages.
-
-    Returns `query_id, doc_id, relevance`. Raises ValueError where no query is left.
-    """
+    system has learned to write the training queries from those passages. Returns `query_id, doc_id, relevance`."""
     relevant = collection.qrels(split).query("relevance >= @relevance_level")
     learned = set(collection.qrels(train_split).query("relevance >= @relevance_level")["doc_id"])
     seen = set(relevant.loc[relevant["doc_id"].isin(learned), "query_id"])
@@ -84,11 +78,8 @@ def unseen(collection: Collection, split: str, train_split: str, relevance_level
 
 
 def expanded(collection: Collection, split: str, written: Mapping[str, Sequence[str]], count: int) -> Collection:
-    """A split of a collection, each of its passages followed by the first `count` queries written for it.
-
-    written: queries by doc_id, at least `count` for each passage that the split searches.
-    Raises ValueError for a passage with fewer.
-    """
+    """A split of a collection, each of its passages followed by the first `count` queries written for it. written:
+    queries by doc_id, at least `count` for each passage that the split searches."""
     texts = {}
     for doc_id, text in collection.passages(split):
         queries = written.get(doc_id, ())
@@ -103,11 +94,9 @@ def recall_by_count(
     collection: Collection, split: str, written: Mapping[str, Sequence[str]], counts: Sequence[int], qrels: pd.DataFrame,
     cutoffs: Sequence[int] = (10, 100), relevance_level: int = 1, index_dir: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
-    """BM25's recall with so many written queries appended to each passage, against none appended.
-
-    counts: how many, 0 among them. qrels: the judgments to measure on. written: as for `expanded`.
-    Returns what `comparison.compare` does, with the column `count` for the system. Raises ValueError without a 0.
-    """
+    """BM25's recall with so many written queries appended to each passage, against none appended: what
+    `comparison.compare` returns, with the column `count` for the system. counts: 0 among them. written: as for
+    `expanded`."""
     if 0 not in counts:
         raise ValueError(f"counts: expected 0 among them, to compare with, found {', '.join(map(str, counts))}")
     measures = [f"R@{cutoff}" for cutoff in cutoffs]

@@ -9,13 +9,11 @@ from gdmtl_lib.systems import get_system
 
 
 class Models:
-    """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM.
+    """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM. A model is
+    opened when it is first asked for, and kept.
 
-    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained
-    checkpoint that comes first for its own system, then the `main` one; without it, `gdmtl` is. A model is opened when
-    it is first asked for, and kept.
-
-    Raises FileNotFoundError or ValueError for a checkpoint_dir that is no checkpoint or no encoder that generates.
+    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained encoder
+    that generates, which comes first for its own system, then the `main` one; without it, `gdmtl` is.
     """
 
     def __init__(self, results: str | os.PathLike, checkpoint_dir: str | os.PathLike | None = None):
@@ -31,7 +29,6 @@ class Models:
             self._opened[self.main] = _Opened(model, f"{model.system.label}, trained: {checkpoint_dir}", True)
 
     def __call__(self, system: str):
-        """The model of a system."""
         return self._open(system).model
 
     def describe(self, system: str) -> str:
@@ -55,14 +52,13 @@ class Models:
 
     def _open(self, system: str) -> "_Opened":
         system = get_system(system)
+        folder = self.results / system.name / "seed0" / "checkpoint"
         if system.name not in self._opened:
-            folder = self.results / system.name / "seed0" / "checkpoint"
-            if folder.is_dir():
-                opened = _Opened(pretrained.load_model(folder), f"{system.label}, trained: {folder}", True)
-            else:
-                words = f"before training, MiniLM with new heads (trained ones are looked for in {folder})"
-                opened = _Opened(pretrained.build_model(system.name), f"{system.label} {words}", False)
-            self._opened[system.name] = opened
+            is_there = folder.is_dir()
+            model = pretrained.load_model(folder) if is_there else pretrained.build_model(system.name)
+            before = f" before training, MiniLM with new heads (trained ones are looked for in {folder})"
+            words = system.label + (f", trained: {folder}" if is_there else before)
+            self._opened[system.name] = _Opened(model, words, is_there)
         return self._opened[system.name]
 
 

@@ -23,11 +23,7 @@ def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]
 
     cells: the sources executed so far, IPython's `In`. The first that declares `name: type = value` is the parameters
     cell; one that begins with papermill's own line holds what was given on the command line.
-    values: the notebook's `globals()`; a text that stands for a number, as YAML 1.1 reads 1e-4, becomes that number
-    there.
-
-    Raises ValueError for a name the notebook does not have, with those it has, and for a value of another type than
-    declared (an int does for a float).
+    values: the notebook's `globals()`; a text that stands for a number becomes that number there.
     """
     declared = next((found for cell in cells if (found := _declarations(cell))), None)
     if declared is None:
@@ -52,14 +48,10 @@ def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]
 
 def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
     """The parameters that a notebook declares, name -> (type, default), without running it."""
-    [cell] = [
-        cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
-    return {
-        line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value))
-        for line in ast.parse("".join(cell["source"])).body
-    }
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    [cell] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    lines = ast.parse("".join(cell["source"])).body
+    return {line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in lines}
 
 
 def number_of(value: object, annotation: str) -> object:

@@ -17,13 +17,8 @@ PAPER_CATEGORY_SHARES = {"DESCRIPTION": 53.12, "NUMERIC": 26.12, "ENTITY": 8.81,
 
 
 def split_sizes(collection: Collection, relevance_levels: Mapping[str, int]) -> pd.DataFrame:
-    """One row a split: how many queries, judgments and passages there are.
-
-    relevance_levels: the splits to describe, with the lowest grade that counts as relevant.
-
-    Columns: queries, words (mean of a query), passages (that the split searches), judged and relevant (means a query),
-    grades, answers, categories, sessions (counts).
-    """
+    """One row a split: how many queries, judgments and passages (that the split searches) there are. relevance_levels:
+    the splits to describe, with the lowest grade that counts as relevant."""
     rows = {}
     for split, level in relevance_levels.items():
         queries, qrels = collection.queries(split), collection.qrels(split)
@@ -60,32 +55,22 @@ def text_lengths(collection: Collection, splits: Sequence[str]) -> dict[str, np.
 
 def category_shares(collection: Collection, splits: Sequence[str]) -> pd.DataFrame:
     """Share of the queries of each category, per cent: a row a category, the largest first, a column for each split
-    that has categories. Empty where none has."""
-    shares = {
-        split: queries["category"].value_counts(normalize=True) * 100
-        for split in splits
-        if "category" in (queries := collection.queries(split))
-    }
+    that has categories."""
+    queries = {split: collection.queries(split) for split in splits}
+    shares = {split: 100 * of["category"].value_counts(normalize=True) for split, of in queries.items() if "category" in of}
     table = pd.DataFrame(shares).fillna(0.0)
     return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index].rename_axis("category")
 
 
 def grade_counts(collection: Collection, splits: Sequence[str]) -> pd.DataFrame:
     """How many judgments of each grade a query has, on average: a row a split, a column a grade."""
-    counts = {
-        split: collection.qrels(split)["relevance"].value_counts() / len(collection.queries(split)) for split in splits
-    }
+    counts = {split: collection.qrels(split)["relevance"].value_counts() / len(collection.queries(split)) for split in splits}
     return pd.DataFrame(counts).fillna(0.0).sort_index().T.rename_axis("split")
 
 
-def example_queries(
-    collection: Collection, split: str, candidates: pd.DataFrame, relevance_level: int = 1, count: int = 3
-) -> pd.DataFrame:
-    """Some queries with what answers them and what BM25 prefers: `query, relevant, rank, first other`; rank "-" where
-    it missed the relevant passage. They are taken evenly from those with a relevant passage and another candidate.
-
-    candidates: the first stage's run.
-    """
+def example_queries(collection: Collection, split: str, candidates: pd.DataFrame, relevance_level: int = 1) -> pd.DataFrame:
+    """Three queries with what answers them and what BM25 prefers: `query, relevant, rank, first other`; rank "-" where
+    it missed the relevant passage. They are taken evenly from those with a relevant passage and another candidate."""
     qrels = collection.qrels(split)
     relevant = qrels[qrels["relevance"] >= relevance_level]
     best = relevant.sort_values("relevance", ascending=False, kind="stable").drop_duplicates("query_id")
@@ -97,7 +82,7 @@ def example_queries(
     # In the order of the queries, the same every time.
     order = {query_id: place for place, query_id in enumerate(collection.queries(split)["query_id"])}
     table = table.sort_values("query_id", key=lambda ids: ids.map(order), ignore_index=True)
-    table = table.iloc[np.linspace(0, len(table) - 1, min(count, len(table)), dtype=int)]
+    table = table.iloc[np.linspace(0, len(table) - 1, min(3, len(table)), dtype=int)]
     return pd.DataFrame({
         "query": collection.query_texts(table["query_id"]),
         "relevant": collection.text(table["doc_id"]),

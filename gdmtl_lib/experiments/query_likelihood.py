@@ -1,6 +1,5 @@
 """What ranking with the likelihood brings and what it costs, beside the ranking head: the numbers of notebook 12."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import torch
 
 from gdmtl_lib.backbones.devices import pick_device, pick_precision
 from gdmtl_lib.data.collection import Collection
-from gdmtl_lib.data.files import file_hash, write_lines
-from gdmtl_lib.data.provenance import differences, made_from
+from gdmtl_lib.data.provenance import made_from
 from gdmtl_lib.data.splits import nested_sample
 from gdmtl_lib.data.trec import read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import compare
@@ -19,13 +17,13 @@ from gdmtl_lib.inference.likelihood import cascade_run, choose_weight, interpola
 from gdmtl_lib.inference.prefix_cache import encode_sources
 from gdmtl_lib.inference.rerank import rerank
 from .costs import count_flops
+from .results import is_kept, record_of
 
 BM25, LIKELIHOOD, RANKING, JOINT = "BM25", "likelihood", "ranking head", "joint"
 
 
 def halves(query_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Two halves of the queries, drawn by a hash of their ids: one to choose on, one to measure. Raises ValueError
-    for fewer than two queries."""
+    """Two halves of the queries, drawn by a hash of their ids: one to choose on, one to measure."""
     query_ids = list(query_ids)
     if len(query_ids) < 2:
         raise ValueError(f"expected at least two queries to divide, found {len(query_ids)}")
@@ -45,16 +43,12 @@ def likelihood_run(
     again while model, candidates and texts are the same. Returns the run, and whether it was there."""
     path, note = home / f"likelihood.{split}.trec.gz", home / f"likelihood.{split}.json"
     precision = pick_precision(precision, pick_device())
-    record = made_from(home / "checkpoint", collection, candidates, precision)
-    try:
-        kept = json.loads(note.read_text(encoding="utf-8"))
-        if kept["sha256"] == file_hash(path) and not differences(kept["made_from"], record):
-            return read_run(path), True
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: computed anew
+    made = made_from(home / "checkpoint", collection, candidates, precision)
+    if is_kept(note, made, path):
+        return read_run(path), True
     run = query_likelihood(model, collection, candidates, precision=precision)
     write_ordered(run, path, tag=f"{model.system.name}-likelihood")
-    write_lines(note, [json.dumps({"made_from": record, "sha256": file_hash(path)}, indent=2) + "\n"])
+    record_of(note, made, path)
     return run, False
 
 
@@ -81,19 +75,16 @@ def cascade_name(depth: int) -> str:
 def effectiveness_of(
     ways: Mapping[str, pd.DataFrame], qrels: pd.DataFrame, measure: str, relevance_level: int = 1
 ) -> pd.DataFrame:
-    """Each way's mean with its interval against the ranking head, on the queries of its run: what
-    `comparison.compare` returns."""
+    """Each way's mean with its interval against the ranking head, as `compare` returns it, on the queries of its run."""
     judged = of_queries(qrels, ways[RANKING]["query_id"].unique())
     values = {name: evaluate(run, judged, [measure], relevance_level) for name, run in ways.items()}
     return compare(values, baseline=RANKING)
 
 
 def costs(model, collection: Collection, candidates: pd.DataFrame, depths: Sequence[int]) -> pd.DataFrame:
-    """What a query costs each way, in floating-point operations, counted on some queries' candidates.
-
-    candidates: of these few queries. Returns a row a way, `BM25` without a cost: `way`, `gflop` (a query, nothing
-    stored), `stored` (with the passages' states computed before, as far as the likelihood needs them).
-    """
+    """What a query costs each way, in floating-point operations, counted on some queries' candidates: a row a way,
+    `BM25` without a cost: `way`, `gflop` (a query, nothing stored), `stored` (with the passages' states computed before,
+    as far as the likelihood needs them)."""
     queries, how = candidates["query_id"].nunique(), dict(progress=False, device=next(model.parameters()).device.type)
     likelihood, likely = count_flops(model, lambda: query_likelihood(model, collection, candidates, **how))
     builder = model.input_builder()
@@ -116,10 +107,10 @@ def costs(model, collection: Collection, candidates: pd.DataFrame, depths: Seque
 
 def with_verdicts(table: pd.DataFrame, costs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Effectiveness (from `effectiveness_of`) and cost (from `costs`) side by side, and what the interval of each
-    difference to the ranking head says. tolerance: a loss that one would not mind.
+    difference to the ranking head says: `way, mean, difference, low, high, verdict, gflop, stored`.
 
-    Returns a row a way: `way, mean, difference, low, high, verdict, gflop, stored`. Verdicts are `better`, `as good`
-    (the interval excludes a loss of the tolerance), `worse` and, where the queries are too few, `cannot tell`.
+    tolerance: a loss that one would not mind. Verdicts are `better`, `as good` (the interval excludes a loss of the
+    tolerance), `worse` and, where the queries are too few, `cannot tell`.
     """
     table = table.rename(columns={"system": "way"}).merge(costs, on="way", validate="1:1")
     table["verdict"] = [

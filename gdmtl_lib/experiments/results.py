@@ -39,13 +39,9 @@ _LATEX_MARKS = {
 class Results:
     """The results of a config.
 
-    config_or_folder: a config's name (by default that is its collection's), whose results lie in
-        `papermill_runs/<config>`, or the folder itself.
-
-    Attributes: `folder`, where they lie, and `output`, where figures and tables go: the folder, where it was given; of
-    a config that was asked for by its name, as by hand, `by_hand/` in it, so that what the sweep has drawn stays.
-
-    Raises FileNotFoundError where neither is there.
+    config_or_folder: a config's name, whose results lie in `papermill_runs/<config>`, or the folder itself.
+    Attributes: `folder`, where they lie, and `output`, where figures and tables go: of a config that was asked for by its
+    name, as by hand, `by_hand/` in it, so that what the sweep has drawn stays.
     """
 
     def __init__(self, config_or_folder: str | os.PathLike):
@@ -79,11 +75,10 @@ class Results:
 
     def chosen(self, split: str, systems: Sequence[str] | None = None, *needed: str) -> list[str]:
         """The systems to look at: those asked for, in that order, or all that were measured on the split when None.
-
         needed: systems that have to be among them, together with at least one other; a baseline, for example.
 
-        Raises FileNotFoundError for a system without values, ValueError for a needed one that was not asked for, where
-        there is no other, and for an unknown name.
+        Raises FileNotFoundError for a system without values, ValueError for a needed one that was not asked for and
+        where there is no other.
         """
         chosen, needed = self.systems(split), [self.name(system) for system in needed]
         if systems is not None:
@@ -124,43 +119,33 @@ class Results:
         return sorted(common)
 
     def run(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
-        """A system's run of a split: `query_id, doc_id, score, rank`. Without a seed it is the lowest one's.
-
-        Raises FileNotFoundError, naming what there is; ValueError for a file that is not as it was measured.
-        """
+        """A system's run of a split: `query_id, doc_id, score, rank`. Without a seed it is the lowest one's. Raises
+        FileNotFoundError, naming what there is; ValueError for a file that is not as it was measured."""
         home, *_ = self._found(system, f"run.{split}.trec.gz", seed)
         return read_run(as_measured(home / f"run.{split}.trec.gz", split))
 
     def values(self, system: str, split: str, seed: int | None = None) -> pd.DataFrame:
         """A system's per-query values of a split: `query_id, measure, value, residual`. Without a seed they are the
-        means over all seeds.
-
-        Raises as `run`, and ValueError where two seeds were measured on different queries or with different measures.
-        """
-        name = f"per_query.{split}.csv"
+        means over all seeds. Raises as `run`, and ValueError where seeds were measured differently."""
+        name, key = f"per_query.{split}.csv", ["query_id", "measure"]
         paths = [as_measured(home / name, split) for home in self._found(system, name, seed)]
-        first, *others = frames = [read_values(path) for path in paths]
-        key = ["query_id", "measure"]
-        for path, values in zip(paths[1:], others):
-            if set(map(tuple, values[key].to_numpy())) != set(map(tuple, first[key].to_numpy())):
-                raise ValueError(
-                    f"{path}: expected the queries and measures of {paths[0]}, found others; evaluate both anew"
-                )
+        frames = [read_values(path) for path in paths]
+        measured = [set(map(tuple, values[key].to_numpy())) for values in frames]
+        for path, what in zip(paths, measured):
+            if what != measured[0]:
+                raise ValueError(f"{path}: expected the queries and measures of {paths[0]}, found others; evaluate both anew")
         return pd.concat(frames).groupby(key, sort=False, as_index=False)[["value", "residual"]].mean()
 
     def values_by_system(self, split: str, systems: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-        """Per-query values of some systems, or of all, means over seeds, by their names: what `compare` takes. Raises
-        as `chosen` and `values`."""
+        """Per-query values of some systems, or of all, means over seeds, by their names: what `compare` takes."""
         return {system: self.values(system, split) for system in self.chosen(split, systems)}
 
     def means_by_seed(self, split: str, systems: Sequence[str]) -> pd.DataFrame:
         """What each training reached: `measure, system, seed, mean`, a row for each measure, system and seed."""
         rows = [
-            {"measure": measure, "system": system, "seed": seed, "mean": mean}
-            for system in systems
-            for seed in self.seeds(system)
+            (measure, system, seed, mean) for system in systems for seed in self.seeds(system)
             for measure, mean in self.values(system, split, seed).groupby("measure", sort=False)["value"].mean().items()
-        ]
+        ]  # fmt: skip
         return pd.DataFrame(rows, columns=["measure", "system", "seed", "mean"])
 
     def rank_shifts(
@@ -168,12 +153,10 @@ class Results:
     ) -> pd.DataFrame:
         """`comparison.rank_shifts` of a pair of systems, seed by seed, under one another: `seed, rank, baseline,
         system, change`."""
-        tables = [
-            rank_shifts(
-                self.run(baseline, split, seed), self.run(system, split, seed), qrels, depth, relevance_level
-            ).assign(seed=seed)
-            for seed in self.common_seeds(baseline, system)
-        ]
+        tables = []
+        for seed in self.common_seeds(baseline, system):
+            runs = (self.run(name, split, seed) for name in (baseline, system))
+            tables.append(rank_shifts(*runs, qrels, depth, relevance_level).assign(seed=seed))
         return pd.concat(tables, ignore_index=True)[["seed", "rank", "baseline", "system", "change"]]
 
     def save_table(self, table: pd.DataFrame, name: str) -> None:
@@ -215,8 +198,8 @@ def measure_first_stage(
     results_dir: str | os.PathLike, collection: Collection, split: str, depth: int, relevance_level: int = 1,
     **first_stage,
 ) -> pd.DataFrame:  # fmt: skip
-    """The first stage's candidates for a split, to be re-ranked; they and their values are kept in
-    `<results_dir>/bm25/`. Takes, returns and raises as `first_stage_candidates`, and raises as `evaluate`."""
+    """The first stage's candidates for a split, to be re-ranked, as `first_stage_candidates` finds them; they and their
+    values are kept in `<results_dir>/bm25/`."""
     candidates = first_stage_candidates(collection, split, depth=depth, index_dir=indexes_folder(), **first_stage)
     values = evaluate(candidates, collection.qrels(split), relevance_level=relevance_level)
     run = _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
@@ -232,11 +215,10 @@ def measure_system(
     """Re-rank a split with the trained system of a folder, in its training's precision, measure it, and keep both.
 
     folder: where `train` left its `checkpoint/`. model: that checkpoint, where it is loaded already.
-    device, progress, processes: as for `rerank`. relevance_level: as for `evaluate`.
-    output_dir: where to keep them; the folder when None.
+    device, progress, processes: as for `rerank`. output_dir: where to keep them; the folder when None.
 
     Returns the per-query values, those kept if they were made from the same. Raises FileNotFoundError where there is
-    no checkpoint, ValueError as `rerank` and `evaluate`.
+    no checkpoint.
     """
     folder = Path(folder)
     output = folder if output_dir is None else Path(output_dir)
@@ -246,9 +228,9 @@ def measure_system(
     qrels = collection.qrels(split)
     precision = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]["precision"]
     record = made_from(weights.parent, collection, candidates, precision, qrels=qrels, relevance_level=relevance_level)
-    path, kept_values, _ = measured_files(output, split)
-    if _is_kept(output, split, record):
-        return read_values(kept_values)
+    path, values, note = measured_files(output, split)
+    if is_kept(note, record, path, values):
+        return read_values(values)
 
     # torch, which measuring alone does without
     from gdmtl_lib.inference.rerank import rerank
@@ -270,10 +252,7 @@ def join_folds(
     session. They are kept in a folder, as `measure_system` keeps those of one model.
 
     parts: for each rotation, the folder of its model and the split that it was tested on, both measured.
-    split: the name of the whole. system: the name in the run's last column.
-
-    Returns the per-query values. Raises ValueError for a query that was tested twice, and for a file that is not as
-    it was measured.
+    split: the name of the whole. Returns the per-query values. Raises ValueError for a query that was tested twice.
     """
     paths = [[as_measured(path, tested) for path in measured_files(folder, tested)[:2]] for folder, tested in parts]
     run = canonical_order(join_parts(read_run(run) for run, _ in paths))
@@ -337,17 +316,22 @@ def _keep(
     folder: Path, split: str, run: pd.DataFrame, values: pd.DataFrame, tag: str, made: Mapping | None = None
 ) -> Path:
     """Write the three files; returns the run's path."""
-    *paths, record = measured_files(folder, split)
+    *paths, note = measured_files(folder, split)
     write_ordered(run, paths[0], tag=tag)
     write_values(values, paths[1])
-    kept = {"made_from": made, "files": {path.name: file_hash(path) for path in paths}}
-    write_lines(record, [json.dumps(kept, indent=2) + "\n"])
+    record_of(note, made, *paths)
     return paths[0]
 
 
-def _is_kept(folder: Path, split: str, made: Mapping) -> bool:
-    *paths, record = measured_files(folder, split)
-    kept = _record(record)
+def record_of(note: Path, made: Mapping | None, *paths: Path) -> None:
+    """Write beside files what they were made from, and their hashes."""
+    kept = {"made_from": made, "files": {path.name: file_hash(path) for path in paths}}
+    write_lines(note, [json.dumps(kept, indent=2) + "\n"])
+
+
+def is_kept(note: Path, made: Mapping, *paths: Path) -> bool:
+    """Whether files are there and unchanged that were made from the same, as their record says."""
+    kept = _record(note)
     if not kept.get("made_from") or kept["files"] != {path.name: file_hash(path) for path in paths if path.is_file()}:
         return False
     there = dict(kept["made_from"])
@@ -355,15 +339,15 @@ def _is_kept(folder: Path, split: str, made: Mapping) -> bool:
         there["model"] = hashlib.sha256(f"{there['model']} {weights}".encode()).hexdigest()
         there["versions"] = made["versions"]
     if "epochs" in there:  # joined of the training's own runs: the run of one epoch does not take its place
-        runs = {name: folder / "epoch_runs" / name for name in there["epochs"]}
+        runs = {name: note.parent / "epoch_runs" / name for name in there["epochs"]}
         return there["epochs"] == {name: file_hash(run) for name, run in runs.items() if run.is_file()}
     return not differences(there, made)
 
 
-def _record(path: Path) -> dict:
-    """What a record of `_keep` says; nothing where it is gone or damaged."""
+def _record(note: Path) -> dict:
+    """What is recorded; nothing where that is gone or damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(note.read_text(encoding="utf-8"))
         return record if isinstance(record["files"], dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

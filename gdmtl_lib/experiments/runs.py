@@ -37,21 +37,16 @@ def open_runs(
         queries: a file `query_id<TAB>text`, or a frame `query_id, text` (and `category`). Without it, ids are shown.
         passages: a file `doc_id<TAB>text`, or whatever `load_collection` takes. Without it, ids are shown.
         categories: a file `query_id<TAB>category`.
-        relevance_level: the lowest grade that counts as relevant. measures: as for `evaluate`.
         folder: where tables and figures go; `papermill_runs/runs` when None.
 
-    Raises FileNotFoundError for a missing file; ValueError for a malformed one (with its line), for no run, and for a
-    run without any judged query.
+    Raises FileNotFoundError for a missing file; ValueError for a malformed one, with its line.
     """
     return Runs(runs, qrels, queries, passages, categories, relevance_level, measures, folder)
 
 
 class Runs(Results):
-    """What `open_runs` returns: `Results` with the split `runs`, the names given for systems, and no seeds.
-
-    collection: queries, judgments and texts as a `Collection` with that split.
-    lacks: what was not given and what is shown in its place, in sentences.
-    """
+    """What `open_runs` returns: `Results` with the split `runs`, the names given for systems, and no seeds. `collection`
+    holds queries, judgments and texts; `lacks`, in sentences, what was not given and what is shown in its place."""
 
     def __init__(self, runs, qrels, queries, passages, categories, relevance_level, measures, folder):
         if not runs:
@@ -74,27 +69,22 @@ class Runs(Results):
         raise ValueError(unknown_name("run", system, self._runs, "there are"))
 
     def pair(self, baseline: str | None, system: str | None = None) -> tuple[str, str]:
-        """The names of two runs to compare: those given, else the first and the last."""
-        first, last = list(self._runs)[0], list(self._runs)[-1]
+        first, *_, last = [*self._runs, *self._runs]  # without names: these
         return self.name(baseline or first), self.name(system or (last if last != baseline else first))
 
     def systems(self, split: str = SPLIT) -> list[str]:
-        """The names of the runs, in the order given."""
         return list(self._runs) if split == SPLIT else []
 
     def seeds(self, system: str) -> list[int]:
-        """None: a run is one."""
         return []
 
     def common_seeds(self, *systems: str) -> list[int | None]:
         return [None]
 
     def run(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:
-        """A run: `query_id, doc_id, score, rank`."""
         return self._read(self.name(system))
 
     def values(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:
-        """Per-query values of a run: `query_id, measure, value, residual`."""
         return self._evaluate(self.name(system))
 
     def values_by_system(self, split: str = SPLIT, systems: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:

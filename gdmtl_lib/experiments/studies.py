@@ -7,6 +7,7 @@ one variant more: those on all training queries, for Figure 7.
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,8 @@ _EXAMPLES = {
 
 
 class Study:
-    """The variants of a study that were measured on a split.
-
-    results: the config's. name: the study's, as the config calls it. split: the one that was re-ranked.
-
-    Raises FileNotFoundError where there is no variant, or none that was measured on the split, saying how to get it.
-    """
+    """The variants of a study, by its name in the config, that were measured on a split. Raises FileNotFoundError where
+    there is none, saying how to get it."""
 
     def __init__(self, results: Results, name: str, split: str):
         self.name, self.split = name, split
@@ -47,7 +44,7 @@ class Study:
         variants = {home.name: Results(home) for home in sorted(folder.glob("*/"))}
         self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
         self._places = self.variants | {OWN: results}
-        self._values: dict[tuple, dict[str, pd.Series]] = {}
+        self.values = cache(self.values)
         if not self.variants:
             home = folder / "<variant>" / "<system>" / "seed<k>"
             found = sorted({path.name for path in folder.glob("*/*/*/per_query.*.csv")})
@@ -67,41 +64,34 @@ class Study:
         return [system for system in LABELS if system in there]
 
     def trainings(self, studied: Sequence[str], systems: Sequence[str] | None = None) -> pd.DataFrame:
-        """Every training of the study, and of the config's own those of the same systems that it does not repeat.
+        """Every training of the study, and of the config's own those of the same systems that it does not repeat:
+        `variant, system, seed`, a column for each setting of settings.json, and `collection`, the hash of what it was
+        trained on.
 
         studied: the settings in which variants differ; a training is another one if one of them is, or the seed.
-
-        Returns `variant, system, seed`, a column for each setting of settings.json, and `collection`, the hash of what
-        it was trained on. Raises FileNotFoundError for a system that is not in the study.
         """
         there = self.systems()
         chosen = there if systems is None else list(map(system_name, systems))
         if missing := [LABELS[system] for system in chosen if system not in there]:
-            found = ", ".join(LABELS[system] for system in there)
             raise FileNotFoundError(
-                f"study {self.name!r} has no {', '.join(missing)} on {self.split}, only {found}; add it to the study's "
-                "systems in the config"
+                f"study {self.name!r} has no {', '.join(missing)} on {self.split}, only {', '.join(map(LABELS.get, there))}; "
+                "add it to the study's systems in the config"
             )
         rows = [row for system in chosen for variant in self._places for row in self._trainings(variant, system)]
         return pd.DataFrame(rows).drop_duplicates(["system", "seed", *studied], ignore_index=True)
 
     def own_trainings(self, system: str) -> pd.DataFrame:
-        """The config's own trainings of a system, in the study or not, as `trainings` has them. Raises
-        FileNotFoundError where there is none."""
+        """The config's own trainings of a system, in the study or not, as `trainings` has them."""
         self._places[OWN].values(system, self.split)  # or a message that says what is missing
         return pd.DataFrame(self._trainings(OWN, system))
 
     def values(self, variant: str, system: str, seed: int) -> dict[str, pd.Series]:
         """The values of one training by measure, indexed by query_id; `OWN` for one of the config's own. Read once."""
-        key = (variant, system, seed)
-        if key not in self._values:
-            values = self._places[variant].values(system, self.split, seed).set_index("query_id")
-            self._values[key] = dict(iter(values.groupby("measure", sort=False)["value"]))
-        return self._values[key]
+        values = self._places[variant].values(system, self.split, seed).set_index("query_id")
+        return dict(iter(values.groupby("measure", sort=False)["value"]))
 
     def mean_values(self, trainings: pd.DataFrame, measure: str) -> pd.DataFrame:
-        """One measure's per-query values, means over some trainings: `query_id, measure, value`. Raises ValueError
-        where they were measured on different queries, or without this measure."""
+        """One measure's per-query values, means over some trainings: `query_id, measure, value`."""
         first, *others = (values.get(measure, pd.Series(dtype=float)) for values in self._each(trainings))
         if first.empty or any(set(other.index) != set(first.index) for other in others):
             raise ValueError(
@@ -122,10 +112,8 @@ class Study:
 
     def histories(self, trainings: pd.DataFrame) -> list[pd.DataFrame]:
         """The history.csv of each training, a row an optimiser step."""
-        return [
-            read_table(self._places[row.variant].home(row.system, row.seed) / "history.csv")
-            for row in trainings.itertuples()
-        ]
+        homes = (self._places[row.variant].home(row.system, row.seed) for row in trainings.itertuples())
+        return [read_table(home / "history.csv") for home in homes]
 
     def _each(self, trainings: pd.DataFrame) -> Iterable[dict[str, pd.Series]]:
         return (self.values(row.variant, row.system, row.seed) for row in trainings.itertuples())
@@ -178,12 +166,11 @@ def training_size(study: Study, trainings: pd.DataFrame, baseline: str, measure:
     """Figure 7 as a table: each system on each share of the training queries, against the baseline on the same share,
     by paired t-tests over queries, on means over seeds, Holm-Bonferroni corrected over all rows of the table.
 
-    trainings: what `Study.trainings` returns, with the same seeds for all. measure: what is compared.
+    trainings: what `Study.trainings` returns, with the same seeds for all.
 
     Returns `share`, `system`, `seeds` (how many), `mean`, `spread` (standard deviation over seeds), `difference`,
     `low`, `high` (its 95% interval, uncorrected), `p`, `p_corrected`, `mark`, and `difference_spread`, that of the
-    differences seed against the same seed. Spreads of one seed are NaN. Raises ValueError as `compare`, and where the
-    baseline was not trained on every share.
+    differences seed against the same seed. Spreads of one seed are NaN.
     """
     if baseline not in set(trainings["system"]):
         found = ", ".join(trainings["system"].unique())
@@ -209,13 +196,12 @@ def training_size(study: Study, trainings: pd.DataFrame, baseline: str, measure:
 def loss_weighting(
     study: Study, trainings: pd.DataFrame, reference: pd.DataFrame, measures: Sequence[str]
 ) -> pd.DataFrame:
-    """A row for each weighting of the losses: what it reached, and how far each loss came down.
+    """A row for each weighting of the losses: what it reached, and how far each loss came down. Indexed by `weighting`
+    and `head warm-up` (steps); `seeds` (how many), each measure's mean under the paper's name, `spread` over seeds, `each
+    seed` (in order), and every task's mean loss in the last epoch.
 
     trainings: what `Study.trainings` returns, of one system. reference: those of the system that learns to rank alone,
     the first row. measures: the first with its spread and every seed, the others as means.
-
-    Returns `weighting` and `head warm-up` (steps) as index; `seeds` (how many), each measure's mean under the paper's
-    name, `spread` over seeds, `each seed` (in order), and every task's mean loss in the last epoch.
     """
     alone = f"ranking alone ({LABELS[reference['system'].iloc[0]]})"
     rows = [{"weighting": alone, "head warm-up": "", **_reached(study, reference, measures)}]
@@ -237,16 +223,12 @@ def learned_sigmas(study: Study, trainings: pd.DataFrame) -> pd.DataFrame:
 
 def choices(study: Study, measure: str) -> pd.DataFrame:
     """What each choice is worth: every variant against the config's own trainings of the same system, seed against the
-    same seed; and whether it changes what generating is worth.
-
-    The latter is system minus single-task twin under the choice, minus the same under the defaults. A twin that the
-    variant has not trained is one that the choice does not concern: it stays as it is.
+    same seed; and whether it changes what generating is worth: system minus single-task twin under the choice, minus the
+    same under the defaults. A twin that the variant has not trained is one that the choice does not concern.
 
     Returns a row for each choice and system, the choice that gains most on average first: `choice`, `system`, `twin`
     (empty: against the default; else: of the gain over it), `seeds` (how many), `difference`, `low`, `high` (its
     interval over queries), `p`, `p_corrected`, `mark` (Holm over each of the two questions) and `by_seed`, a list.
-
-    Raises ValueError where no seed is shared, or where there are other queries.
     """
     rows, own = [], {system: set(study.own_trainings(system)["seed"]) for system in study.systems()}
     for choice, place in study.variants.items():

@@ -29,12 +29,8 @@ def measure_away(
 
     What was made from the same checkpoint, candidates, texts and judgments is used again; a system whose checkpoint is
     gone keeps what it has. systems: which ones; all that were trained when None.
-    name: another collection's, as `load_collection` takes it; its results go into `transfer/<short name>` of the
-    config's folder. None for the collection that the systems were trained on: results then lie beside those of its
-    other splits.
-    device, progress: as for `rerank`. first_stage: as for `first_stage_candidates`.
-
-    Raises ValueError as `bm25_candidates`, `rerank` and `evaluate`.
+    name: another collection's, whose results go into `transfer/<short name>` of the config's folder; None for the
+    collection that the systems were trained on. first_stage: as for `first_stage_candidates`.
     """
     folder = home.folder if name is None else home.folder / "transfer" / short_name(name)
     candidates = measure_first_stage(folder, collection, split, depth, relevance_level, **first_stage or {})
@@ -59,10 +55,7 @@ def short_name(collection: str) -> str:
 def common_systems(
     home: Results, away: Results, splits: tuple[str, str], systems: Sequence[str] | None, baseline: str
 ) -> list[str]:
-    """The systems measured in both places, BM25 first; of those asked for, where some are. splits: home's and away's.
-
-    Raises as `Results.chosen`, for home and for away.
-    """
+    """The systems measured in both places, BM25 first; of those asked for, where some are. splits: home's and away's."""
     chosen = home.chosen(splits[0], systems, baseline)
     if systems is None:
         chosen = [system for system in chosen if system in away.systems(splits[1])]
@@ -73,10 +66,8 @@ def common_systems(
 def differences(
     home: dict[str, pd.DataFrame], away: dict[str, pd.DataFrame], baseline: str, measures: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Every system's difference to the baseline in both places: `place` (home, away), then as `comparison.compare`.
-
-    home, away: per-query values by system name. Marks are corrected over the systems of one measure in one place.
-    """
+    """Every system's difference to the baseline in both places: `place` (home, away), then as `comparison.compare` of
+    per-query values. Marks are corrected over the systems of one measure in one place."""
     tables = [compare(values, baseline, measures).assign(place=place) for place, values in zip(PLACES, (home, away))]
     table = pd.concat(tables, ignore_index=True)
     return table[["place", *table.columns.drop("place")]]
@@ -86,23 +77,16 @@ def seed_differences(
     home: Results, away: Results, splits: tuple[str, str], systems: Sequence[str], baseline: str
 ) -> pd.DataFrame:
     """What each training gains in both places: `measure, system, seed, home, away`, differences of means to the
-    baseline of the same seed. What has no seed in common with the baseline has no row, and BM25 has none: nothing of it
-    is trained.
-
-    splits: home's and away's.
-    """
-    tables = []
-    for system in systems:
-        found = [set(place.seeds(each)) for place in (home, away) for each in (system, baseline)]
-        for seed in sorted(set.intersection(*found)) if system not in (baseline, FIRST_STAGE) else ():
+    baseline of the same seed. What has no seed in common with the baseline has no row, nor has BM25."""
+    tables = [pd.DataFrame(columns=["measure", "system", "seed", *PLACES])]
+    for system in (each for each in systems if each not in (baseline, FIRST_STAGE)):
+        for seed in sorted(set.intersection(*(set(place.seeds(each)) for place in (home, away) for each in (system, baseline)))):
             gains = {}
             for place, results, split in zip(PLACES, (home, away), splits):
-                values = [results.values(name, split, seed) for name in (system, baseline)]
-                of_system, of_baseline = (frame.groupby("measure")["value"].mean() for frame in values)
-                gains[place] = of_system - of_baseline
+                values = (results.values(name, split, seed).groupby("measure")["value"].mean() for name in (system, baseline))
+                gains[place] = next(values) - next(values)
             tables.append(pd.DataFrame(gains).reset_index().assign(system=system, seed=seed))
-    columns = ["measure", "system", "seed", *PLACES]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables[1:] or tables, ignore_index=True)[tables[0].columns]
 
 
 def shared_needs(
@@ -112,9 +96,7 @@ def shared_needs(
 
     Across collections a passage is the same where id and text are; the same text under another id is not found.
     levels: the lowest relevant grade in training and in the split.
-
-    Returns `test_query_id, train_query_id, doc_id, test_query, train_query, passage`, the last three texts. Raises
-    ValueError as `comparison.shared_information_needs`.
+    Returns `test_query_id, train_query_id, doc_id, test_query, train_query, passage`, the last three texts.
     """
     shared = shared_information_needs(training.qrels(train_split), collection.qrels(split), levels)
     texts = training.text(shared["doc_id"])
@@ -132,15 +114,10 @@ def shared_examples(shared: pd.DataFrame, count: int = 5, width: int = 140) -> p
     """Table 9's form: `test query, training query, shared passage` of what `shared_needs` returns, one row each for
     `count` test queries taken evenly from all. width: passages are cut to so many characters."""
     one_each = shared.drop_duplicates("test_query_id")
-    step = max(1, len(one_each) // count)
-    rows = one_each.iloc[::step].head(count)
-    return pd.DataFrame(
-        {
-            "test query": rows["test_query"],
-            "training query": rows["train_query"],
-            "shared passage": [textwrap.shorten(text, width, placeholder=" …") for text in rows["passage"]],
-        }
-    ).reset_index(drop=True)
+    rows = one_each.iloc[:: max(1, len(one_each) // count)].head(count).reset_index(drop=True)
+    rows["shared passage"] = [textwrap.shorten(text, width, placeholder=" …") for text in rows["passage"]]
+    rows = rows.rename(columns={"test_query": "test query", "train_query": "training query"})
+    return rows[["test query", "training query", "shared passage"]]
 
 
 def by_sharing(
@@ -148,10 +125,7 @@ def by_sharing(
 ) -> pd.DataFrame:
     """Is what is gained away gained on queries that training has answered already? Systems against the baseline on the
     queries that share a relevant passage with a training query (`SHARED`), and on those that share none (`OWN`).
-
-    values_by_system: per-query values away, by system name. shared: what `shared_needs` returns.
-    Returns and raises as `comparison.by_category`.
-    """
+    values_by_system: per-query values away. shared: what `shared_needs` returns. Returns as `comparison.by_category`."""
     measured = values_by_system[baseline]["query_id"].unique() if baseline in values_by_system else []
     sharing = set(shared["test_query_id"])
     groups = [SHARED if query in sharing else OWN for query in measured]
