@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -21,7 +20,7 @@ from gdmtl_lib.experiments.notebook import notebook_parameters
 
 from .config import TRAINING, Config, read_config
 from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, in_words, parameters_of, speed
-from .jobs import Job, lacking_weights, plan, without_answers
+from .jobs import Job, lacking_weights, notebook_of, plan, without_answers
 from .trainings import all_trainings, first_stage_inputs
 
 
@@ -57,16 +56,13 @@ def missing(config: Config) -> Iterator[str]:
 def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
     """What is left to do, and what it takes of this machine: hours, disk, memory, and what the queries can show."""
     undone = [job for job in jobs if not job.is_done()]
-    counts = Counter(job.kind for job in undone)
-    seconds = {kind: sum(job.seconds for job in undone if job.kind == kind) for kind in counts}
-    rows = [f"{counts[kind]} x {kind} ({in_words(seconds[kind])})" for kind in counts]
+    kinds = {kind: [job.seconds for job in undone if job.kind == kind] for kind in dict.fromkeys(job.kind for job in undone)}
+    rows = [f"{len(seconds)} x {kind} ({in_words(sum(seconds))})" for kind, seconds in kinds.items()]
     gpus = len(visible_gpus())
     at_once = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, {speed() / 1e9:,.0f} GFLOP/s in a training, no GPU"
-    yield f"to do: {', '.join(rows) or 'nothing'}; {in_words(sum(seconds.values()) / max(1, gpus))} on {at_once}"
-    weights = sum(
-        4 * parameters_of(each["system"], each["given"].get("checkpoint"), each["given"].get("layers"))
-        for job in undone if job.kind == "train" for each in [job.given["training"]]
-    )  # fmt: skip
+    yield f"to do: {', '.join(rows) or 'nothing'}; {in_words(sum(map(sum, kinds.values())) / max(1, gpus))} on {at_once}"
+    trained = [job.given["training"] for job in undone if job.kind == "train"]
+    weights = sum(4 * parameters_of(each["system"], *map(each["given"].get, ("checkpoint", "layers"))) for each in trained)
     collection = load_collection(config.collection)
     pairs = sum(len(collection.queries(split)) for split in config.splits) * config.depth
     ranked = 12 * pairs * (1 + sum(job.kind in ("train", "rerank") for job in undone))
@@ -82,10 +78,8 @@ def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
         queries = len(collection.qrels(split)["query_id"].unique())
         if queries > 1:
             seen = detectable_difference(queries, len(config.seeds))
-            yield (
-                f"{split}: {queries:,} queries and {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)} show a true difference in "
-                f"MRR@10 of {seen:.3f} four times in five"
-            )
+            seeds = f"{len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}"
+            yield f"{split}: {queries:,} queries and {seeds} show a true difference in MRR@10 of {seen:.3f} four times in five"
 
 
 def published(config: Config) -> Iterator[str]:
@@ -93,8 +87,8 @@ def published(config: Config) -> Iterator[str]:
     if "msmarco-passage" not in config.collection:
         yield "How long it takes is calculated once the data are here."
         return
-    notebook = Path(config.project) / "notebooks" / f"{TRAINING}.ipynb"
-    costs = Costs(8_841_823, 76, 11, {name: default for name, (_, default) in notebook_parameters(notebook).items()})
+    parameters = notebook_parameters(notebook_of(config, TRAINING))
+    costs = Costs(8_841_823, 76, 11, {name: default for name, (_, default) in parameters.items()})
     pairs = 532_751, 6_980 * config.depth
     operations = sum(costs.training(each.system, each.given, *pairs) for each in all_trainings(config))
     gpus = len(visible_gpus())

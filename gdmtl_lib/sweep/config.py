@@ -27,8 +27,6 @@ SET_BY_SWEEP = {
 class Config:
     """A sweep, checked: what `papermill_runs/configs/<name>.yaml` says.
 
-    name: of the config, and of the folder its results go to.
-    collection: as `load_collection` takes it. train_split: to learn from.
     splits: what to re-rank and measure, in this order, with the lowest grade that counts as relevant. The first one is
         the validation split.
     folds: 0, or how many rotations every system is trained in: then the one split is learned from and measured, each
@@ -41,8 +39,8 @@ class Config:
         name, the parameters of 03_train for each system.
     selection_folds: 0, or in how many folds of the validation queries the epoch is chosen on the others (Section 5.2).
     transfer: other collections that systems are taken to: `collection`, `split` and its lowest relevant grade, `level`.
-    gpus: how many the sweep may use at once; None: those of this machine.
-    folder: where the results go. project: the folder with `notebooks`.
+    gpus: how many the sweep may use at once; None: those of this machine. folder: where the results go. project: the folder
+        with `notebooks`.
     """
 
     name: str
@@ -85,10 +83,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is not for
     all of the study's; `results` is the folder that gets the results folder, `papermill_runs` unless given. With
     `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a rotation.
-    name: the config's. project: the folder with `notebooks` and `papermill_runs`.
-
-    Raises ValueError for a key, parameter or system that is not known, with those that are, and for a value that is
-    missing, of the wrong type or impossible.
+    project: the folder with `notebooks` and `papermill_runs`. Raises ValueError for what is wrong, in a sentence.
     """
     project = Path(project).resolve()
     if not re.fullmatch(_FOLDER, name):  # or its results would lie somewhere else than in `papermill_runs`
@@ -157,8 +152,9 @@ def _refuse_unknown(where: str, values: Mapping, known: Mapping, have: str) -> N
 
 def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
     """Values as their types have them, numbers that arrived as texts among them."""
-    _refuse_unknown(where, values, known, have)
     checked = {}
+    for key in values:
+        _expect(where, key in known, unknown_name("key", key, known, have))
     for key, value in values.items():
         annotation, *_ = known[key]
         several = annotation == "list[int]" and isinstance(value, list)

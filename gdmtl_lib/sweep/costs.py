@@ -1,9 +1,6 @@
 """What a job takes, calculated before it runs: operations from the config and the texts, seconds from this machine's
-measured speed.
-
-An estimate, within a factor of about two: what is read besides matrix products is a share of their time (EFFICIENCY), and
-of a notebook that computes little its usual seconds count.
-"""
+measured speed. An estimate, within a factor of about two: what is read besides matrix products is a share of their time
+(EFFICIENCY), and of a notebook that computes little its usual seconds count."""
 
 import json
 import sys
@@ -58,16 +55,14 @@ class Costs:
     def _operations(self, system: str, given: Mapping) -> tuple[float, float]:
         """Of a ranking input, and of a pair of source and target with its logits: forward passes."""
         settings, kind = self.defaults | given, get_system(system)
-        layers, hidden, forward, vocabulary = shape(settings["checkpoint"], settings["layers"])
+        shaped = shape(settings["checkpoint"], settings["layers"])
         source, target = int(min(self.passage, settings["max_length"])), int(min(self.query, settings["target_length"]))
         if kind.backbone == "encoder":
-            length = min(source + target, settings["max_length"])
-            rank = generate = layers * _layer(length, hidden, forward)
+            rank = generate = _passes(shaped, min(source + target, settings["max_length"]))
         else:
-            read, written = (source, target) if kind.rank_layout == "separate" else (source + target, source + target)
-            rank = layers * (_layer(read, hidden, forward) + _layer(written, hidden, forward, crossed=read))
-            generate = layers * (_layer(source, hidden, forward) + _layer(target, hidden, forward, crossed=source))
-        return rank, generate + 2 * target * hidden * vocabulary
+            rank = _passes(shaped, *((source, target) if kind.rank_layout == "separate" else (source + target, source + target)))
+            generate = _passes(shaped, source, target)
+        return rank, generate + 2 * target * shaped[1] * shaped[3]
 
     def searching(self, queries: int, index: Collection | bool = False) -> float:
         """Seconds of BM25 over so many queries. index: the collection that has to be indexed before, True for the own."""
@@ -85,10 +80,9 @@ class Costs:
     def denoising(self, given: Mapping, steps: int) -> float:
         """Operations of so many steps of eight passages, cut to a quarter of `max_length`, written out of themselves."""
         settings = self.defaults | given
-        layers, hidden, forward, vocabulary = shape(settings["checkpoint"], settings["layers"])
+        shaped = shape(settings["checkpoint"], settings["layers"])
         tokens = int(min(self.passage, settings["max_length"] / 4))
-        both = layers * (_layer(tokens, hidden, forward) + _layer(tokens, hidden, forward, crossed=tokens))
-        return 3 * 8 * steps * (both + 2 * tokens * hidden * vocabulary)
+        return 3 * 8 * steps * (_passes(shaped, tokens, tokens) + 2 * tokens * shaped[1] * shaped[3])
 
     def training(self, system: str, given: Mapping, relevant: int, validated: int) -> float:
         """Operations of a training: three times a forward pass for each sequence of each instance, and the re-ranking of
@@ -105,11 +99,13 @@ class Costs:
         )
 
 
-def _layer(tokens: int, hidden: int, forward: int, crossed: int = 0) -> float:
-    """Operations of a transformer layer: a multiplication and an addition each. crossed: tokens of the other side that its
-    cross-attention reads. Counted here in closed form, since planning does without torch."""
-    own = 8 * tokens * hidden**2 + 4 * tokens**2 * hidden + 4 * tokens * hidden * forward
-    return own + (4 * (tokens + crossed) * hidden**2 + 4 * tokens * crossed * hidden if crossed else 0)
+def _passes(shaped: tuple[int, int, int, int], read: int, written: int = 0) -> float:
+    """Operations of an encoder over so many tokens and, where some are written, of a decoder over those, which looks at
+    what was read: a multiplication and an addition each. In closed form, since planning does without torch."""
+    layers, hidden, forward, _ = shaped
+    own = [8 * tokens * hidden**2 + 4 * tokens**2 * hidden + 4 * tokens * hidden * forward for tokens in (read, written)]
+    crossed = 4 * (written + read) * hidden**2 + 4 * written * read * hidden if written else 0
+    return layers * (sum(own) + crossed)
 
 
 def shape(checkpoint: str | None, layers: int | None = None) -> tuple[int, int, int, int]:

@@ -31,7 +31,7 @@ from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 from .config import TRAINING, Config
-from .jobs import Job, state_of
+from .jobs import Job, notebook_of, state_of
 from .trainings import Training, first_stage_of, rotations, tune
 
 _ATTEMPTS = 3
@@ -40,10 +40,7 @@ _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
 def execute(config: Config, jobs: Sequence[Job], job: Job, refresh: Callable[[], object] = lambda: None) -> None:
     """Run a job of a plan and write its stamp, in place of those of earlier inputs. refresh: called when it begins and
-    when it has ended, to tell those who watch.
-
-    Raises RuntimeError where another process is running it: one that a killed sweep has left, or another sweep.
-    """
+    when it has ended, to tell those who watch. Raises RuntimeError where another process is running it."""
     with hold_lock(job.stamp.with_name(f".{job.name}.lock"), f"{job.name} is being run already"):
         for stale in job.stamp.parent.glob(f"{job.name}.*"):
             stale.unlink()
@@ -62,10 +59,11 @@ def _measure(config: Config, away: str | None = None, split: str = "", level: in
     folder, given, levels = Path(config.folder), first_stage_of(config), config.splits
     if away:
         folder, given, levels = folder / "transfer" / short_name(away), {}, {split: level}
-    collection = load_collection(away or config.collection)
+    collection, made = load_collection(away or config.collection), []
     for split, level in levels.items():
         measure_first_stage(folder, collection, split, config.depth, level, **given)
-    return [path for split in levels for path in measured_files(folder / FIRST_STAGE, split)]
+        made += measured_files(folder / FIRST_STAGE, split)
+    return made
 
 
 def _search(config: Config, split: str, depth: int) -> list[Path]:
@@ -78,16 +76,14 @@ def _train(config: Config, training: Mapping, inputs: str) -> list[Path]:
     training = Training(**training)
     folder, split = Path(training.home), training.given["validation_split"]
     _make_room(folder, inputs, training.title, training.given.get("checkpoint"))
-    with own_gpus(training.given):
-        try:
-            execute_notebook(
-                Path(config.project) / "notebooks" / f"{TRAINING}.ipynb", folder / f"{TRAINING}.ipynb",
-                training.given | first_stage_of(config), config.project, training.title,
-            )  # fmt: skip
-        except RuntimeError as error:
-            if "holds another training" in str(error):
-                error.add_note(f"  the sweep keeps what it did not make: move {folder} away, and start it again")
-            raise
+    try:
+        with own_gpus(training.given):
+            given, executed = training.given | first_stage_of(config), folder / f"{TRAINING}.ipynb"
+            execute_notebook(notebook_of(config, TRAINING), executed, given, config.project, training.title)
+    except RuntimeError as error:
+        if "holds another training" in str(error):
+            error.add_note(f"  the sweep keeps what it did not make: move {folder} away, and start it again")
+        raise
     if config.selection_folds:
         level = training.given["relevance_level"]
         join_epochs(folder, load_collection(config.collection), split, training.system, level, config.selection_folds)
@@ -122,12 +118,9 @@ def _denoise(config: Config, training: Mapping, inputs: str) -> list[Path]:
     given, seed = training["given"], training["seed"]
     folder = Path(given["denoised_dir"])
     _make_room(folder, inputs, f"denoising, seed {seed}", given.get("checkpoint"))
+    how = {name: given[name] for name in ("checkpoint", "layers", "precision", "device") if name in given}
     with own_gpus(given):
-        denoised_start(
-            load_collection(config.collection), training["system"], given["denoising_steps"], folder,
-            given.get("checkpoint"), given.get("layers"), seed=seed, precision=given.get("precision", "auto"),
-            device=given.get("device", "auto"),
-        )  # fmt: skip
+        denoised_start(load_collection(config.collection), training["system"], given["denoising_steps"], folder, seed=seed, **how)
     return _left_in(folder)
 
 
@@ -136,14 +129,11 @@ def _rerank(
 ) -> list[Path]:
     given = training["given"]
     collection = load_collection(away or given["collection"])
-    candidates = first_stage_candidates(
-        collection, split, depth=config.depth, index_dir=indexes_folder(), **({} if away else first_stage_of(config))
-    )
+    first_stage = {} if away else first_stage_of(config)
+    candidates = first_stage_candidates(collection, split, depth=config.depth, index_dir=indexes_folder(), **first_stage)
+    how = {name: given[name] for name in ("device", "processes") if name in given} | {"progress": sys.stderr.isatty()}
     with own_gpus(given):
-        measure_system(
-            training["home"], collection, candidates, split, level, given.get("device", "auto"),
-            progress=sys.stderr.isatty(), output_dir=output, processes=given.get("processes", 1),
-        )  # fmt: skip
+        measure_system(training["home"], collection, candidates, split, level, output_dir=output, **how)
     return measured_files(output or training["home"], split)
 
 
@@ -156,12 +146,11 @@ def _join(config: Config, training: Mapping) -> list[Path]:
 
 
 def _analyse(config: Config, notebook: str, name: str, parameters: Mapping, computes: bool) -> list[Path]:
-    folder, source = Path(config.folder), Path(config.project) / "notebooks" / f"{notebook}.ipynb"
-    declared = notebook_parameters(source)
+    source, executed = notebook_of(config, notebook), Path(config.folder) / "notebooks" / f"{name}.ipynb"
     drawn_into = Path(parameters["results_dir"])  # a rotation's own, where its models are looked into
     if "transfer_collection" not in parameters:  # where BM25 has its usual k1 and b
+        declared = notebook_parameters(source)
         parameters = parameters | {key: value for key, value in first_stage_of(config).items() if key in declared}
-    executed = folder / "notebooks" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     started = executed.with_suffix(".started")
     started.touch()  # the file system's own clock, to tell which figures and tables are new
@@ -185,14 +174,14 @@ def _show_so_far(config: Config, jobs: Sequence[Job], now: Job) -> None:
     """Print and keep the table of what is finished, so that nobody has to wait for the last system; what earlier
     sweeps of other inputs left is not shown. now: the job that has just measured a system."""
     split, folder = now.measures[0], Path(config.folder)
-    name = f"per_query.{split}.csv"
-    homes = {FIRST_STAGE: [folder / FIRST_STAGE]} if (folder / FIRST_STAGE / name).exists() else {}
-    for job in jobs:
-        if job.measures and job.measures[0] == split and (job == now or job.stamp.exists()):
-            _, system, seed = job.measures
-            homes.setdefault(system, []).append(folder / system / f"seed{seed}")
-    values = {system: pd.concat([read_values(home / name) for home in of]) for system, of in homes.items()}
-    table = effectiveness_table({label: values[system] for system, label in LABELS.items() if system in values})
+    done = [job.measures[1:] for job in jobs if job.measures and job.measures[0] == split and (job == now or job.stamp.exists())]
+    values = {}
+    for system, label in LABELS.items():
+        homes = [FIRST_STAGE] if system == FIRST_STAGE else [f"{system}/seed{seed}" for name, seed in done if name == system]
+        paths = [folder / home / f"per_query.{split}.csv" for home in homes]
+        if paths and (system != FIRST_STAGE or paths[0].exists()):
+            values[label] = pd.concat(map(read_values, paths))
+    table = effectiveness_table(values)
     Results(folder).save_table(table, f"effectiveness.{split}")
     print(f"\n{config.collection}, {split}, so far:\n{table.to_string()}\n", flush=True)
 
@@ -201,11 +190,8 @@ def execute_notebook(
     notebook: str | os.PathLike, output: str | os.PathLike, parameters: Mapping[str, object],
     cwd: str | os.PathLike, title: str,
 ) -> None:
-    """Execute a notebook; what it came to, also where it fails, is `output`.
-
-    title: what the line of progress calls it. Raises RuntimeError, in a sentence that names the executed notebook and
-    the last error.
-    """
+    """Execute a notebook; what it came to, also where it fails, is `output`. title: what the line of progress calls it.
+    Raises RuntimeError, in a sentence that names the executed notebook and the last error."""
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     bar = {"desc": title, "mininterval": 0.1 if sys.stderr.isatty() else _LOG_SECONDS, "ascii": " ="}
@@ -217,30 +203,25 @@ def execute_notebook(
             )
             write_html(output)
             return
-        except PapermillExecutionError as error:
-            raise RuntimeError(f"{title} failed. {error.ename}: {error.evalue}\n  executed notebook: {output}") from None
-        except DeadKernelError as error:
+        except (PapermillExecutionError, DeadKernelError) as error:
             died = f"Its kernel died, as it does when memory runs out ({error})"
-            raise RuntimeError(f"{title} failed. {died}\n  executed notebook: {output}") from None
+            words = died if isinstance(error, DeadKernelError) else f"{error.ename}: {error.evalue}"
+            raise RuntimeError(f"{title} failed. {words}\n  executed notebook: {output}") from None
         except RuntimeError as error:
             # Kernels that start at the same time can pick the same port, and die before they answer.
             if "Kernel died before replying" not in str(error) or attempt == _ATTEMPTS:
                 raise RuntimeError(f"{title} failed to start. {error}\n  notebook: {notebook}") from None
 
 
-def write_html(notebook: Path) -> Path:
-    """An executed notebook as a page beside it, to be looked at without Jupyter and without a network. Returns its
-    path."""
+def write_html(notebook: Path) -> None:
+    """An executed notebook as a page beside it, to be looked at without Jupyter and without a network."""
     from nbconvert.exporters import HTMLExporter  # slow to import
 
     # In the order of preference. Without widgets, which need a kernel: where one stands, the picture beside it is shown.
     shown = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
     config = HTMLExporter().default_config
     config.NbConvertBase.display_data_priority = shown
-    exporter = HTMLExporter(config=config)
-    page = notebook.with_suffix(".html")
-    write_lines(page, [exporter.from_filename(str(notebook))[0] + "\n"])
-    return page
+    write_lines(notebook.with_suffix(".html"), [HTMLExporter(config=config).from_filename(str(notebook))[0] + "\n"])
 
 
 class _Client(PapermillNotebookClient):
@@ -274,16 +255,9 @@ class _Engine(NBClientEngine):
     name = "gdmtl"
 
     @classmethod
-    def execute_managed_notebook(
-        cls, nb_man, kernel_name, log_output=False, stdout_file=None, stderr_file=None, start_timeout=60,
-        execution_timeout=None, **keywords,
-    ):
-        keywords.pop("input_path", None)
-        client = _Client(
-            nb_man, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,
-            extra_arguments=["--log-level=CRITICAL"],
-        )  # fmt: skip
-        return client.execute()
+    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, execution_timeout=None, **_):
+        how = dict(timeout=execution_timeout, startup_timeout=start_timeout, extra_arguments=["--log-level=CRITICAL"])
+        return _Client(nb_man, kernel_name=kernel_name, **how).execute()
 
 
 papermill_engines.register(_Engine.name, _Engine)

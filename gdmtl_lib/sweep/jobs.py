@@ -56,10 +56,9 @@ STARTED = ".started"  # beside the stamps: when this call of the sweep began
 class Job:
     """One step of a sweep.
 
-    name: unique in the sweep. kind: what does it, a function of `execute`, and `given` what that takes, as JSON has it.
-    key: hash of everything it is made from, its needs' keys among it. folder: the sweep's results.
-    needs: the names of the jobs before it. gpus: how many it takes; on a machine without any it takes cores instead.
-    seconds, memory: about how long it takes here and how many MB.
+    kind: what does it, a function of `execute`, and `given` what that takes, as JSON has it. key: hash of everything it is
+    made from, its needs' keys among it. folder: the sweep's results. needs: the names of the jobs before it.
+    gpus: how many it takes; on a machine without any it takes cores instead. memory: MB.
     measures: the split, system and seed whose results it leaves, where tables show them.
     """
 
@@ -102,11 +101,7 @@ def state_of(path: Path) -> str | int:
 
 def prepare(config: Config) -> list[Job]:
     """The jobs of a sweep, the plan written down for them, and the stamps removed of those whose files have gone or
-    changed.
-
-    Raises as `plan`, and FileNotFoundError, naming all of them, for pretrained weights that a training needs and that
-    are neither here nor to be had.
-    """
+    changed. Raises FileNotFoundError for pretrained weights that a training needs and that are not to be had."""
     with chdir(config.project):  # what relative paths in a config are relative to
         jobs = plan(config)
         undone = [job for job in jobs if not job.is_done()]
@@ -148,15 +143,12 @@ def lacking_weights(trainings: Iterable[Training]) -> Iterator[tuple[str, str]]:
         try:
             require_checkpoint(checkpoint)
         except (OSError, ValueError) as error:
-            yield ", ".join(LABELS[system] for system in LABELS if system in those), str(error)
+            yield ", ".join(label for system, label in LABELS.items() if system in those), str(error)
 
 
 def plan(config: Config) -> list[Job]:
-    """All steps of a sweep, each after those it needs, the cheapest first.
-
-    Opens the collection, and raises ValueError or FileNotFoundError where it lacks a split, its judgments, or what a
-    system learns from, and where the passages that BM25 is to search are not there.
-    """
+    """All steps of a sweep, each after those it needs, the cheapest first. Opens the collection, and raises ValueError or
+    FileNotFoundError where it lacks what a step needs."""
     of = _Plan(config)
     if "tune" in config.first_stage:
         of.tune()
@@ -176,14 +168,14 @@ def plan(config: Config) -> list[Job]:
         of.study(study)
     for transfer in config.transfer:
         of.transfer(**transfer)
-    return of.jobs
+    return list(of.jobs.values())
 
 
 class _Plan:
     """A plan in the making: a method for each kind of job adds it to `jobs`, with the key of what it is made from."""
 
     def __init__(self, config: Config):
-        self.config, self.jobs = config, []
+        self.config, self.jobs = config, {}
         self.collection = collection = load_collection(config.collection)
         self.data = {split: _split_hash(collection, split) for split in (config.train_split, *config.splits)}
         if config.folds:
@@ -195,24 +187,20 @@ class _Plan:
         self.validation = next(iter(config.splits))
         self.away = [split for split in config.splits if split != self.validation][-1:]
         self.looked_into = look_into(config, 0) if config.folds else {"split": self.validation}
-        parameters = notebook_parameters(_notebook(config, TRAINING))
+        parameters = notebook_parameters(notebook_of(config, TRAINING))
         self.defaults = {name: default for name, (_, default) in parameters.items()}
         self.costs = Costs.of(collection, config.train_split, self.defaults)
 
     def _add(self, name: str, kind: str, of: object, given: dict, needs: Sequence[Job] = (), **more) -> Job:
         """of: what decides the key. more: the other fields."""
-        names = [need.name for need in needs]
-        self.jobs.append(Job(name, kind, _hash(of), self.config.folder, given, names, **more))
-        return self.jobs[-1]
+        self.jobs[name] = Job(name, kind, _hash(of), self.config.folder, given, [need.name for need in needs], **more)
+        return self.jobs[name]
 
     def _of(self, kind: str) -> list[Job]:
-        return [job for job in self.jobs if job.kind == kind]
+        return [job for job in self.jobs.values() if job.kind == kind]
 
-    def _named(self, name: str) -> Job | None:
-        return next((job for job in self.jobs if job.name == name), None)
-
-    def _measured(self, split: str) -> list[Job]:
-        return [job for job in self.jobs if job.measures and job.measures[0] == split]
+    def _measured(self, *splits: str) -> list[Job]:
+        return [job for split in splits for job in self.jobs.values() if job.measures and job.measures[0] == split]
 
     def tune(self) -> None:
         of = [self.fingerprint, self.data[self.config.train_split], self.first_stage, self.config.depth]
@@ -230,13 +218,11 @@ class _Plan:
         rotation's some hundred queries, and for runs that are there."""
         if self.config.folds or "run" in self.config.first_stage:
             return None
-        name = f"search_{split}_top{depth}"
-        if found := self._named(name):
-            return found
         of, queries = [self.fingerprint, self.data[split], self.first_stage, depth], len(self.collection.queries(split))
         # Of an index that another job is building it only waits for the end.
         seconds = self.costs.searching(queries * (1 + depth // 200), index=True)
-        return self._add(name, "search", of, {"split": split, "depth": depth}, self._of("tune"), seconds=seconds)
+        name, given = f"search_{split}_top{depth}", {"split": split, "depth": depth}
+        return self.jobs.get(name) or self._add(name, "search", of, given, self._of("tune"), seconds=seconds)
 
     def train(self, training: Training, measured: bool = False) -> Job:
         settings = self.defaults | training.given
@@ -246,7 +232,11 @@ class _Plan:
                         *_decides_training(settings, validated, weights)])  # fmt: skip
         of = [inputs, settings, validated, _code(self.config, TRAINING), *filter(None, [self.config.selection_folds])]
         measures = [training.given["validation_split"], training.system, training.seed] if measured else None
-        operations = self.costs.training(training.system, training.given, *self._pairs(settings))
+        # How many pairs it learns from, and how many it re-ranks; of rotations, their share.
+        relevant, folds = len(self.collection.qrels(self.config.train_split)), self.config.folds
+        ranked = len(self.collection.queries(self.validation)) * self.config.depth
+        pairs = (relevant * (folds - 2) // folds, ranked // folds) if folds else (relevant, ranked)
+        operations = self.costs.training(training.system, training.given, *pairs)
         searched = self.search(settings["train_split"], settings["train_depth"] or settings["depth"])
         needs = [searched] if searched else self._of("tune")
         if "denoised_dir" in training.given:
@@ -263,44 +253,33 @@ class _Plan:
         steps, seed = settings["denoising_steps"], training.seed
         inputs = _hash([__version__, self.fingerprint, steps, seed, weights, settings["layers"], settings["precision"]])
         name = f"denoise_steps{steps}_seed{seed}"
-        found = self._named(name)
+        found = self.jobs.get(name)
         if found and found.given["inputs"] != inputs:
             raise ValueError(
                 f"{training.title}: with {steps} denoising steps another system starts from another checkpoint, number "
                 "of layers or precision, and they share one denoised start: give them the same, or other denoising_steps"
             )
-        operations = self.costs.denoising(training.given, steps)
-        return found or self._add(
-            name, "denoise", inputs, {"training": asdict(training), "inputs": inputs}, gpus=1,
-            seconds=self.costs.computing(operations),
-        )  # fmt: skip
-
-    def _pairs(self, settings: Mapping) -> tuple[int, int]:
-        """How many pairs a training learns from, and how many it re-ranks; of rotations, their share."""
-        learned, validated = len(self.collection.qrels(self.config.train_split)), self.validation
-        reranked = len(self.collection.queries(validated)) * self.config.depth
-        folds = self.config.folds
-        return (learned * (folds - 2) // folds, reranked // folds) if folds else (learned, reranked)
+        given, seconds = {"training": asdict(training), "inputs": inputs}, self.costs.computing(self.costs.denoising(training.given, steps))
+        return found or self._add(name, "denoise", inputs, given, gpus=1, seconds=seconds)
 
     def rerank(
         self, training: Training, split: str, level: int, away: str | None = None, needs: Sequence[Job] = ()
     ) -> Job:
         """Another split of a trained system, that of a rotation (whose number stands in its name already), or one of
         another collection."""
-        trained = self._named(f"train_{training.name}")
-        given, collection, tag, data = {}, self.collection, split, self.data.get(split)
+        trained, given = self.jobs[f"train_{training.name}"], {"training": asdict(training), "split": split, "level": level}
+        collection, tag, data = self.collection, split, self.data.get(split)
         if away:
             collection = load_collection(away)
             tag, data = f"{short_name(away)}.{split}", _split_hash(collection, split)
             output = Path(self.config.folder) / "transfer" / short_name(away) / training.system / f"seed{training.seed}"
-            given = {"away": away, "output": str(output)}
+            given |= {"away": away, "output": str(output)}
         folds = self.config.folds  # of which one is tested
         queries = len(collection.queries(self.validation if folds else split)) // (folds or 1)
         operations = self.costs.ranking(training.system, training.given, queries * self.config.depth)
         return self._add(
-            f"rerank_{training.name}" + ("" if folds else f"_{tag}"), "rerank", [trained.key, data, level],
-            {"training": asdict(training), "split": split, "level": level} | given, [trained, *needs], gpus=trained.gpus,
-            seconds=self.costs.computing(operations, trained.gpus), measures=[tag, training.system, training.seed],
+            f"rerank_{training.name}" + ("" if folds else f"_{tag}"), "rerank", [trained.key, data, level], given, [trained, *needs],
+            gpus=trained.gpus, seconds=self.costs.computing(operations, trained.gpus), measures=[tag, training.system, training.seed],
         )  # fmt: skip
 
     def transfer(self, collection: str, split: str, level: int) -> None:
@@ -313,8 +292,7 @@ class _Plan:
         for training in trainings(self.config):
             self.rerank(training, split, level, collection, [bm25])
         given = {"transfer_collection": collection, "transfer_split": split, "transfer_relevance_level": level}
-        needs = [bm25, *self._measured(self.validation), *self._measured(tag)]
-        self.analyse("10_transfer", tag, needs, more=given)
+        self.analyse("10_transfer", tag, [bm25, *self._measured(self.validation, tag)], more=given)
 
     def train_rotations(self, training: Training) -> None:
         """A system and seed in every rotation, and the turns they were tested on joined."""
@@ -322,19 +300,15 @@ class _Plan:
         for rotation, each in enumerate(rotations(self.config, training)):
             self.train(each)
             tested.append(self.rerank(each, f"test{rotation}", level))
-        self._add(
-            f"join_{training.name}", "join", [job.key for job in tested], {"training": asdict(training)}, tested,
-            measures=[self.validation, training.system, training.seed],
-        )  # fmt: skip
+        measures = [self.validation, training.system, training.seed]
+        given = {"training": asdict(training)}
+        self._add(f"join_{training.name}", "join", [job.key for job in tested], given, tested, measures=measures)
 
     def look_at(self, notebook: str, which: str) -> None:
         """A notebook of `ANALYSES`, on the splits and with the systems that it looks at."""
         config, looked_into = self.config, self.looked_into["split"]
         compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
-        generating = [
-            name for name in config.systems
-            if SYSTEMS[name].generative_tasks and config.baseline not in (name, FIRST_STAGE)
-        ]  # fmt: skip
+        generating = [name for name in config.systems if SYSTEMS[name].generative_tasks and config.baseline not in (name, FIRST_STAGE)]
         splits = {
             "every": list(config.splits), "validation": [self.validation], "once": [None], "another": [None] * len(self.away),
             "categories": [split for split in config.splits if "category" in self.collection.queries(split)],
@@ -342,8 +316,7 @@ class _Plan:
         }[which]  # fmt: skip
         systems = generating if which == "generating" else compared
         for split in splits:
-            of_splits = [*config.splits] if which == "another" else [split or looked_into]
-            needs = [job for each in of_splits for job in self._measured(each)]
+            needs = self._measured(*(config.splits if which == "another" else [split or looked_into]))
             rotation = self.looked_into if config.folds and which in OF_ONE_ROTATION else {}
             self.analyse(notebook, split, needs, systems, rotation)
 
@@ -368,19 +341,20 @@ class _Plan:
             "systems": systems, "system": _compared_with(config.baseline, systems),
             # Of 11, as in Table 10; without BART_S and BERT the tests are against the config's baseline.
             "reference": next((name for name in ("bart_s", "bert") if name in config.systems), config.baseline),
-        } | {
-            name: value for away in self.away
-            for name, value in (("transfer_split", away), ("transfer_relevance_level", level[away]))
-        } | more  # fmt: skip
-        given = {name: known[name] for name in notebook_parameters(_notebook(config, notebook)) if name in known}
+        }  # fmt: skip
+        for away in self.away:
+            known |= {"transfer_split": away, "transfer_relevance_level": level[away]}
+        known |= more
+        given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
         needs = [*self._of("measure"), *needs]
         of = [_code(config, notebook), given, self.data, self.first_stage, [need.key for need in needs]]
-        name = notebook if split is None else f"{notebook}_{split}"
-        computes = notebook in COMPUTING
-        self._add(
-            name, "analyse", of, {"notebook": notebook, "name": name, "parameters": given, "computes": computes}, needs,
-            gpus=int(computes), seconds=NOTEBOOK * (4 if computes else 1),
-        )  # fmt: skip
+        name, computes = notebook if split is None else f"{notebook}_{split}", notebook in COMPUTING
+        does = {"notebook": notebook, "name": name, "parameters": given, "computes": computes}
+        self._add(name, "analyse", of, does, needs, gpus=int(computes), seconds=NOTEBOOK * (4 if computes else 1))
+
+
+def notebook_of(config: Config, name: str) -> Path:
+    return Path(config.project) / "notebooks" / f"{name}.ipynb"
 
 
 def without_answers(config: Config, collection: Collection) -> str | None:
@@ -427,13 +401,9 @@ def _weights(checkpoint: str | None) -> str | None:
     return file_hash(weights) if weights.is_file() else checkpoint
 
 
-def _notebook(config: Config, name: str) -> Path:
-    return Path(config.project) / "notebooks" / f"{name}.ipynb"
-
-
 def _code(config: Config, notebook: str) -> str:
     """Hash of a notebook's code, whatever its prose and metadata."""
-    cells = json.loads(_notebook(config, notebook).read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(notebook_of(config, notebook).read_text(encoding="utf-8"))["cells"]
     return _hash(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
 
 

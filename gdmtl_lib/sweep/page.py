@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from gdmtl_lib.data.files import try_lock, write_lines
+from gdmtl_lib.evaluation.comparison import twin_of
 from gdmtl_lib.evaluation.paper import CAST, EFFECTIVENESS, MS_MARCO
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
@@ -28,15 +30,11 @@ ORDER = (
     "collection", "candidate",
 )  # fmt: skip
 ROWS_SHOWN = 15
-
-
 # What a kind of job is called where they are counted.
 NOUNS = {
     "tune": "BM25 tuning", "search": "candidate list", "measure": "BM25 measurement", "denoise": "denoised start",
     "train": "training", "rerank": "re-ranking", "join": "joined run", "analyse": "notebook",
 }  # fmt: skip
-# A multi-task system and its single-task twin: does generating help?
-TWINS = (("bert", "gdmtl"), ("bert", "gdmtl_plus"), ("bart_s", "gdmtl_s"), ("bart_c", "gdmtl_c"))
 
 
 def write_page(folder: str | os.PathLike) -> Path:
@@ -63,9 +61,8 @@ def write_page(folder: str | os.PathLike) -> Path:
              "page": _url(folder, page) if (page := path.with_suffix(".html")).exists() else None} for path in notebooks
         ],
     )
-    page = folder / "index.html"
-    write_lines(page, [text + "\n"])
-    return page
+    write_lines(folder / "index.html", [text + "\n"])
+    return folder / "index.html"
 
 
 def progress(folder: Path, jobs: Sequence[Job]) -> dict:
@@ -93,8 +90,7 @@ def announced(config: Config, jobs: Sequence[Job]) -> str:
     kinds = collections.Counter(job.kind for job in undone)
     does = ", ".join(f"{count} {NOUNS[kind]}{'s' * (count > 1)}" for kind, count in kinds.items())
     does += f"; {in_words(sum(job.seconds for job in undone))} on this machine, alone."
-    first = next((place for place, job in enumerate(undone, 1) if job.measures), None)
-    if first:
+    for first in [place for place, job in enumerate(undone, 1) if job.measures][:1]:
         does += f" The first table is there after {in_words(sum(job.seconds for job in undone[:first]))}."
     return f"{head}. To do: {does} {page}"
 
@@ -110,52 +106,54 @@ def _is_locked(job: Job) -> bool:
 
 def _conclusions(folder: Path, config: dict) -> Iterator[str]:
     """One sentence a question of the paper, of the tables that are there."""
+    tables = {path.stem: table for path in sorted((folder / "tables").glob("*.csv")) if (table := _read(path)) is not None}
     baseline = LABELS[config["baseline"]]
     for split in config["splits"]:
-        table = _read(folder, f"effectiveness.{split}")
-        if table is not None and len(table) > 1:
+        table = tables.get(f"effectiveness.{split}", ())
+        if len(table) > 1:
             means = table.set_index("system")["MRR@10"].astype(str).str.split().str[0].astype(float)
             yield (
                 f"Which system ranks best? On {split} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
                 + (f"; BM25 alone has {means['BM25']:.3f}." if "BM25" in means else ".")
             )
+    twins = [(LABELS[twin], LABELS[system]) for system in LABELS if (twin := twin_of(system))]
     for split in config["splits"]:
-        pairs = [table for name in ("intervals", "differences") if (table := _read(folder, f"{name}.{split}")) is not None]
-        said = []
-        for alone_, generating in (tuple(map(LABELS.get, pair)) for pair in TWINS):
-            for table in pairs:
-                of = table.get("baseline", pd.Series(baseline, table.index))
-                row = table[(of == alone_) & (table["system"] == generating) & table["measure"].isin(("RR@10", "MRR@10"))]
-                if len(row):
-                    said.append(f"{generating} against {alone_} {_verdict(row.iloc[0])}")
-                    break
-        if said:
-            yield f"Does generating help the ranking? On {split}, in MRR@10: {'; '.join(said)}."
-    for path in sorted((folder / "tables").glob("transfer_differences.*.csv")):
-        table = _read(folder, path.stem)
+        # Intervals of every pair, where there are some; else those against the baseline.
+        tested = [tables[name] for name in (f"intervals.{split}", f"differences.{split}") if name in tables]
+        if tested:
+            rows = pd.concat(each.assign(baseline=each.get("baseline", baseline)) for each in tested)
+            rows = rows[rows["measure"].isin(("RR@10", "MRR@10"))].drop_duplicates(["baseline", "system"])
+            rows = rows.set_index(["baseline", "system"], drop=False)
+            rows = rows.loc[[pair for pair in twins if pair in rows.index]]
+            if said := _verdicts(rows.assign(system=rows["system"] + " against " + rows["baseline"])):
+                yield f"Does generating help the ranking? On {split}, in MRR@10: {said}."
+    for split, table in _of(tables, "transfer_differences"):
         away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
-        if len(away):
-            said = "; ".join(f"{row['system']} {_verdict(row)}" for _, row in away.iterrows())
-            yield f"Does a gain stay a gain elsewhere? On {path.stem.partition('.')[2]}, against {baseline}: {said}."
-    for path in sorted((folder / "tables").glob("training_size.*.csv")):
-        table = _read(folder, path.stem).dropna(subset=["difference", "low"])
-        few = table[table["share"] == table["share"].min()]
-        if len(few):
-            said = "; ".join(f"{row['system']} {_verdict(row)}" for _, row in few.iterrows())
+        if said := _verdicts(away):
+            yield f"Does a gain stay a gain elsewhere? On {split}, against {baseline}: {said}."
+    for _, table in _of(tables, "training_size"):
+        compared = table.dropna(subset=["difference", "low"])
+        few = compared[compared["share"] == compared["share"].min()]
+        if said := _verdicts(few):
             yield f"Does it help most where queries are few? With {few['queries'].iloc[0]:,} of them, against {baseline}: {said}."
 
 
-def _verdict(row: pd.Series) -> str:
-    """The difference, its interval, and what may be said of it."""
-    low, high = float(row["low"]), float(row["high"])
-    word = "is better" if low > 0 else "is worse" if high < 0 else "cannot be told apart by so many queries"
-    return f"{float(row['difference']):+.3f} ({low:+.3f} to {high:+.3f}): {word}"
+def _of(tables: dict[str, pd.DataFrame], name: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The tables called so, of all splits."""
+    yield from ((stem.partition(".")[2], table) for stem, table in tables.items() if stem.partition(".")[0] == name)
 
 
-def _read(folder: Path, name: str) -> pd.DataFrame | None:
-    """A table of the config; None where it is not there, or is being written."""
+def _verdicts(rows: pd.DataFrame) -> str:
+    """Of each system the difference, its interval, and what may be said of it."""
+    words = np.select([rows["low"] > 0, rows["high"] < 0], ["is better", "is worse"], "cannot be told apart by so many queries")
+    numbers = zip(rows["system"], *(rows[name].astype(float) for name in ("difference", "low", "high")), words)
+    return "; ".join(f"{system} {mean:+.3f} ({low:+.3f} to {high:+.3f}): {word}" for system, mean, low, high, word in numbers)
+
+
+def _read(path: Path, **how) -> pd.DataFrame | None:
+    """A table; None while it is being written."""
     try:
-        return pd.read_csv(folder / "tables" / f"{name}.csv")
+        return pd.read_csv(path, **how)
     except (OSError, ValueError):
         return None
 
@@ -176,12 +174,9 @@ def _facts(config: dict) -> dict[str, object]:
 
 def _table(folder: Path, path: Path, jobs: Sequence[Job]) -> dict | None:
     """A table as the page shows it; None while it is being written."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError:
+    if (table := _read(path, dtype=str, keep_default_na=False)) is None:
         return None
-    name, _, split = path.stem.partition(".")
-    note, rows_shown = "", ROWS_SHOWN
+    (name, _, split), note, rows_shown = path.stem.partition("."), "", ROWS_SHOWN
     if name == "win_tie_loss" and {"baseline", "system", "win"} <= set(table.columns):
         cells = table["win"] + " / " + table["tie"] + " / " + table["loss"]
         labels = [label for label in LABELS.values() if label in {*table["baseline"], *table["system"]}]
@@ -189,24 +184,18 @@ def _table(folder: Path, path: Path, jobs: Sequence[Job]) -> dict | None:
         table = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns").reset_index()
         note = "Queries on which the system of the column wins, ties and loses against the one of the row."
     if name == "effectiveness":
-        final = [job for job in jobs if job.name == f"04_rerank_and_evaluate_{split}"]
-        if final and not final[0].stamp.exists():
+        if any(job.name == f"04_rerank_and_evaluate_{split}" and not job.stamp.exists() for job in jobs):
             note = "Interim: systems are still missing, and nothing has been tested. "
-        reported = _reported(split)
-        table["MRR@10 in the paper"] = [reported.get(label, "") for label in table["system"]]
-        note += f"The paper's numbers are those of {CAST if 'cast' in split else MS_MARCO}."
+        tables, where = ((8,), CAST) if "cast" in split else ((3, 10), MS_MARCO)
+        paper = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
+        reported = dict(zip(paper["system"].map(LABELS.get), paper["mean"].map("{:.3f}".format)))
+        table["MRR@10 in the paper"] = table["system"].map(reported).fillna("")
+        note += f"The paper's numbers are those of {where}."
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
     rows = [[_shortened(value) for value in row] for row in table.head(rows_shown).itertuples(index=False)]
     more = f"{len(table) - rows_shown:,}" if len(table) > rows_shown else ""
     return _part(folder, path, ".tex") | {"columns": list(table.columns), "rows": rows, "more": more, "note": note}
-
-
-def _reported(split: str) -> dict[str, str]:
-    """The paper's MRR@10 by the systems' labels, of MS MARCO, or of CAsT for a split that is called so."""
-    tables = (8,) if "cast" in split else (3, 10)
-    rows = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
-    return {LABELS[system]: f"{mean:.3f}" for system, mean in rows[["system", "mean"]].to_numpy()}
 
 
 def _shortened(value: str) -> str:
@@ -219,18 +208,12 @@ def _shortened(value: str) -> str:
 
 def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
     """Files of the config's trainings, system by system; of folds, rotation by rotation."""
-    return [
-        path
-        for system in config["systems"]
-        for seed in config["seeds"]
-        for place in ("", "folds/*/")
-        for path in sorted(folder.glob(f"{place}{system}/seed{seed}/{pattern}"))
-    ]
+    places = [f"{place}{system}/seed{seed}" for system in config["systems"] for seed in config["seeds"] for place in ("", "folds/*/")]
+    return [path for place in places for path in sorted(folder.glob(f"{place}/{pattern}"))]
 
 
 def _drawn(folder: Path, part: str, kind: str, config: dict) -> list[Path]:
-    """The figures or tables of a config, the validation split's before the others', and after them those of the rotations
-    whose models were looked into."""
+    """The figures or tables of a config, the validation split's first, and last those of rotations that were looked into."""
     splits = list(config["splits"])
 
     def place(path: Path):

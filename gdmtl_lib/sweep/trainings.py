@@ -21,12 +21,8 @@ LARGE = 16 * 2**20  # bytes; of larger files the size alone is kept
 
 @dataclass(frozen=True)
 class Training:
-    """One execution of 03_train.
-
-    name: unique in the sweep. title: what its progress is called. home: where it goes, `<results>/<system>/seed<k>`,
-    `<results>/folds/<i>/<system>/seed<k>` or `<results>/studies/<study>/<variant>/<system>/seed<k>`.
-    given: the notebook's parameters.
-    """
+    """One execution of 03_train. title: what its progress is called. home: where it goes, `<results>/<system>/seed<k>`,
+    `<results>/folds/<i>/<system>/seed<k>` or `<results>/studies/<study>/<variant>/<system>/seed<k>`."""
 
     name: str
     title: str
@@ -37,8 +33,7 @@ class Training:
 
 
 def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
-    """The trainings of the config's systems, or those of one of its studies; where the config has folds, each stands
-    for its `rotations`."""
+    """The trainings of the config's systems, or of one of its studies; with folds each stands for its `rotations`."""
     folder, validation = Path(config.folder), next(iter(config.splits))
     seeds, variants = config.seeds, {"": config.parameters}
     if study:
@@ -68,8 +63,7 @@ def all_trainings(config: Config) -> list[Training]:
 
 
 def look_into(config: Config, rotation: int) -> dict:
-    """What a notebook is given to look into the models of a rotation, on the queries that they were tested on: sessions
-    that they have not seen."""
+    """What a notebook is given to look into the models of a rotation, on the queries that they were tested on."""
     return {
         "collection": rotations_name(config.collection, config.train_split, config.folds),
         "train_split": f"train{rotation}", "split": f"test{rotation}",
@@ -94,8 +88,7 @@ def rotations(config: Config, training: Training) -> Iterator[Training]:
 
 
 def first_stage_inputs(config: Config) -> list:
-    """All that decides the candidates beside the collection and the depth, for a hash. Raises FileNotFoundError where
-    the enriched passages are not there."""
+    """All that decides the candidates beside the collection and the depth, for a hash."""
     enriched = config.first_stage.get("enriched")
     contents = [content_of(file) for file in enriched_files(enriched)] if enriched else []
     if (run := config.first_stage.get("run", OWN_CANDIDATES)) != OWN_CANDIDATES:
@@ -111,10 +104,7 @@ def content_of(path: Path) -> str | int:
 
 
 def first_stage_of(config: Config) -> dict:
-    """`run`, `k1`, `b` and `enriched`, those of them that the config decides, as the notebooks take them.
-
-    Raises FileNotFoundError where k1 and b are to be tuned and have not been yet.
-    """
+    """`run`, `k1`, `b` and `enriched`, those of them that the config decides, as the notebooks take them."""
     chosen = {name: value for name, value in config.first_stage.items() if name != "tune"}
     if "tune" in config.first_stage:
         chosen |= json.loads(_tuned(config).read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from gdmtl_lib.sweep.costs import Costs, in_words, parameters_of, shape
 
 SETTINGS = {
     "checkpoint": None, "layers": 1, "max_length": 8, "target_length": 4, "negatives": 1, "train_fraction": 0.5, "epochs": 2,
-    "batch_size": 8, "generation_head_warmup_steps": 0, "validate_every_epoch": False,
+    "batch_size": 8, "generation_head_warmup_steps": 0, "validate_every_epoch": False, "loss_weighting": "uncertainty",
 }  # fmt: skip
 # A layer of MiniLM over 8 tokens: 8 s d^2 + 4 s^2 d + 4 s d f, with s = 8, d = 384, f = 1536.
 LAYER = 8 * 8 * 384**2 + 4 * 64 * 384 + 4 * 8 * 384 * 1536
