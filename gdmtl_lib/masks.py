@@ -92,6 +92,8 @@ def mixed_attention_mask(segment_ids: Tensor, padding_mask: Tensor) -> Tensor:
         )
     padding_mask = _real(padding_mask)
     source, target = (segment_ids == 0) & padding_mask, (segment_ids == 1) & padding_mask
+    if (others := segment_ids[padding_mask & ~source & ~target]).numel():
+        raise ValueError(f"segment_ids must be 0 (source) or 1 (target) of real tokens: found {others[0].item()}")
     sources = source.sum(1, keepdim=True)
     # The places of the source come first, wherever its tokens stand.
     place = torch.where(target, sources + target.cumsum(1), source.cumsum(1)) - 1
@@ -103,7 +105,11 @@ def _real(padding_mask: Tensor) -> Tensor:
     """A padding mask as bool: tokenizers give theirs as 0 and 1."""
     if padding_mask.dim() != 2:
         raise ValueError(f"a padding mask must be [batch, sequence]: found shape {tuple(padding_mask.shape)}")
-    return padding_mask.bool()
+    is_real = padding_mask.bool()
+    # Some are numbers to be added to scores, 0 for a real token.
+    if others := padding_mask[padding_mask != is_real].tolist():
+        raise ValueError(f"a padding mask must hold 1 for real tokens and 0 for others: found {others[0]}")
+    return is_real
 
 
 # --- spans

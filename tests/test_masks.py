@@ -178,6 +178,23 @@ def test_segments_that_do_not_fit_are_refused(segments, padding, found):
     assert str(error.value) == f"segment_ids and padding_mask must both be [batch, sequence]: found {found}"
 
 
+@pytest.mark.parametrize("number", [2, -1])
+def test_segments_that_are_neither_source_nor_target_are_refused(number):
+    """Their tokens would attend to nothing. Of padding, some tokenizers say 2."""
+    segment_ids, padding_mask = torch.tensor([[0, 1, number]]), torch.ones(1, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match=rf"^segment_ids must be 0 \(source\) or 1 \(target\) .*: found {number}$"):
+        mixed_attention_mask(segment_ids, padding_mask)
+    padding_mask[0, 2] = 0
+    expected = mixed_attention_mask(torch.tensor([[0, 1, 1]]), padding_mask)
+    assert torch.equal(mixed_attention_mask(segment_ids, padding_mask), expected)
+
+
+@pytest.mark.parametrize("hidden", [-10000.0, float("-inf"), 2.0])
+def test_a_padding_mask_of_numbers_to_add_is_refused(hidden):
+    with pytest.raises(ValueError, match=f"^a padding mask must hold 1 .* and 0 for others: found {hidden}$"):
+        bidirectional_mask(torch.tensor([[1.0, 1.0, hidden]]))
+
+
 # --- spans
 
 
