@@ -153,7 +153,9 @@ class _Heads:
             raise ValueError(f"a checkpoint has no variants, found {variant!r}: save it into a folder of its own")
         if not is_main_process:
             return
-        folder = Path(save_directory)
+        folder = Path(save_directory).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: give a folder for the checkpoint")
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
         weights = self.state_dict() if state_dict is None else dict(state_dict)

@@ -16,10 +16,11 @@ from transformers import BartConfig
 
 from gdmtl_lib.backbones.card import describe_base
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, NOT_THIS_MODEL, find_checkpoint
-from gdmtl_lib.backbones.checkpoints import check_sums, check_weights, reading, weight_files
+from gdmtl_lib.backbones.checkpoints import check_finite, check_sums, check_weights, reading, weight_files
 from gdmtl_lib.backbones.families import cut_layers, ranking_class, why_refused
 
 from .models import EncoderGDMTL, class_for, quiet
+from .settings import is_number, is_whole
 from .systems import PUBLISHED, System, get_system
 
 
@@ -48,15 +49,17 @@ def build_model(
     folder = find_checkpoint(checkpoint)
     config = _config(folder, system, checkpoint)
     depth = config.encoder_layers if config.model_type == "bart" else config.num_hidden_layers
-    if layers is not None and not 1 <= layers <= depth:
-        raise ValueError(f"layers must be between 1 and the checkpoint's {depth}, found {layers}")
-    layers = layers or depth
+    layers = depth if layers is None else layers
+    if not is_whole(layers) or not 1 <= layers <= depth:
+        raise ValueError(f"layers must be between 1 and the checkpoint's {depth}, found {layers!r}")
+    if not is_whole(seed) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number of 64 bits, found {seed!r}")
+    layers, seed = int(layers), int(seed)
     tokenizer = _tokenizer(folder, config)
     check_weights(folder)
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with reading(weight_files(folder)[0], NOT_THIS_MODEL):
-            backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        backbone = _opened(AutoModel, folder, may_lack="pooler.")
         config = _configure(config, system, layers, tokenizer)
         config.gdmtl |= {"fresh_vocabulary": True} if fresh_vocabulary else {}
         _set_dropout(config, "attention_dropout", attention_dropout, "attention_probs_dropout_prob")
@@ -78,8 +81,21 @@ def build_model(
             _warm_start(backbone, model.model)
             fresh_heads = not fresh_vocabulary
         model.config.gdmtl["fresh_heads"] = fresh_heads and bool(system.generative_tasks)
+    check_finite(model, weight_files(folder)[0])
     model.config.gdmtl_card = {"base": describe_base(checkpoint, folder)}
     return model.eval()
+
+
+def _opened(kind: type, folder: Path, may_lack: str = ""):
+    """A checkpoint as one of transformers' models, with every weight. may_lack: what the names of others begin with;
+    transformers draws what is not there, and says so in a warning only."""
+    with reading(weight_files(folder)[0], NOT_THIS_MODEL):
+        model, found = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        if lacks := sorted(name for name in found["missing_keys"] if not may_lack or f".{may_lack}" not in f".{name}"):
+            raise ValueError(f"it lacks {len(lacks)} weights that config.json speaks of, for example {lacks[0]}")
+    return model
 
 
 def load_model(folder: str | os.PathLike):
@@ -88,7 +104,7 @@ def load_model(folder: str | os.PathLike):
     Raises FileNotFoundError for a missing folder and ValueError, naming the file, for one that is not a checkpoint of
     this library, or that is damaged.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {folder}: train one first, or give the folder that holds it")
     needed = [folder / "config.json", *weight_files(folder)]
@@ -103,7 +119,9 @@ def load_model(folder: str | os.PathLike):
             f"give it to build_model as `checkpoint` to start from it"
         )
     check_sums(folder)
-    config = _config(folder, get_system(about["gdmtl"]["system"]), folder)
+    with reading(folder / "config.json"):
+        system = str(about["gdmtl"]["system"])
+    config = _config(folder, get_system(system), folder)
     tokenizer = _tokenizer(folder, config)
     check_weights(folder)
     with torch.random.fork_rng(devices=[]), reading(needed[1], NOT_THIS_MODEL):
@@ -113,12 +131,16 @@ def load_model(folder: str | os.PathLike):
         )
         if wrong := {what: sorted(map(str, keys))[:5] for what, keys in found.items() if keys}:
             raise ValueError("; ".join(f"{what.replace('_', ' ')} {', '.join(keys)}" for what, keys in wrong.items()))
+    check_finite(model, needed[1])
     return model.eval()
 
 
 def _json(path: Path) -> dict:
     with reading(path, "is not valid JSON"):
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"expected an object, found {type(values).__name__}")
+        return values
 
 
 def _config(folder: Path, system: System, where: str | os.PathLike):
@@ -139,6 +161,9 @@ def _config(folder: Path, system: System, where: str | os.PathLike):
 
 
 def _tokenizer(folder: Path, config):
+    for path in folder.glob("*.json"):  # or a wrong one would be named below
+        if path.name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"):
+            _json(path)
     with reading(folder / "tokenizer.json"):
         tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
     last = max(tokenizer.vocab_size - 1, *tokenizer.added_tokens_decoder)
@@ -186,7 +211,7 @@ def _configure(config, system: System, layers: int, tokenizer):
 
 def _set_dropout(config, what: str, value: float | None, also_called: str = "") -> None:
     name = next((name for name in (what, also_called) if hasattr(config, name)), None)
-    if value is not None and (name is None or not 0 <= value < 1):
+    if value is not None and (name is None or not is_number(value) or not 0 <= value < 1):
         expected = "a number from 0 to below 1" if name else f"None: {config.model_type} has no such dropout"
         raise ValueError(f"{what}: expected {expected}, found {value!r}")
     if value is not None:
@@ -196,7 +221,7 @@ def _set_dropout(config, what: str, value: float | None, also_called: str = "") 
 def _copy_two_classes(folder: Path, model: EncoderGDMTL) -> None:
     """Make one score of a head of two classes, not relevant and relevant: the difference of their logits, which is the
     log-odds of relevance."""
-    head = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    head = _opened(AutoModelForSequenceClassification, folder)
     weights, classes = dict(model.named_parameters()), head.classifier
     if getattr(classes, "weight", torch.empty(0)).shape[0] != 2:
         raise ValueError(f"{folder} has no head of two classes, not relevant and relevant: give a published monoBERT")
@@ -221,7 +246,7 @@ def _copy_masked_lm_head(folder: Path, model: EncoderGDMTL) -> bool:
     weights = [safetensors.safe_open(path, framework="pt") for path in weight_files(folder)]
     if not any(bias in file.keys() for file in weights):
         return False
-    masked_lm = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    masked_lm = _opened(AutoModelForMaskedLM, folder)
     for head in model.generation_heads.values():
         head.transform.dense.load_state_dict(masked_lm.get_submodule(dense).state_dict())
         head.transform.LayerNorm.load_state_dict(masked_lm.get_submodule(norm).state_dict())

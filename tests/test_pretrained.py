@@ -156,6 +156,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa51172d142
         ("model.safetensors", lambda whole: POINTER, "it is a git-lfs pointer, not the file", "run `git lfs pull`"),
         ("config.json", lambda whole: whole[:40], "is not valid JSON", "take another copy"),
         ("config.json", lambda whole: POINTER, "it is a git-lfs pointer, not the file", "run `git lfs pull`"),
+        ("config.json", lambda whole: b"null", "is not valid JSON (ValueError: expected an object", "take another copy"),
+        ("config.json", lambda whole: whole.decode().encode("utf-16"), "is not valid JSON", "take another copy"),
+        ("tokenizer_config.json", lambda whole: whole[:9], "is not valid JSON", "take another copy"),
+        ("tokenizer_config.json", lambda whole: b"[]", "is not valid JSON", "take another copy"),
         ("config.json", lambda whole: whole.replace(b'"num_attention_heads": 4', b'"num_attention_heads": 5'), "", "copy"),
         ("tokenizer.json", lambda whole: whole[:400], "cannot be read", "take another copy"),
         ("tokenizer.json", lambda whole: b"{}", "cannot be read", "take another copy"),
@@ -173,6 +177,102 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_file(broken, file, damage,
         assert str(path) in message or file == "config.json" and str(folder) in message
         assert what in message and advice in message and len(message.splitlines()) == 1
         assert error.value.__cause__ is not None
+
+
+def changed(change):
+    def damage(folder):
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        safetensors.torch.save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def configured(**values):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text()) | values
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def without(part):
+    return changed(lambda weights: {name: value for name, value in weights.items() if part not in name})
+
+
+@pytest.mark.parametrize(("damage", "what"), [
+    # transformers draws the weights that are not there, and says so in a warning that nobody reads.
+    (without("layer.1.attention.self.query.weight"), "does not hold this model"),
+    (without("embeddings.LayerNorm.bias"), "does not hold this model"),
+    (changed(lambda weights: {f"module.{name}": value for name, value in weights.items()}), "does not hold this model"),
+    (configured(num_hidden_layers=3), "does not hold this model"),
+    (configured(num_hidden_layers=0), "layers must be between 1 and the checkpoint's 0, found 0"),
+    (changed(lambda weights: {name: value * float("nan") for name, value in weights.items()}), "that are not finite"),
+    (changed(lambda weights: {name: value / 0 for name, value in weights.items()}), "that are not finite"),
+    (changed(lambda weights: {name: value.to(torch.int8) for name, value in weights.items()}), "is I8: a quantized"),
+])  # fmt: skip
+def test_weights_that_are_not_those_of_the_config_are_refused(broken, damage, what):
+    [folder] = (folder for folder in broken if folder.name == "plain")
+    damage(folder)
+    for system in ("gdmtl", "gdmtl_s"):
+        with pytest.raises(ValueError) as error:
+            build_model(system, checkpoint=folder)
+        assert what in str(error.value) and (what[:6] == "layers" or "model.safetensors" in str(error.value))
+
+
+@pytest.mark.parametrize(("damage", "what"), [
+    (changed(lambda weights: {name: value * float("nan") for name, value in weights.items()}), "that are not finite"),
+    (without("classifier"), "missing keys classifier.bias, classifier.weight"),
+    (configured(num_hidden_layers=3), "missing keys"),
+    (configured(gdmtl=3), "config.json cannot be read"),
+    (configured(gdmtl={}), "config.json cannot be read"),
+])  # fmt: skip
+def test_saved_weights_that_are_not_those_of_the_config_are_refused(broken, damage, what):
+    [folder] = (folder for folder in broken if folder.name == "saved")
+    damage(folder)
+    with pytest.raises(ValueError) as error:
+        load_model(folder)
+    assert str(folder) in str(error.value) and what in str(error.value)
+
+
+def test_other_precisions_are_those_weights(broken):
+    """Half precision and twice of it, a pooler that is not there, and one layer of two: none of these is damage."""
+    [folder] = (folder for folder in broken if folder.name == "plain")
+    expected = build_model("gdmtl", checkpoint=folder, layers=1).state_dict()
+    without("pooler")(folder)
+    configured(num_hidden_layers=1)(folder)
+    for kind in (torch.float64, torch.bfloat16):
+        changed(lambda weights: {name: value.to(kind) for name, value in weights.items()})(folder)
+        found = build_model("gdmtl", checkpoint=folder).state_dict()
+        for name, value in found.items():
+            if "pooler" not in name and "classifier" not in name:
+                torch.testing.assert_close(value, expected[name].to(kind).float(), msg=name)
+
+
+@pytest.mark.parametrize("given", [{"layers": 1.0}, {"layers": True}, {"layers": "1"}, {"seed": "a"}, {"seed": 2**70}])
+def test_layers_and_seeds_are_whole_numbers(toy_bert_folder, given):
+    [(name, value)] = given.items()
+    with pytest.raises(ValueError, match=f"^{name} must be .*, found {value!r}$"):
+        build_model("bert", checkpoint=toy_bert_folder, **given)
+
+
+def test_an_index_without_files_is_refused(broken):
+    folder = next(iter(broken))
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ValueError, match="model.safetensors.index.json is not an index of weights .*it names no file"):
+        build_model("gdmtl", checkpoint=folder)
+
+
+def test_a_file_is_no_folder_to_save_into(toy_bert_folder, tmp_path):
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'model.pt'} is a file: give a folder for the checkpoint$"):
+        build_model("bert", checkpoint=toy_bert_folder).save_pretrained(tmp_path / "model.pt")
+
+
+def test_a_plain_encoder_is_no_published_monobert(toy_bert_folder):
+    """Its head would be one that transformers has drawn."""
+    with pytest.raises(ValueError, match="does not hold this model .*for example classifier"):
+        build_model("monobert", checkpoint=toy_bert_folder)
 
 
 def test_damaged_heads_are_named(broken):

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +31,8 @@ INDEX = "model.safetensors.index.json"  # of a large checkpoint: in which of sev
 HEADS = "generation_heads.safetensors"
 SUMS, UNSUMMED = "SHA256SUMS", ("README.md",)
 NOT_THIS_MODEL = "does not hold this model"
+# Of weights, and of the positions that some old checkpoints hold.
+_NUMBERS = frozenset(("F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"))
 
 HUB_FILES = ["*.json", "*.txt", "model*.safetensors", "README.md", "LICENSE*"]
 HUB_TIMEOUT_SECONDS = 2.0
@@ -120,6 +122,8 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     with reading(folder / INDEX, "is not an index of weights"):
         names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        if not names:
+            raise ValueError("it names no file")
         return [folder / Path(name).name for name in sorted(set(names))]
 
 
@@ -130,19 +134,35 @@ def reading(path: Path, problem: str = "cannot be read") -> Iterator[None]:
         yield
     except Exception as error:  # safetensors, tokenizers, transformers and json share no base class
         what, instead = str(error).strip().partition("\n")[0], "take another copy of the checkpoint"
-        start = path.open("rb").read(40) if path.is_file() else None
+        start = _start(path)
         if start == b"":
             what = "it is empty"
-        elif start is not None and start.startswith(b"version https://git-lfs"):
+        elif start.startswith(b"version https://git-lfs"):
             what, instead = "it is a git-lfs pointer, not the file", f"run `git lfs pull` in {path.parent}"
         raise ValueError(f"{path} {problem} ({type(error).__name__}: {what}): {instead}") from error
 
 
+def _start(path: Path) -> bytes:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(40)
+    return b"?"
+
+
 def check_weights(folder: Path) -> None:
-    """Raise ValueError, naming it, where a file of weights was cut short or never downloaded. No weight is read."""
+    """Raise ValueError, naming it, where a file of weights was cut short, never downloaded, or holds codes in place of
+    numbers. No weight is read."""
     for path in (*weight_files(folder), *folder.glob(HEADS)):
-        with reading(path, NOT_THIS_MODEL), safetensors.safe_open(path, framework="pt"):
-            pass
+        with reading(path, NOT_THIS_MODEL), safetensors.safe_open(path, framework="pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            if coded := next((name for name, kind in kinds.items() if kind not in _NUMBERS), None):
+                raise ValueError(f"{coded} is {kinds[coded]}: a quantized checkpoint, and expected were its own weights")
+
+
+def check_finite(model, path: Path) -> None:
+    """Refuse weights that a training that diverged has left: ValueError, naming their file and the first of them."""
+    for name, parameter in model.named_parameters():
+        if not parameter.sum().isfinite():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite: take another copy, or train again")
 
 
 def _missing(folder: Path) -> str | None:
