@@ -15,6 +15,7 @@ import yaml
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.data.bm25 import java
 from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.files import read_lines
 from gdmtl_lib.evaluation.comparison import detectable_difference
 from gdmtl_lib.experiments.notebook import notebook_parameters
 
@@ -101,17 +102,44 @@ def published(config: Config) -> Iterator[str]:
     yield f"BM25 over 502,939 training queries and an index of 8.8 million passages: {in_words(seconds)}; about 30 GB in all"
 
 
+class _Once(yaml.SafeLoader):
+    """YAML in which a key stands once; to its own loader the last one counts, without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if again := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"key {again!r} stands twice, line {node.start_mark.line + 1} and after: keep one of the two")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, source: str | os.PathLike) -> dict:
+    """The mapping that a text of YAML is. Raises ValueError, naming its source, for any other text."""
+    try:
+        values = yaml.load(text, _Once)  # noqa: S506, a safe loader
+        if not isinstance(values, dict):
+            raise ValueError(f"expected `key: value` lines, found {values!r}")
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{source} is no config in YAML: {' '.join(str(error).split())}") from error
+    return values
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gdmtl_lib.sweep.check", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--config", dest="values", nargs="*", default=[], metavar="KEY=VALUE", help="values that differ")
     chosen = parser.parse_args(arguments)
-    values = yaml.safe_load(chosen.config.read_text(encoding="utf-8"))
-    values |= {key: yaml.safe_load(value) for key, _, value in (given.partition("=") for given in chosen.values)}
-    project = chosen.config.resolve().parents[2]
     try:
+        values = read_yaml("\n".join(line for _, line in read_lines(chosen.config)), chosen.config)
+        for given in chosen.values:
+            key, equals, value = given.partition("=")
+            if not equals:
+                raise ValueError(f"--config: expected KEY=VALUE, found {given!r}")
+            values |= read_yaml(f"{key}: {value}", f"--config {given}")
+        project = next((each for each in chosen.config.resolve().parents if (each / "notebooks").is_dir()), None)
+        if project is None:
+            raise ValueError(f"{chosen.config}: expected a config in papermill_runs/configs, beside whose notebooks it runs")
         config = read_config(values, chosen.config.stem, project)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     if visible_gpus():

@@ -10,7 +10,7 @@ from pathlib import Path
 from gdmtl_lib.data.collection import rotations_of
 from gdmtl_lib.data.bm25 import check_parameters
 from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of, unknown_name
-from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.settings import TrainingSettings, check_count
 from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name
 
 TRAINING = "03_train"
@@ -106,10 +106,13 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     _expect(name, not selection or selection >= 2 and not folds,
             "selection_folds are 2 or more of the validation queries, and not of a config with folds, where every "
             f"rotation has queries of its own to validate on; found {selection}")  # fmt: skip
+    _expect(name, max(seeds) < 2**63, f"expected seeds of 63 bits, found {max(seeds)}")
+    _expect(name, (gpus := values["gpus"]) is None or gpus >= 0, f"expected gpus of 0 or more, found {gpus}")
     for split, level in levels.items():
         found = f"found {split!r}: {level!r}"
         _expect(name, isinstance(split, str) and type(level) is int and level >= 1,
                 f"splits must say the lowest relevant grade of each split, as `dev: 1`; {found}")  # fmt: skip
+        _check_folder(name, "a split", split, "part of names of files")
     values |= {"splits": levels, "first_stage": _first_stage(f"{name}, first_stage", values["first_stage"])}
     if folds:
         values |= _whole(name, values)
@@ -135,7 +138,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
         }
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
-        studies=studies, transfer=transfer, folder=str(Path(values["results"] or project / "papermill_runs").resolve() / name),
+        studies=studies, transfer=transfer, folder=str(Path(values["results"] or project / "papermill_runs").expanduser().resolve() / name),
         **{key: values[key] for key in _AS_GIVEN},
     )  # fmt: skip
 
@@ -230,9 +233,9 @@ def _study(where: str, study: object, given: object) -> dict:
     return given | {"systems": systems, "variants": variants}
 
 
-def _check_folder(where: str, what: str, name: object) -> None:
+def _check_folder(where: str, what: str, name: object, part: str = "the name of a folder") -> None:
     _expect(where, isinstance(name, str) and re.fullmatch(_FOLDER, name),
-            f"{what} is the name of a folder, of letters, digits, '.', '-' and '_'; found {name!r}"
+            f"{what} is {part}, of letters, digits, '.', '-' and '_'; found {name!r}"
             + ("" if isinstance(name, str) else ": put it into quotes"))  # fmt: skip
 
 
@@ -262,6 +265,9 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
     settings = {parameter: default for parameter, (_, default) in known.items()} | given
     with _said_of(f"{name}, {system}"):
         TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
+        for parameter in ("layers", "train_depth", "processes"):  # the rest of what only a running job would refuse
+            if settings.get(parameter) is not None:
+                check_count(parameter, settings[parameter])
     return given
 
 

@@ -78,6 +78,38 @@ def test_a_wrong_config_is_refused_as_the_sweep_refuses_it(run):
     assert status == 2 and text.startswith("config mine: unknown system 'bret' (did you mean 'bert'?)")
 
 
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "{} is empty"),
+    (b"collection: sample\nseeds: [0\n", "{} is no config in YAML: while parsing a flow sequence"),
+    (b"\tcollection: sample\n", "{} is no config in YAML: while scanning for the next token"),
+    (b"- bert\n", "{} is no config in YAML: expected `key: value` lines, found ['bert']"),
+    (b"# nothing yet\n", "{} is no config in YAML: expected `key: value` lines, found None"),
+    (b"seeds: [0]\nseeds: [1]\n", "{} is no config in YAML: key 'seeds' stands twice, line 1 and after: keep one"),
+    (b"parameters:\n  epochs: 1\n  epochs: 2\n", "{} is no config in YAML: key 'epochs' stands twice, line 2 and after"),
+    (b"depth: !!python/object/apply:os.getcwd []\n", "{} is no config in YAML: could not determine a constructor"),
+    ("depth: 3 # caf\xe9\n".encode("latin-1"), "{}, line 1: not UTF-8 (byte 0xe9 at position 15): convert the file to UTF-8"),
+    ("depth: 3\n".encode("utf-16"), "{}, line 1: not UTF-8 (byte 0xff at position 1): convert the file to UTF-8"),
+    (None, "no file {}"),
+])  # fmt: skip
+def test_a_config_that_is_no_yaml_is_refused(tmp_path, capsys, content, message):
+    file = tmp_path / "mine.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    assert check.main([str(file)]) == 2
+    assert capsys.readouterr().err.startswith(message.replace("{}", str(file)))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "{}: expected a config in papermill_runs/configs, beside whose notebooks it runs"),
+    (["--config", "depth"], "--config: expected KEY=VALUE, found 'depth'"),
+    (["--config", "seeds=[0"], "--config seeds=[0 is no config in YAML: while parsing a flow sequence"),
+])  # fmt: skip
+def test_a_config_elsewhere_and_values_that_are_none_are_refused(tmp_path, capsys, arguments, message):
+    (tmp_path / "mine.yaml").write_text("\ufeffdepth: 3\r\n", newline="")
+    assert check.main([str(tmp_path / "mine.yaml"), *arguments]) == 2
+    assert capsys.readouterr().err.startswith(message.replace("{}", str(tmp_path / "mine.yaml")))
+
+
 def test_values_can_be_changed_as_for_the_sweep(run, tmp_path, capsys):
     run()
     file = tmp_path / "project" / "papermill_runs" / "configs" / "mine.yaml"

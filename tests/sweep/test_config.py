@@ -21,6 +21,11 @@ def test_a_config_is_resolved(read, tmp_path):
     assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
+def test_results_in_the_home_folder(read, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read(results="~/mine").folder == str(tmp_path / "mine" / "test")
+
+
 def test_results_go_to_papermill_runs_unless_told_otherwise(values, read):
     del values["results"]
     assert read().folder == str(PROJECT / "papermill_runs" / "test")
@@ -54,6 +59,13 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
         ({"seeds": [0, 0]}, "config test: expected each of seeds once, found 0, 0"),
         ({"seeds": [-1]}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 5 and seeds [-1]"),
+        ({"seeds": [2**63]}, "config test: expected seeds of 63 bits, found 9223372036854775808"),
+        ({"gpus": -1}, "config test: expected gpus of 0 or more, found -1"),
+        ({"splits": {"../dev": 1}}, "config test: a split is part of names of files, of letters, digits, '.', '-' and '_'; found "
+         "'../dev'"),
+        ({"parameters": {"layers": 0}}, "config test, bert: layers must be at least 1, found 0"),
+        ({"parameters": {"processes": 0}}, "config test, bert: processes must be at least 1, found 0"),
+        ({"parameters": {"train_depth": -1}}, "config test, bert: train_depth must be at least 1, found -1"),
         ({"depth": 0}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 0 and seeds [0, 1]"),
         ({"depth": "deep"}, "config test: depth must be int, found 'deep' (str)"),
         ({"splits": ["dev"]}, "config test: splits must be a mapping, found ['dev']"),
