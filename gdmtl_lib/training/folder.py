@@ -55,7 +55,9 @@ class TrainingFolder:
     trainings of before there were all of them."""
 
     def __init__(self, folder: str | os.PathLike, description: dict, defaults: dict | None = None):
-        self.folder, self.description = Path(folder), json.loads(json.dumps(description))
+        self.folder, self.description = Path(folder).expanduser(), json.loads(json.dumps(description))
+        if self.folder.is_file():
+            raise ValueError(f"output_dir: expected a folder, found the file {self.folder}")
         self._defaults, self.checkpoint = defaults or {}, self.folder / "checkpoint"
         self._settings_file, self._state_file = self.folder / "settings.json", self.folder / "training_state.safetensors"
 

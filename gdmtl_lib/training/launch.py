@@ -18,13 +18,12 @@ from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.trec import read_run, write_run
 from gdmtl_lib.pretrained import load_model
-from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.settings import TrainingSettings, check_count
 
 
 def check_processes(processes: int, device: torch.device) -> None:
     """Refuse, with ValueError, so many processes where they could not run: each has a GPU of its own."""
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, found {processes}")
+    check_count("processes", processes)
     if device.type == "cuda" and processes > (there := torch.cuda.device_count()):
         raise ValueError(
             f"processes must be at most {there}, the number of GPUs that are visible here, found {processes}: lower "

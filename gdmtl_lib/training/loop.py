@@ -27,10 +27,11 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.data.candidates import Candidates
+from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.rounding import first_best
-from gdmtl_lib.data.trec import canonical_order, frame_hash, whole_queries, write_run
-from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run, whole_queries, write_run
+from gdmtl_lib.evaluation.measures import evaluate, parse_measures
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.losses import generation_cross_entropy
@@ -55,8 +56,10 @@ def train(
 ) -> pd.DataFrame:
     """Train a model in place and save it under output_dir (see `folder` for what is written).
 
-    model: from `build_model`, as it was built also when a training is resumed.
-    candidates: the first stage's run over the training queries, from which negatives are drawn, or its compact form.
+    model: from `build_model`, as it was built also when a training is resumed. collection: or what `load_collection`
+        takes.
+    candidates: the first stage's run over the training queries, from which negatives are drawn, its path, or its compact
+        form.
     validation: the first stage's run over other queries. With it the model is measured after every epoch and the best
         epoch by the mean of `selection_measure` is kept, the earlier of equals; without it the last.
     resume: go on from what output_dir holds if it is the same training, or return at once if that is finished.
@@ -68,10 +71,13 @@ def train(
     FloatingPointError, naming the step, for a loss that is not finite; RuntimeError, naming the settings to lower, when
     memory runs out, and naming the process, when another one is training into output_dir.
     """
+    if not isinstance(settings, TrainingSettings):
+        raise ValueError(f"settings: expected TrainingSettings(...), found {settings!r}")
     check_processes(processes, pick_device(settings.device))
+    collection = load_collection(collection) if isinstance(collection, str | os.PathLike) else collection
     # In one order, so that processes which read the candidates from a file draw the same negatives.
-    candidates = canonical_order(candidates) if isinstance(candidates, pd.DataFrame) else candidates
-    validation = None if validation is None else canonical_order(validation)
+    candidates = candidates if isinstance(candidates, Candidates) else _run_of(candidates)
+    validation = None if validation is None else _run_of(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
     folder = training.folder
     with folder.held():
@@ -92,6 +98,10 @@ def train(
         model.config.gdmtl, model.config.gdmtl_card = kept.config.gdmtl, kept.config.gdmtl_card
         model.eval()
     return history
+
+
+def _run_of(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
+    return read_run(given) if isinstance(given, str | os.PathLike) else canonical_order(given)
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
@@ -177,6 +187,7 @@ class _Training:
         self.batches = Batches(model, collection, candidates, settings)
         model.config.gdmtl = model.config.gdmtl | {"inputs": self.batches.lengths}
         if validation is not None:
+            parse_measures([settings.selection_measure], relevance_level)  # or an epoch is trained before it is refused
             self.validation_qrels = collection.qrels_of(validation["query_id"].unique())
             if self.validation_qrels.empty:
                 raise ValueError(

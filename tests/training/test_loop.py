@@ -630,6 +630,17 @@ CANDIDATES = candidates_of(collection_of())
             "without validation",
         ),
         (None, {"processes": 0}, "processes must be at least 1, found 0"),
+        (None, {"processes": "2"}, "processes must be a whole number, found '2'"),
+        (
+            None,
+            {"validation": CANDIDATES, "settings": {"selection_measure": "P@0"}},
+            "measures: expected a cutoff and a rel that are integers of at least 1, found 'P@0'",
+        ),
+        (
+            None,
+            {"validation": CANDIDATES, "settings": {"selection_measure": "ndcg_cut_10"}},
+            "measures: expected ir-measures' notation, found 'ndcg_cut_10'; did you mean nDCG@10?",
+        ),
         (
             None,
             {"settings": {"max_length": 509}},
@@ -642,6 +653,15 @@ def test_what_cannot_be_trained_on_leaves_nothing_behind(toy_bert_folder, tmp_pa
         Training(toy_bert_folder, collection=collection)(tmp_path / "out", **arguments)
     assert str(error.value) == message
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_settings_and_a_file_is_no_folder_to_train_into(toy_bert_folder, tmp_path):
+    model, collection = build_model("bert", checkpoint=toy_bert_folder), collection_of()
+    with pytest.raises(ValueError, match=r"^settings: expected TrainingSettings\(...\), found {'epochs': 1}$"):
+        gdmtl.train(model, collection, CANDIDATES, {"epochs": 1}, tmp_path / "out")
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match=f"^output_dir: expected a folder, found the file {tmp_path / 'out'}$"):
+        gdmtl.train(model, collection, CANDIDATES, settings_of(), tmp_path / "out")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is available")
