@@ -1,6 +1,6 @@
 # Works on a fresh machine with Python 3.11 or newer: .venv is made and filled when it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help test check figures lab bench stress audit clean
+.PHONY: help test check figures lab bench stress audit oldest clean
 
 CONFIG ?= sample
 CORES ?= all
@@ -23,6 +23,8 @@ help:
 	@echo "make bench     measure speed and memory"
 	@echo "make stress    run the long tests at their full counts"
 	@echo "make audit     ask for known weaknesses of the pinned packages (needs a network)"
+	@echo "make oldest    run a short form of the tests with the lowest versions that pyproject.toml allows (needs a"
+	@echo "               network; minutes, and as much disk as .venv)"
 	@echo "make clean     remove .venv and caches; results in papermill_runs stay"
 	@echo "ARGS=... is handed on to pytest, snakemake or JupyterLab. PYTHON=... makes .venv with that Python."
 
@@ -67,6 +69,22 @@ audit: $(INSTALLED)
 	@test -x .venv/audit/bin/pip-audit || { $(PY) -m venv .venv/audit && \
 	    .venv/audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1; }
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt $(ARGS)
+
+# Direct dependencies as low as pyproject.toml lets them be, what they need as high as that allows; torch stays as it is
+# pinned, for another one is gigabytes. Trainings and notebooks are left out: ARGS=tests takes them, too.
+OLDEST := .venv/oldest
+OLDEST_TESTS := tests/data tests/evaluation tests/figures tests/widgets tests/training/test_folder.py tests/test_losses.py \
+    tests/test_masks.py tests/test_models.py tests/test_pretrained.py tests/trust/test_refusals.py
+oldest: $(INSTALLED)
+	@test -x .venv/uv/bin/uv || { $(PY) -m venv .venv/uv && \
+	    .venv/uv/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9; }
+	@grep '^torch==' constraints.txt > $(OLDEST).pins
+	.venv/uv/bin/uv pip compile --quiet --resolution lowest-direct --override $(OLDEST).pins --python $(PY) \
+	    --extra offline --extra test pyproject.toml --output-file $(OLDEST).txt
+	.venv/uv/bin/uv venv --quiet --allow-existing --python $(PY) $(OLDEST)
+	.venv/uv/bin/uv pip sync --quiet --python $(OLDEST)/bin/python $(OLDEST).txt
+	.venv/uv/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
+	$(OLDEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(or $(ARGS),$(OLDEST_TESTS))
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .snakemake

@@ -107,6 +107,14 @@ def test_everything_that_gets_installed_is_pinned_and_nothing_else():
     assert installed == PINS
 
 
+@pytest.mark.parametrize("requirement", RUNTIME + [one for group in EXTRAS.values() for one in group], ids=str)
+def test_every_dependency_has_a_lowest_version_that_is_no_newer_than_the_pin(requirement):
+    """`make oldest` installs it; without one, it would be whatever was published first."""
+    [lowest] = [each.version for each in requirement.specifier if each.operator == ">="]
+    assert Version(lowest) <= Version(PINS[canonicalize_name(requirement.name)])
+    assert all(Version(each.version) > Version(lowest) for each in requirement.specifier if each.operator == "<")
+
+
 @pytest.mark.parametrize(("name", "version"), [("torch", "2.11.0"), ("transformers", "5.17.0")])
 def test_the_versions_of_gpu_machines_are_allowed(name, version):
     requirement = next(requirement for requirement in RUNTIME if requirement.name == name)
@@ -201,3 +209,24 @@ def test_make_installs_once(fresh_tree):
     assert calls() == [tests]
     (fresh_tree / "pyproject.toml").write_text((fresh_tree / "pyproject.toml").read_text())
     assert calls() == [install, tests]
+
+
+def test_make_tries_the_oldest_versions(fresh_tree):
+    """Resolved anew at every call, for what the lowest versions need may have changed; torch as it is pinned."""
+    log = fresh_tree / "log"
+    for command in ("python", "pip", "../uv/bin/uv", "../oldest/bin/python"):
+        path = fresh_tree / ".venv" / "bin" / command
+        path.parent.resolve().mkdir(parents=True, exist_ok=True)
+        path.resolve().write_text(f'#!/bin/sh\necho "{path.resolve().parent.parent.name} {path.name} $*" >> {log}\n')
+        path.resolve().chmod(0o755)
+    (fresh_tree / ".venv" / ".installed").touch()
+    done = make(fresh_tree, "oldest", f"PYTHON={sys.executable}")
+    assert done.returncode == 0, done.stderr
+    compiled, _, synced, ours, tested = log.read_text().splitlines()
+    assert "--resolution lowest-direct" in compiled and "--override .venv/oldest.pins" in compiled
+    assert (fresh_tree / ".venv" / "oldest.pins").read_text() == f"torch=={PINS['torch']}\n"
+    assert synced.endswith(".venv/oldest/bin/python .venv/oldest.txt") and ours.endswith("--no-deps --editable .")
+    paths = [word for word in tested.split() if word.startswith("tests/")]
+    assert len(paths) > 5 and all((ROOT / path).exists() for path in paths)
+    assert make(fresh_tree, "oldest", "ARGS=tests/data", f"PYTHON={sys.executable}").returncode == 0
+    assert log.read_text().splitlines()[-1] == "oldest python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/data"
