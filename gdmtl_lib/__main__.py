@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 import gdmtl_lib as gdmtl
+from gdmtl_lib.data.files import decode_line, read_lines
 from gdmtl_lib.data.trec import read_run
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES, summarize
 from gdmtl_lib.evaluation.tables import marked_effectiveness
@@ -63,8 +64,12 @@ def rerank(options) -> None:
 
 
 def generate(options) -> None:
-    lines = sys.stdin if options.passages == "-" else Path(options.passages).read_text(encoding="utf-8").splitlines()
-    passages = [line.strip() for line in lines if line.strip()]
+    # A line a passage: what else Python's text files take for a line's end (U+2028, a form feed) is part of one.
+    lines = (
+        ((number, decode_line(Path("-"), number, raw)) for number, raw in enumerate(sys.stdin.buffer, 1))
+        if options.passages == "-" else read_lines(options.passages)
+    )  # fmt: skip
+    passages = [line.strip() for _, line in lines if line.strip()]
     how = dict(method="sample", n=options.n, seed=options.seed) if options.n > 1 else {}
     for written in gdmtl.generate(gdmtl.load_model(options.checkpoint), passages, **how):
         print("\t".join([written] if isinstance(written, str) else written))
@@ -113,13 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         options.command(options)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def _open(options) -> Runs:
     names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in options.runs]
     named = names if len(set(names)) == len(names) else options.runs
+    if again := next((path for path in options.runs if options.runs.count(path) > 1), None):
+        raise ValueError(f"expected each run once, found {again} twice")
     folder = getattr(options, "output", ".")
     return open_runs(dict(zip(named, options.runs)), options.qrels, None, None, None, options.level, options.measures, folder)
 

@@ -92,7 +92,12 @@ class InputBuilder:
             return []
         # A passage longer than the model's limit is cut here, later and on purpose; the tokenizer need not warn.
         encode = partial(self.tokenizer, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        found = encode(texts)["input_ids"]
+        try:
+            found = encode(texts)["input_ids"]
+        except TypeError as error:  # the tokenizer's word for what UTF-8 cannot say
+            if bad := next((text for text in texts if re.search("[\ud800-\udfff]", text)), None):
+                raise ValueError(f"the text {bad[:60]!r} holds half of a surrogate pair: remove it") from error
+            raise
         for number, ids in enumerate(found):
             # To SentencePiece, control tokens are words of its vocabulary as well: a space breaks them, and what only
             # looks like one (in wide letters, say) is unknown.

@@ -15,20 +15,34 @@ _CHOICES = {
 }  # fmt: skip
 
 
-def _is_number(value) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, Python's or NumPy's; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer, Python's or NumPy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_text(value) -> bool:
     return isinstance(value, str)
 
 
+def check_count(name: str, value: object) -> None:
+    """Refuse, with ValueError, what is no whole number of at least 1."""
+    if not is_whole(value):
+        raise ValueError(f"{name} must be a whole number, found {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value}")
+
+
 _KINDS = {
-    int: ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
-    float: ("a number", _is_number),
+    int: ("a whole number", is_whole),
+    float: ("a number", is_number),
     str: ("a text", _is_text),
-    str | float: ("'uncertainty', 'generation' or a number", lambda value: _is_text(value) or _is_number(value)),
-    float | None: ("a number, or None", lambda value: _is_number(value) or value is None),
+    str | float: ("'uncertainty', 'generation' or a number", lambda value: _is_text(value) or is_number(value)),
+    float | None: ("a number, or None", lambda value: is_number(value) or value is None),
     str | None: ("a text, or None", lambda value: _is_text(value) or value is None),
     bool: ("True or False", lambda value: isinstance(value, bool)),
 }
@@ -37,6 +51,7 @@ _LIMITS = (
      ("epochs", "batch_size", "negatives", "gradient_accumulation", "train_relevance_level")),
     ("0 or more", lambda value: value >= 0,
      ("generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate", "gradient_cosines_every")),
+    ("below 2**63", lambda value: value < 2**63, ("seed",)),  # what torch's generators take
     ("more than 0", lambda value: value is None or value > 0,
      ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm")),
     ("more than 0 and at most 1", lambda value: 0 < value <= 1, ("train_fraction",)),
@@ -116,7 +131,7 @@ class TrainingSettings:
             expected, fits = _KINDS[field.type]
             value = getattr(self, field.name)
             self._check(field.name, fits(value), expected)
-            if _is_number(value):  # NumPy's numbers become Python's, so that equal settings are written alike
+            if is_number(value):  # NumPy's numbers become Python's, so that equal settings are written alike
                 object.__setattr__(self, field.name, int(value) if field.type is int else float(value))
         for expected, fits, names in _LIMITS:
             for name in names:

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from gdmtl_lib.settings import is_number, is_whole
 from .collection import Collection
 from .deepct import enriched_fingerprint, enriched_passages
 from .files import cache_folder, checksums, read_table, replace_folder, try_lock, write_lines
@@ -101,6 +102,7 @@ class Index:
 
         texts: the queries by query_id; many at once are searched by all cores.
         """
+        depth = int(depth)  # Java knows no number of NumPy's
         self._searcher.set_bm25(float(k1), float(b))
         # Anserini's tie breaker rounds scores and lowers tied ones a little: without it they are Lucene's.
         # (Cleared, not replaced: pyjnius 1.9 corrupts Java's heap when it assigns an object to a field.)
@@ -170,9 +172,9 @@ def tune_bm25(
     query_ids = nested_sample(query_ids, queries)
     relevant = relevant[relevant["query_id"].isin(query_ids)]
     texts = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
-    path = Path(table)
+    path = Path(table).expanduser()
     with open_index(collection, split, **index) as opened:
-        of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, depth, opened.key], sort_keys=True)
+        of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, int(depth), opened.key], sort_keys=True)
         made_from = hashlib.sha256(of.encode()).hexdigest()[:16]
         known = _known(path, made_from)
         todo = [pair for pair in grid if pair not in known]
@@ -198,16 +200,16 @@ def _known(path: Path, made_from: str) -> dict[tuple[float, float], float]:
 
 
 def check_parameters(depth: int, k1: float = 0.9, b: float = 0.4) -> None:
-    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+    if not is_whole(depth) or depth < 1:
         raise ValueError(f"expected depth to be an integer of 1 or more, found {depth!r}")
-    if not 0 <= k1 < float("inf"):
+    if not is_number(k1) or k1 < 0:
         raise ValueError(f"expected k1 to be a number of 0 or more, found {k1!r}")
-    if not 0 <= b <= 1:
+    if not is_number(b) or not 0 <= b <= 1:
         raise ValueError(f"expected b to be a number from 0 to 1, found {b!r}")
 
 
 def indexes_at(index_dir: _Path | None) -> Path:
-    return cache_folder("indexes") if index_dir is None else Path(index_dir)
+    return Path(cache_folder("indexes") if index_dir is None else index_dir).expanduser()
 
 
 def index_key(collection: Collection, split: str, enriched: _Path | None = None) -> str:
@@ -225,6 +227,8 @@ def _index(collection: Collection, split: str, folder: Path, enriched: _Path | N
     home = folder / key
     if _found(home):
         return home / "lucene"
+    if folder.is_file():
+        raise ValueError(f"index_dir: expected a folder, found the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     with try_lock(folder / f".{key}.lock", wait=True):
         if _found(home):  # by now: another process was building it

@@ -46,6 +46,7 @@ def first_stage_candidates(
     if run is None:
         return bm25_candidates(collection, split, depth, **bm25)
     check_parameters(depth)
+    run = os.fspath(run)
     whose = f"the candidates of {collection.name!r}" if run == OWN_CANDIDATES else run.replace("{split}", split)
     found = collection.candidates(split) if run == OWN_CANDIDATES else read_run(whose)
     query_ids = collection.queries(split)["query_id"]
@@ -68,7 +69,7 @@ def training_candidates(
     if run is not None:
         return Candidates.of_frame(first_stage_candidates(collection, split, depth, run))
     check_parameters(depth, k1, b)
-    queries = collection.queries(split)
+    queries, depth = collection.queries(split), int(depth)
     key = index_key(collection, split, index.get("enriched"))
     of = [key, frame_hash(queries[["query_id", "text"]]), depth, float(k1), float(b)]
     home = indexes_at(index.get("index_dir")) / "candidates" / hashlib.sha256(json.dumps(of).encode()).hexdigest()

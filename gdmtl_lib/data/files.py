@@ -25,16 +25,19 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 FORGOTTEN = 3600.0  # seconds without a write: then it is what a killed process has left
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = "\ufeff"
+# What files begin with that are compressed in other ways than a `.gz` is read.
+_COMPRESSED = {b"\x1f\x8b": "name it .gz", b"PK\x03\x04": "unpack it", b"(\xb5/\xfd": "unpack it",
+               b"\xfd7zXZ": "unpack it", b"BZh91AY&SY": "unpack it"}  # fmt: skip
 
 
 def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file, or of one in a zip file, without their ends, with their numbers from 1; at least one.
 
     Raises FileNotFoundError where there is none, ValueError where it is empty, not UTF-8, holds a NUL or a carriage
-    return within a line, or is named `.gz` and is damaged or something else.
+    return within a line, is compressed in another way, or is named `.gz` and is damaged or something else.
     """
-    path, number = path if isinstance(path, zipfile.Path) else Path(path), 0
+    path, number = path if isinstance(path, zipfile.Path) else Path(path).expanduser(), 0
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -48,14 +51,16 @@ def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, st
 
 
 def decode_line(path: Path | zipfile.Path, number: int, raw: bytes) -> str:
-    """The text of a line as it stands in a file, without mark and end. Raises ValueError as `read_lines`."""
-    raw = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+    """The text of a line as it stands in a file, without its end and the marks before it: files that were put together
+    have one where each of them begins. Raises ValueError as `read_lines`."""
+    if number == 1 and (remedy := next((_COMPRESSED[begin] for begin in _COMPRESSED if raw.startswith(begin)), None)):
+        raise ValueError(f"{path}: it is compressed, and expected was text, or a file named .gz: {remedy}")
     try:
-        line = raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+        line = raw.removesuffix(b"\n").removesuffix(b"\r").decode().lstrip(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
-        remedy = "name it .gz, for it is compressed" if raw.startswith(b"\x1f\x8b") else "convert the file to UTF-8"
         raise ValueError(
-            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}): {remedy}"
+            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}): convert "
+            "the file to UTF-8"
         ) from None
     if "\0" in line or "\r" in line:
         raise ValueError(f"{path}, line {number}: holds a NUL or carriage-return character: remove it")
@@ -64,8 +69,9 @@ def decode_line(path: Path | zipfile.Path, number: int, raw: bytes) -> str:
 
 # What columns are called where a file has a row of names.
 _NAMES = frozenset(
-    "id _id qid query_id queryid query docid doc_id docno doc pid passage_id corpus_id text passage title contents "
-    "answer category session relevance rel grade label score rank tag question iteration iter".split()
+    "id _id qid query_id queryid query query_text docid doc_id docno doc doc_text document document_id pid passage_id "
+    "passage_text corpus_id text passage title contents content body answer category session relevance rel grade label "
+    "judgment score rank sim similarity tag run run_id runid run_name question topic topic_id iteration iter".split()
 )
 
 
@@ -84,7 +90,7 @@ def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> li
     where any white space does. Raises ValueError for another number of fields, and for a first line of names."""
     has_tabs, count = "," in form, len(form.split())
     fields = line.split("\t") if has_tabs else line.split()
-    ends = {field.strip().lower().replace("-", "_") for field in fields[:1] + fields[-1:] if number == 1}
+    ends = {field.strip(" #\"'").lower().replace("-", "_") for field in fields[:1] + fields[-1:] if number == 1}
     if ends and ends <= _NAMES:
         raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
     if len(fields) != count:
@@ -103,21 +109,20 @@ def read_table(
 
     Raises FileNotFoundError for a missing file, ValueError, naming the line, for one that is no such table.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        # Not pandas: of a line with a field too many it makes another table, and says nothing.
-        lines = csv.reader(file, strict=True)
-        try:
-            names = next(lines, [])
-            if names != list(columns or names) or not names:
-                raise ValueError(f"expected the columns {list(columns)}, found {names}")
-            kinds = [str if name in text else _number for name in names]
-            rows = []
-            for fields in lines:
-                if len(fields) != len(names):
-                    raise ValueError(f"expected {len(names)} fields, found {len(fields)}")
-                rows.append([kind(field) for kind, field in zip(kinds, fields)])
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}; {remedy}") from error
+    # Not pandas: of a line with a field too many it makes another table, and says nothing.
+    lines = csv.reader([f"{line}\n" for _, line in read_lines(path)], strict=True)
+    try:
+        names = next(lines)
+        if names != list(columns or names):
+            raise ValueError(f"expected the columns {list(columns)}, found {names}")
+        kinds = [str if name in text else _number for name in names]
+        rows = []
+        for fields in lines:
+            if len(fields) != len(names):
+                raise ValueError(f"expected {len(names)} fields, found {len(fields)}")
+            rows.append([kind(field) for kind, field in zip(kinds, fields)])
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}, line {lines.line_num}: {error}; {remedy}") from error
     columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
     return pd.DataFrame(
         {name: pd.Series(part, dtype=str) if name in text else np.array(part) for name, part in columns.items()}
@@ -125,7 +130,9 @@ def read_table(
 
 
 def _number(field: str) -> int | float:
-    # Python's own conversion is exact.
+    # Python's own conversion is exact; but it also reads "1_000" and other scripts' digits.
+    if "_" in field or not field.isascii():
+        raise ValueError(f"expected a number, found {field!r}")
     return int(field) if re.fullmatch(r"[+-]?\d{1,18}", field) else float(field or "nan")
 
 
@@ -146,7 +153,7 @@ def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` at the end of the block; after an error or a kill,
     what was there before still is. The file's folder is made when it is missing."""
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path, FORGOTTEN)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")

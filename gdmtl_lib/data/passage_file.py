@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .files import BYTE_ORDER_MARK, cache_folder, decode_line, read_lines, replace_file, split_line
+from .files import cache_folder, decode_line, read_lines, replace_file, split_line
 from .readers import check_id
 
 
@@ -30,7 +30,7 @@ class PassageFile(Mapping[str, str]):
     """
 
     def __init__(self, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
-        self.path = Path(path).resolve()
+        self.path = Path(path).expanduser().resolve()
         self.cache_dir = cache_folder("offsets") if cache_dir is None else Path(cache_dir)
         if not self.path.is_file():
             raise FileNotFoundError(f"no file {self.path}")
@@ -108,11 +108,10 @@ class PassageFile(Mapping[str, str]):
         ):
             for number, raw in enumerate(file, 1):
                 content.update(raw)
-                mark = len(BYTE_ORDER_MARK) if number == 1 and raw.startswith(BYTE_ORDER_MARK) else 0
                 doc_id, _ = split_line(self.path, number, decode_line(self.path, number, raw), "doc_id, text")
                 check_id(f"{self.path}, line {number}", "doc_id", doc_id)
                 hashes.append(_hash(doc_id.encode()))
-                starts.append(start + mark)
+                starts.append(start + raw.index(doc_id.encode()))  # behind a byte-order mark
                 start += len(raw)
                 if number % 10_000 == 0:
                     bar.update(start - bar.n)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from gdmtl_lib.settings import is_whole
 from .files import read_lines, read_rows, split_line
 from .splits import Split
 from .trec import read_qrels, read_run, without_repetitions
@@ -126,11 +127,15 @@ def read_squad(path: Path, seed: int = 0, shares: Mapping[str, float] = SHARES) 
     Returns the paragraphs by `A<article>-P<paragraph>`, counted from 1, and the splits by name. Raises ValueError also
     for shares that do not add up or leave a split without a question.
     """
-    if not all(share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
-        raise ValueError(f"expected positive shares of the articles that add up to 1, found {dict(shares)}")
+    is_shares = isinstance(shares, Mapping) and all(isinstance(share, (int, float)) for share in shares.values())
+    if not is_shares or not all(share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"expected positive shares of the articles that add up to 1, found {shares}")
+    if not is_whole(seed):
+        raise ValueError(f"expected an integer as seed, found {seed!r}")
+    text = "\n".join(line for _, line in read_lines(path))
     try:
-        content = json.loads("\n".join(line for _, line in read_lines(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # of a number with thousands of digits no JSONDecodeError
         raise ValueError(f"{path} is not JSON: {error}") from None
     articles = _member(content, "data", list, f"{path}:")
 
@@ -278,7 +283,8 @@ def refuse_unknown(path: Path, column: int, kind: str, home: str, *names: str) -
 
 def line_with(path: Path, column: int, *names: str) -> tuple[int, str]:
     """The first line that has one of these ids in a column, and the id."""
-    rows = ((number, line.split()[column]) for number, line in read_lines(path))
+    rows = ((number, fields[min(column, len(fields) - 2)])  # MS MARCO's form of a run has the passage in its second
+            for number, fields in ((number, line.split()) for number, line in read_lines(path)))  # fmt: skip
     return next((number, found) for number, found in rows if found in names)
 
 

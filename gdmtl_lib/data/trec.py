@@ -16,6 +16,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
+from gdmtl_lib.settings import is_whole
 from .files import read_rows, write_lines
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
@@ -81,7 +82,8 @@ def recall(run: pd.DataFrame, qrels: pd.DataFrame, depth: int | None = None, rel
 def read_run(path: str | os.PathLike) -> pd.DataFrame:
     """Read a TREC run, `query_id Q0 doc_id rank score tag` a line, or MS MARCO's form of one, `query_id doc_id rank`.
 
-    As in trec_eval, TREC's scores make the ranks; MS MARCO's form has none, and they are minus the ranks.
+    As in trec_eval, TREC's scores make the ranks; MS MARCO's form has none, and they are minus the ranks, of which each
+    stands once in a query's list.
 
     path: as for `read_lines`. Returns the run in canonical order. Raises FileNotFoundError where there is no such file,
     ValueError, naming file and line, where it is no run.
@@ -92,10 +94,18 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
         if len(fields) == 3:
             doc_ids.append(fields[1])
             scores.append(-_number(int, fields[2], "an integer as rank", path, number))
+            if scores[-1] >= 0:
+                raise ValueError(f"{path}, line {number}: expected a rank of 1 or more, found {fields[2]}")
         else:
             doc_ids.append(fields[2])
             scores.append(_number(float, fields[4], "a number as score", path, number))
     run = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "score": np.array(scores, dtype=float)})
+    if len(fields) == 3 and (again := run.duplicated(["query_id", "score"])).any():
+        row = int(np.argmax(again))
+        raise ValueError(
+            f"{path}, line {row + 1}: rank {-run['score'][row]:.0f} stands a second time for query {query_ids[row]!r}: "
+            "scores need TREC's six columns"
+        )
     return run_of_lines(path, run)
 
 
@@ -209,6 +219,9 @@ def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def require_columns(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    if not isinstance(frame, pd.DataFrame) or not frame.columns.is_unique:
+        found = frame.columns.tolist() if isinstance(frame, pd.DataFrame) else type(frame).__name__
+        raise ValueError(f"{name}: expected a frame with the columns {', '.join(columns)}, each once, found {found}")
     if missing := [column for column in columns if column not in frame.columns]:
         raise ValueError(
             f"{name}: expected the columns {', '.join(columns)}, "
@@ -269,7 +282,7 @@ def _bad_score(scores: pd.Series) -> _Problem:
 
 def _bad_grade(grades: pd.Series) -> _Problem:
     for found in grades.unique().tolist():
-        if not isinstance(found, int) or isinstance(found, bool) or abs(found) > HIGHEST_GRADE:
+        if not is_whole(found) or abs(found) > HIGHEST_GRADE:
             text = f"expected an integer within ±{HIGHEST_GRADE:,} as relevance, found {found!r}"
             return _row_of(grades, found), text
     return None

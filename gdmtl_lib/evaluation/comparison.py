@@ -19,6 +19,7 @@ from scipy import stats
 
 from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
 from gdmtl_lib.data.trec import canonical_order, of_judged_queries, require_columns, validate_qrels, validate_run
+from gdmtl_lib.settings import is_number, is_whole
 from gdmtl_lib.systems import SYSTEMS
 
 ALPHA, STRONG_ALPHA = 0.05, 0.01  # levels of the marks △ ▽ and ▲ ▼; intervals cover 1 - ALPHA
@@ -50,17 +51,20 @@ def compare(
     missing or stands twice.
     """
     _check(values_by_system, baseline)
-    if measures is None:
-        measures = list(values_by_system[baseline]["measure"].unique())
-    if isinstance(measures, str) or not measures:
-        raise ValueError(f"measures: expected a list of names, found {measures!r}")
+    measures = values_by_system[baseline]["measure"].unique() if measures is None else measures
+    measures = measures if isinstance(measures, str) else list(measures)
+    # One that stood twice would be corrected as two tests.
+    if isinstance(measures, str) or not measures or len(set(measures)) < len(measures):
+        raise ValueError(f"measures: expected a list of names, each once, found {measures!r}")
     table = _tests(values_by_system, measures, [(baseline, system) for system in values_by_system])
     return with_marks(table.drop(columns="baseline"), table["measure"])
 
 
 def compare_pairs(values_by_system: dict[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
     """Test every system against every earlier one, as `compare` does (Section 6.4). Returns a row for each measure and
-    pair: `measure`, `baseline`, `system`, then as `compare`."""
+    pair: `measure`, `baseline`, `system`, then as `compare`. Raises as `compare`, and for fewer than two systems."""
+    if len(values_by_system) < 2:
+        raise ValueError(f"expected two systems or more, found {', '.join(values_by_system) or 'none'}")
     table = _tests(values_by_system, measures, list(combinations(values_by_system, 2)))
     return with_marks(table, table["measure"])
 
@@ -77,7 +81,7 @@ def by_category(
     """
     _check(values_by_system, baseline)
     values = _aligned(values_by_system, measure)
-    if "category" not in categories.columns:
+    if not {"query_id", "category"} <= set(categories.columns):
         raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}")
     category_of = categories.dropna(subset="category").set_index("query_id")["category"]
     if twice := set(category_of.index[category_of.index.duplicated()]):
@@ -120,7 +124,7 @@ def win_tie_loss(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, t
 
     Raises ValueError for a negative tolerance, an unknown measure, or systems measured on different queries.
     """
-    if not tolerance >= 0:
+    if not is_number(tolerance) or tolerance < 0:
         raise ValueError(f"tolerance: expected a share of at least 0, found {tolerance!r}")
     values = _aligned({"a": values_a, "b": values_b}, measure)
     change = difference(values["b"], values["a"])
@@ -131,7 +135,7 @@ def win_tie_loss(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, t
 def is_tie(change: Sequence[float], baseline: Sequence[float], tolerance: float) -> np.ndarray:
     """Which changes are at most `tolerance` times the baseline's value: bool. A change of exactly that (rank 9 to 10 is
     exactly 10% of RR) is one, whatever floats make of it."""
-    return np.abs(change) <= (tolerance + TOLERANCE) * np.asarray(baseline)
+    return np.abs(change) <= (tolerance + TOLERANCE) * np.abs(baseline)
 
 
 def win_tie_loss_table(values_by_system: dict[str, pd.DataFrame], measure: str, tolerance: float = TIE) -> pd.DataFrame:
@@ -268,9 +272,12 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
             raise ValueError(f"{system}: expected values of {measure}, found only those of {known}")
         if twice := set(column.index[column.index.duplicated()]):
             raise ValueError(f"{system}: expected one {measure} for a query, found two for {_some(twice)}")
-        if unknown := set(column.index[column.isna()]):
-            raise ValueError(f"{system}: expected a number as {measure}, found NaN for {_some(unknown)}")
-        columns[system] = column
+        numbers = pd.to_numeric(column, errors="coerce").astype(float)
+        if unknown := column[~np.isfinite(numbers)].to_dict():
+            found = next(iter(unknown.values()))
+            found = "NaN" if pd.isna(found) else repr(found)
+            raise ValueError(f"{system}: expected a number as {measure}, found {found} for {_some(set(unknown))}")
+        columns[system] = numbers
     first, *others = columns
     for other in others:
         ids, others_ids = set(columns[first].index), set(columns[other].index)
@@ -312,7 +319,7 @@ def rank_shifts(
     Raises ValueError as `validate_run` and `validate_qrels`, for a depth below 1, for judgments without a relevant
     passage, and for a run without any judged query.
     """
-    if depth < 1:
+    if not is_whole(depth) or depth < 1:
         raise ValueError(f"depth: expected at least 1, found {depth!r}")
     relevant = _relevant(qrels, relevance_level)
     table = pd.DataFrame({"rank": [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]})
@@ -359,10 +366,10 @@ def shared_information_needs(
 
 
 def _relevant(qrels: pd.DataFrame, relevance_level: int) -> pd.DataFrame:
-    if relevance_level < 1:
+    if not is_whole(relevance_level) or relevance_level < 1:
         raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
     validate_qrels(qrels)
-    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
+    relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]].reset_index(drop=True)
     if relevant.empty:
         raise ValueError(
             f"qrels: expected a judgment of relevance {relevance_level} or more, "

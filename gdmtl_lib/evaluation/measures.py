@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ir_measures
 import numpy as np
@@ -16,14 +16,15 @@ import pandas as pd
 
 from gdmtl_lib.data.files import read_table, write_lines
 from gdmtl_lib.data.trec import canonical_order, of_judged_queries, read_qrels, read_run, validate_qrels
+from gdmtl_lib.settings import is_number, is_whole
 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
 PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)")
 # The same six as the paper's tables write them.
 PAPER_NAMES = dict(zip(PAPER_MEASURES, ("MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"), strict=True))
 WORKING = (
-    "RR, nDCG, AP, P@k, R@k, Success@k, RBP, Rprec, Bpref, ERR@k, Judged@k, NumRet, NumRel, with (rel=2) where it "
-    "applies"
+    "RR, nDCG, AP, P@k, R@k, Success@k, RBP, Rprec, Bpref, ERR@k (grades up to 4), Judged@k, NumRet, NumRel, with "
+    "(rel=2) where it applies"
 )
 # ir-measures copies a run several times over: in parts of so many queries the copies stay small.
 _QUERIES_AT_A_TIME = 500
@@ -49,10 +50,11 @@ def evaluate(
     """
     qrels = read_qrels(qrels) if isinstance(qrels, (str, os.PathLike)) else qrels
     validate_qrels(qrels)
-    parsed = _parse(measures, relevance_level)
+    parsed = parse_measures(measures, relevance_level)
     run = read_run(run) if isinstance(run, (str, os.PathLike)) else canonical_order(run)
     run = of_judged_queries(run, qrels)
-    qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].clip(lower=0))
+    qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].astype(np.int64).clip(lower=0))
+    qrels = qrels.reset_index(drop=True)
     lists = _Lists(run, qrels)
     others = [measure for measure in parsed.values() if _own(measure) is None]
     values = _by_ir_measures(others, run, qrels, lists.query_ids) if others else {}
@@ -125,7 +127,7 @@ _OWN = {
     "NumRel": lambda lists, measure: lists.total(lists.judged_query, lists.judged_grade >= measure["rel"]),
     "NumRet": lambda lists, measure: lists.total(lists.query, lists.grade >= measure["rel"])
     if "rel" in measure.params
-    else np.bincount(lists.numbers(lists.run["query_id"]), minlength=len(lists.query_ids)),
+    else np.bincount(lists.numbers(lists.run["query_id"]), minlength=len(lists.query_ids)).astype(float),
 }
 
 
@@ -145,8 +147,12 @@ def _by_ir_measures(
             for found in ir_measures.iter_calc(list(measures), {query: judgments[query] for query in part}, lists):
                 values[found.measure, found.query_id] = found.value
         except Exception as error:  # whatever the tool behind a measure raises
-            what = ", ".join(map(str, measures))
-            raise ValueError(f"measures: {what} cannot be computed here ({error!r}); these work: {WORKING}") from error
+            if len(measures) > 1:  # each for itself, which names the one
+                each = (_by_ir_measures([measure], run, qrels, query_ids) for measure in measures)
+                return {measure: found for one in each for measure, found in one.items()}
+            raise ValueError(
+                f"measures: {measures[0]} cannot be computed here ({error!r}); these work: {WORKING}"
+            ) from error
     for measure in measures:
         if missing := [query_id for query_id, number in numbers.items() if (measure, number) not in values]:
             raise ValueError(
@@ -189,10 +195,12 @@ def read_values(path: str | os.PathLike) -> pd.DataFrame:
     return values.astype({"value": float, "residual": float})
 
 
-def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:
-    if not isinstance(relevance_level, int) or relevance_level < 1:
+def parse_measures(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:
+    """Measures by their names, in order. Raises ValueError for a name that is none, before anything is computed."""
+    if not is_whole(relevance_level) or relevance_level < 1:
         raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
-    if isinstance(measures, str) or not measures:
+    is_list = isinstance(measures, Iterable) and not isinstance(measures, str)
+    if not is_list or not (measures := list(map(str, measures))):
         raise ValueError(f"measures: expected a list of names such as {PAPER_MEASURES}, found {measures!r}")
     if meant := {name: known for name in measures if (known := _meant(name))}:
         found, known = ", ".join(map(repr, meant)), ", ".join(meant.values())
@@ -202,7 +210,7 @@ def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measur
         try:
             measure = ir_measures.parse_measure(name)
             if "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params and measure.NAME != "NumRet":
-                measure = measure(rel=relevance_level)
+                measure = measure(rel=int(relevance_level))
             supported = _own(measure) is not None or ir_measures.DefaultPipeline.supports(measure)
         except (NameError, ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"measures: expected ir-measures' notation, found {name!r} ({error})") from None
@@ -210,7 +218,12 @@ def _parse(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measur
             raise ValueError(f"measures: ir-measures cannot compute {name!r}; these work: {WORKING}")
         if measure in parsed.values():
             raise ValueError(f"measures: expected each measure once, found {name!r} a second time")
-        if measure.NAME == "RBP" and not 0 < measure["p"] < 1:
+        # What tools make of other ones is not an error: trec_eval, of P@0, ends the process.
+        whole = [measure.params.get(key, 1) for key in ("rel", "cutoff")]
+        if not all(is_whole(value) and value >= 1 for value in whole):
+            raise ValueError(f"measures: expected a cutoff and a rel that are integers of at least 1, found {name!r}")
+        p = measure["p"] if measure.NAME == "RBP" else 0.5
+        if not is_number(p) or not 0 < p < 1:
             raise ValueError(f"measures: expected 0 < p < 1 in RBP, found {name!r}")
         parsed[name] = measure
     return parsed

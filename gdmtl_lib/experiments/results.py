@@ -45,7 +45,7 @@ class Results:
     """
 
     def __init__(self, config_or_folder: str | os.PathLike):
-        by_name, by_path = places = (results_folder(os.fspath(config_or_folder)), Path(config_or_folder))
+        by_name, by_path = places = (results_folder(os.fspath(config_or_folder)), Path(config_or_folder).expanduser())
         self.folder = next((place for place in places if place.is_dir()), None)
         if self.folder is None:
             raise FileNotFoundError(

@@ -51,8 +51,10 @@ class Runs(Results):
     def __init__(self, runs, qrels, queries, passages, categories, relevance_level, measures, folder):
         if not runs:
             raise ValueError('runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, found none')
-        self.folder, self.lacks = Path(folder or results_folder(SPLIT)), []
+        self.folder, self.lacks = Path(folder or results_folder(SPLIT)).expanduser(), []
         self.output = self.folder
+        if self.folder.is_file():
+            raise ValueError(f"{self.folder} is a file: give a folder for tables and figures")
         self.folder.mkdir(parents=True, exist_ok=True)
         split = self._split(qrels, queries, categories)
         self.collection = Collection(SPLIT, self._texts(passages), {SPLIT: split})
@@ -128,7 +130,7 @@ class Runs(Results):
         if passages is None:
             self.lacks.append("No passages were given (passages=): their ids are shown in place of their texts.")
             return _Ids()
-        path = Path(passages)
+        path = Path(passages).expanduser()
         if not path.is_file():
             return load_collection(str(passages))._passages
         large = path.stat().st_size > _LARGE and path.suffix != ".gz"

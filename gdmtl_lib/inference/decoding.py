@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gdmtl_lib.settings import is_number, is_whole
+
 STILL_WORTH = 0.75  # of the rows going on: dropping the others copies all that is kept
 METHODS = ("greedy", "beam", "sample")
 # Which settings belong to which methods: one given in vain is a mistake.
@@ -43,11 +45,13 @@ class Decoding:
                 raise ValueError(f"{name} belongs to method {wanted}, but method is {self.method!r}: leave {name} out")
         for name in ("n", "beams", "top_k"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value is not None and (not is_whole(value) or value < 1):
                 raise ValueError(f"{name} must be an integer of at least 1, found {value!r}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p!r}")
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+        if self.seed is not None and not is_whole(self.seed):
+            raise ValueError(f"seed must be a whole number, found {self.seed!r}")
+        if self.temperature is not None and not (is_number(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be above 0, found {self.temperature!r}; for none use method 'greedy'")
         if self.method == "beam" and (self.n or 1) > self.width:
             raise ValueError(f"n must be at most beams, found n {self.n} and beams {self.width}: raise beams")

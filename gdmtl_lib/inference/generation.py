@@ -13,6 +13,7 @@ from .decoding import Decoding
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.packing import by_budget
 from gdmtl_lib.data.splits import stable_hash
+from gdmtl_lib.settings import check_count
 from .prefix_cache import Continuation, encode_sources
 from gdmtl_lib.systems import GENERATIVE_TASKS, SYSTEMS
 
@@ -43,8 +44,8 @@ def generate(
     decoding = Decoding(method, n, beams, top_k, top_p, temperature, seed)
     task = _checked_task(model, task, queries is not None)
     for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, found {value}")
+        if value is not None or name == "max_tokens":
+            check_count(name, value)
     passages = [passages] if isinstance(passages, str) else list(passages)
     queries = [queries] if isinstance(queries, str) else [""] * len(passages) if queries is None else list(queries)
     for text in (*passages, *queries):

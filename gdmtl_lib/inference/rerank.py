@@ -17,6 +17,7 @@ from gdmtl_lib.data.provenance import made_from
 from gdmtl_lib.data.trec import read_run, validate_run, with_scores, write_ordered
 from gdmtl_lib.packing import BATCH_TOKENS
 from gdmtl_lib.pretrained import load_model
+from gdmtl_lib.settings import check_count, is_number
 
 from .likelihood import interpolate, query_likelihood
 from .processes import score_in_processes
@@ -51,13 +52,18 @@ def rerank(
     printed, where one of several processes fails.
     """
     _check_score(score, weight, states, processes)
+    if batch_tokens is not None:
+        check_count("batch_tokens", batch_tokens)
     model, collection, candidates = (
         opened(given) if isinstance(given, str | os.PathLike) else given
         for given, opened in ((model, load_model), (collection, load_collection), (candidates, read_run))
     )
-    candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
+    if isinstance(candidates, pd.DataFrame) and "score" not in candidates:
+        candidates = candidates.assign(score=0.0)
     validate_run(candidates)
-    output = None if output is None else Path(output)
+    output = None if output is None else Path(output).expanduser()
+    if output is not None and (not output.name or output.is_dir()):
+        raise ValueError(f"output: expected a file to write the run to, found the folder {str(output)!r}")
     how = dict(batch_tokens=batch_tokens, precision=precision, device=device, progress=progress)
     # Two processes would mix their scores in one partial file.
     lock = output and hold_lock(output.with_name(f".{output.name}.lock"), f"{output} is being written already")
@@ -102,8 +108,7 @@ def rank(model, query: str, passages: Iterable[str] | str) -> pd.DataFrame:
 
 def _check_score(score: str, weight: float | None, states, processes: int) -> None:
     """Refuse with ValueError an unknown score, and what is missing for it or does not belong to it."""
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, found {processes}")
+    check_count("processes", processes)
     if score not in SCORES:
         hint = "; 'joint' is now called 'interpolated'" if score == "joint" else ""
         raise ValueError(f"unknown score {score!r}: expected one of {', '.join(SCORES)}{hint}")
@@ -113,6 +118,8 @@ def _check_score(score: str, weight: float | None, states, processes: int) -> No
         raise ValueError(
             f"score {score!r} needs a weight for the likelihood: choose it on a validation split with choose_weight"
         )
+    if weight is not None and not is_number(weight):
+        raise ValueError(f"weight must be a number, found {weight!r}")
     if weight is not None and score != "interpolated":
         raise ValueError(f"weight belongs to score 'interpolated', but score is {score!r}: leave weight out")
     if states is not None and score == "rank":

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -80,7 +81,7 @@ def test_ties_stand_by_doc_id_and_a_smaller_depth_is_a_prefix(index_dir):
     """d4, d5 and é😀 tie for q5: the last in byte order stands first, also where the cut falls."""
     full = bm25_candidates(make(), "dev", index_dir=index_dir)
     assert lists(full)["q5"] == ["d3", "é😀", "d5", "d4"]
-    for depth in (1, 2, 3, 4, 5):
+    for depth in (1, 2, np.int64(3), 4, 5):
         cut = bm25_candidates(make(), "dev", depth=depth, index_dir=index_dir)
         pd.testing.assert_frame_equal(cut, full[full["rank"] <= depth].reset_index(drop=True))
 
@@ -144,6 +145,12 @@ def test_parameters_are_checked_before_anything_is_built(tmp_path, settings, mes
         bm25_candidates(make(), "dev", index_dir=tmp_path / "new", **settings)
     assert str(caught.value) == message
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_is_no_folder_of_indexes(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"^index_dir: expected a folder, found the file {tmp_path / 'file'}$"):
+        bm25_candidates(make(), "dev", index_dir=tmp_path / "file")
 
 
 def test_unknown_split(tmp_path):

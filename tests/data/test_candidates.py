@@ -35,7 +35,7 @@ def searched(monkeypatch) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore:BM25 finds no passage")
-@pytest.mark.parametrize("depth", [1, 7, 100])
+@pytest.mark.parametrize("depth", [1, np.int64(7), 100])
 def test_the_stored_form_says_what_the_frame_says(collection, tmp_path, searched, depth):
     frame = bm25_candidates(collection, "train", depth=depth, index_dir=tmp_path)
     del searched[:]

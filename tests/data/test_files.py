@@ -72,7 +72,7 @@ def test_a_tables_numbers_come_back_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", ", line 1: expected the columns [], found []; make it anew"),
+        (b"", " is empty"),
         (b"a,b\n1,2\n1,2,3\n", ", line 3: expected 2 fields, found 3; make it anew"),
         (b"a,b\n1,2\n1\n", ", line 3: expected 2 fields, found 1; make it anew"),
         (b"a,b\n1,two\n", ", line 2: could not convert string to float: 'two'; make it anew"),

@@ -281,7 +281,7 @@ RUN_COLUMNS = "expected 6 columns (query_id Q0 doc_id rank score tag)"
         ),
         (
             gzip.compress(GOOD, mtime=0),
-            ", line 1: not UTF-8 (byte 0x8b at position 2): name it .gz, for it is compressed",
+            ": it is compressed, and expected was text, or a file named .gz: name it .gz",
         ),
     ],
 )

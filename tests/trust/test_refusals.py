@@ -5,6 +5,7 @@ right, which must pass. After a refusal nothing half-written is left behind.
 import gzip
 import warnings
 
+import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +15,10 @@ from tests.inference.conftest import candidates_of, collection_of
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data import trec as runs
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.evaluation.measures import read_values
+from gdmtl_lib.data.passage_file import PassageFile
+from gdmtl_lib.evaluation.measures import read_values, write_values
 from gdmtl_lib.experiments import notebook
+from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.inference import likelihood
 from gdmtl_lib.inside import attention
 from gdmtl_lib.inside.attribution import integrated_gradients
@@ -95,7 +98,11 @@ FILES = [
      "{}/passages.tsv.gz is damaged or not gzip-compressed, as its name says it is: Compressed file ended before the "
      "end-of-stream marker was reached"),
     (lambda f: f.load(passages__tsv=gzip.compress(b"d1\tice\n", mtime=0)),
-     "{}/passages.tsv, line 1: not UTF-8 (byte 0x8b at position 2): name it .gz, for it is compressed"),
+     "{}/passages.tsv: it is compressed, and expected was text, or a file named .gz: name it .gz"),
+    (lambda f: f.run(b"PK\x03\x04", "run.zip"),
+     "{}/run.zip: it is compressed, and expected was text, or a file named .gz: unpack it"),
+    (lambda f: f.qrels(b"(\xb5/\xfd\x04"),
+     "{}/qrels.txt: it is compressed, and expected was text, or a file named .gz: unpack it"),
     (lambda f: f.load(passages__tsv__gz=gzip.compress(b"d1\tice\n")),
      "{} holds both passages.tsv and passages.tsv.gz: keep one of them"),
     # Files that do not belong together.
@@ -111,6 +118,14 @@ FILES = [
      "{}/qrels.dev.tsv, line 1: expected an integer as relevance, found 'high'"),
     (lambda f: f.load(qrels__dev__tsv="query_id 0 doc_id relevance\nq3 0 d3 1\n"),
      "{}/qrels.dev.tsv, line 1: expected values, found a row of names (query_id 0 doc_id relevance): remove it"),
+    (lambda f: f.load(queries__dev__tsv='"qid"\t"query_text"\nq3\tice\n'),
+     '{}/queries.dev.tsv, line 1: expected values, found a row of names ("qid" "query_text"): remove it'),
+    (lambda f: f.load(passages__tsv="#docno\tbody\nd1\tice\n"),
+     "{}/passages.tsv, line 1: expected values, found a row of names (#docno body): remove it"),
+    (lambda f: f.run("qid iter docno rank sim run_id\nq Q0 a 1 2 t\n"),
+     "{}/run.trec, line 1: expected values, found a row of names (qid iter docno rank sim run_id): remove it"),
+    (lambda f: f.load(candidates__dev__trec="q3 d9 1\n"),
+     "{}/candidates.dev.trec, line 1: doc_id 'd9' is not in passages.tsv: add it there, or remove the line"),
     (lambda f: f.load(candidates__dev__trec="q3 Q0 d3 1 2.5\n"),
      "{}/candidates.dev.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 5"),
     # Runs, judgments, values.
@@ -124,6 +139,9 @@ FILES = [
      "{}/run.trec, line 3: passage 'a' stands a second time for query 'q'; keep one of the two"),
     (lambda f: f.run("q Q0 a 1 2 my run\n"),
      "{}/run.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 7"),
+    (lambda f: f.run("q a 0\n"), "{}/run.trec, line 1: expected a rank of 1 or more, found 0"),
+    (lambda f: f.run("q a 9\nr a 7\nq b 9\n"),
+     "{}/run.trec, line 3: rank 9 stands a second time for query 'q': scores need TREC's six columns"),
     (lambda f: f.run("q Q0 a 1 2 t\n", "run.trec.gz"),
      "{}/run.trec.gz is damaged or not gzip-compressed, as its name says it is: Not a gzipped file (b'q ')"),
     (lambda f: f.qrels("q 0 a 1.0\n"), "{}/qrels.txt, line 1: expected an integer as relevance, found '1.0'"),
@@ -134,8 +152,14 @@ FILES = [
      "'measure', 'value']; measure anew"),
     (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,one,\n"),
      "{}/per_query.csv, line 2: could not convert string to float: 'one'; measure anew"),
-    (lambda f: f.values(""),
-     "{}/per_query.csv, line 1: expected the columns ['query_id', 'measure', 'value', 'residual'], found []; measure anew"),
+    (lambda f: f.values(""), "{}/per_query.csv is empty"),
+    (lambda f: f.values("query_id,measure,value,residual\nq\0,RR@10,1,\n"),
+     "{}/per_query.csv, line 2: holds a NUL or carriage-return character: remove it"),
+    (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,1,\n".encode("utf-16")),
+     "{}/per_query.csv, line 1: not UTF-8 (byte 0xff at position 1): convert the file to UTF-8"),
+    (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,1_0,\n"),
+     "{}/per_query.csv, line 2: expected a number, found '1_0'; measure anew"),
+    (lambda f: read_values(f.path), "no file {}"),
     (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,1,\n0,q,RR@10,1,\n"),
      "{}/per_query.csv, line 3: expected 4 fields, found 5; measure anew"),
     (lambda f: f.values("query_id,measure,value,residual\nq,RR@10,1,\nr,RR@10\n"),
@@ -149,6 +173,12 @@ FILES = [
      "{}/WikiQA-dev.tsv: no question has a correct sentence (Label 1), so the split has no queries"),
     (lambda f: f.squad('{"data": [{"paragraphs": [{"context": "ice", "qas": [], }]}]}'),
      "{}/s.json is not JSON: "),
+    (lambda f: f.squad('{"data": ' + "9" * 5000 + "}"), "{}/s.json is not JSON: "),
+    (lambda f: load_collection(f"squad:{f.path}", seed="a"), "expected an integer as seed, found 'a'"),
+    (lambda f: load_collection(f"squad:{f.path}", shares={"dev": "1"}),
+     "expected positive shares of the articles that add up to 1, found {'dev': '1'}"),
+    (lambda f: load_collection(f"squad:{f.path}", shares=["dev"]),
+     "expected positive shares of the articles that add up to 1, found ['dev']"),
     (lambda f: f.squad('{"data": []}'),
      "{}/s.json: 0 articles leave no question for the split 'train' (share 0.8): raise its share or leave it out"),
     (lambda f: load_collection(f"squad:{f.path}"), "no file {}"),
@@ -157,6 +187,11 @@ FRAMES = [
     (lambda: runs.validate_run(RUN.drop(columns="score")),
      "run: expected the columns query_id, doc_id, score, found query_id, doc_id; add score"),
     (lambda: runs.validate_run(RUN.head(0)), "run: expected at least one row, found none"),
+    (lambda: gdmtl.evaluate({"q": {"a": 1.0}}, QRELS),
+     "run: expected a frame with the columns query_id, doc_id, score, each once, found dict"),
+    (lambda: gdmtl.evaluate(RUN, pd.concat([QRELS, QRELS["relevance"]], axis=1)),
+     "qrels: expected a frame with the columns query_id, doc_id, relevance, each once, found ['query_id', 'doc_id', "
+     "'relevance', 'relevance']"),
     (lambda: runs.validate_run(RUN.assign(score=["2", "1"])),
      "run, row 1: expected a column of numbers as score, found the dtype str"),
     (lambda: runs.validate_run(RUN.assign(score=[1.0, float("inf")])),
@@ -174,6 +209,13 @@ FRAMES = [
      "take both from the same split"),
     (lambda: gdmtl.evaluate(RUN, QRELS, relevance_level=0),
      "relevance_level: expected an integer of at least 1, found 0"),
+    (lambda: gdmtl.evaluate(RUN, QRELS, relevance_level=True),
+     "relevance_level: expected an integer of at least 1, found True"),
+    *[(lambda name=name: gdmtl.evaluate(RUN, QRELS, [name]),
+       f"measures: expected a cutoff and a rel that are integers of at least 1, found {name!r}")
+      for name in ("P@0", "RR@0", "nDCG@1.5", "RR(rel=0)", "SetP(rel=0)", "RR(rel='x')@10")],
+    (lambda: gdmtl.evaluate(RUN, QRELS, ["RBP(p='x')"]), "measures: expected 0 < p < 1 in RBP, found \"RBP(p='x')\""),
+    (lambda: gdmtl.evaluate(RUN, QRELS.assign(relevance=5), ["AP", "ERR@5"]), "measures: ERR@5 cannot be computed here ("),
     (lambda: gdmtl.evaluate(RUN, QRELS, ["MRR at 10"]), "measures: expected ir-measures' notation, found 'MRR at 10' ("),
     (lambda: gdmtl.evaluate(RUN, QRELS, "RR@10"), "measures: expected a list of names such as "),
     (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.head(1)}, "a"),
@@ -182,6 +224,20 @@ FRAMES = [
     (lambda: gdmtl.compare({"a": VALUES}, "b"), "baseline: expected one of a, found 'b'"),
     (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.assign(value=[0.5, np.nan])}, "a"),
      "b: expected a number as RR@10, found NaN for 1 query (r)"),
+    (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.assign(value=[0.5, np.inf])}, "a"),
+     "b: expected a number as RR@10, found inf for 1 query (r)"),
+    (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.assign(value=["0.5", "high"])}, "a"),
+     "b: expected a number as RR@10, found 'high' for 1 query (r)"),
+    (lambda: gdmtl.compare({"a": VALUES}, "a", ["RR@10", "RR@10"]),
+     "measures: expected a list of names, each once, found ['RR@10', 'RR@10']"),
+    (lambda: gdmtl.compare({"a": "a.csv"}, "a"), "a: expected a frame with the columns query_id, measure, "
+     "value, each once, found str"),
+    (lambda: gdmtl.comparison.compare_pairs({"a": VALUES}, ["RR@10"]), "expected two systems or more, found a"),
+    (lambda: gdmtl.comparison.by_category({"a": VALUES}, VALUES[["measure"]], "a"),
+     "categories: expected query_id, category, found measure"),
+    (lambda: gdmtl.comparison.win_tie_loss(VALUES, VALUES, "RR@10", np.inf),
+     "tolerance: expected a share of at least 0, found inf"),
+    (lambda: gdmtl.comparison.rank_shifts(RUN, RUN, QRELS, depth=1.5), "depth: expected at least 1, found 1.5"),
 ]  # fmt: skip
 PARAMETERS = [
     (lambda: TrainingSettings(epochs=0), "epochs must be at least 1, found 0"),
@@ -192,6 +248,7 @@ PARAMETERS = [
     (lambda: TrainingSettings(margin=float("inf")), "margin must be a number, found inf"),
     (lambda: TrainingSettings(batch_size=True), "batch_size must be a whole number, found True"),
     (lambda: TrainingSettings(seed=-1), "seed must be 0 or more, found -1"),
+    (lambda: TrainingSettings(seed=2**63), "seed must be below 2**63, found 9223372036854775808"),
     (lambda: TrainingSettings(device="gpu"), "device must be one of auto, cuda, mps, cpu, found 'gpu'"),
     (lambda: TrainingSettings(loss_weighting="0.1"),
      "loss_weighting must be 'uncertainty', 'generation' or a number above 0, without quotes, found '0.1'"),
@@ -199,6 +256,8 @@ PARAMETERS = [
     (lambda: gdmtl.bm25_candidates(None, "dev", depth=-1), "expected depth to be an integer of 1 or more, found -1"),
     (lambda: gdmtl.bm25_candidates(None, "dev", depth=2.0), "expected depth to be an integer of 1 or more, found 2.0"),
     (lambda: gdmtl.bm25_candidates(None, "dev", k1=float("nan")), "expected k1 to be a number of 0 or more, found nan"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", k1="0.9"), "expected k1 to be a number of 0 or more, found '0.9'"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", b=True), "expected b to be a number from 0 to 1, found True"),
     (lambda: gdmtl.bm25_candidates(None, "dev", b=1.1), "expected b to be a number from 0 to 1, found 1.1"),
     (lambda: parameter("int", "3"), "parameter x must be int, found '3' (str)"),
     (lambda: parameter("int", True), "parameter x must be int, found True (bool)"),
@@ -247,6 +306,15 @@ MODELS = [
     (lambda m: m.rerank(precision="fp8"), "precision must be one of auto, fp32, bf16, fp16, found 'fp8'"),
     (lambda m: m.rerank(device="tpu"), "device 'tpu' is not available here: use one of auto, "),
     (lambda m: m.rerank(processes=0), "processes must be at least 1, found 0"),
+    (lambda m: m.rerank(processes="2"), "processes must be a whole number, found '2'"),
+    (lambda m: m.rerank(batch_tokens=0), "batch_tokens must be at least 1, found 0"),
+    (lambda m: m.rerank(batch_tokens=1.5), "batch_tokens must be a whole number, found 1.5"),
+    (lambda m: m.rerank(score="interpolated", weight=float("nan")), "weight must be a number, found nan"),
+    (lambda m: m.rerank(output="."), "output: expected a file to write the run to, found the folder '.'"),
+    (lambda m: m.rerank(candidates={"q0": ["d0"]}),
+     "run: expected a frame with the columns query_id, doc_id, score, each once, found dict"),
+    (lambda m: gdmtl.rerank_texts(m("bert"), "ice", ["blue", "a \ud800 b"]),
+     "the text ' a \\ud800 b' holds half of a surrogate pair: remove it"),
     (lambda m: m.rerank(processes=2, score="likelihood"),
      "several processes share the score 'rank' alone, but score is 'likelihood': leave processes out"),
     (lambda m: m.rerank(score="both"), "unknown score 'both': expected one of rank, likelihood, interpolated"),
@@ -272,6 +340,11 @@ MODELS = [
     (lambda m: m.generate("gdmtl_plus", ["one"]), "expected one query a passage: found 2 passages and 1 queries"),
     (lambda m: m.generate(max_tokens=0), "max_tokens must be at least 1, found 0"),
     (lambda m: m.generate(batch_size=0), "batch_size must be at least 1, found 0"),
+    (lambda m: m.generate(batch_size="2"), "batch_size must be a whole number, found '2'"),
+    (lambda m: m.generate(max_tokens=None), "max_tokens must be a whole number, found None"),
+    (lambda m: m.generate(max_tokens=1.5), "max_tokens must be a whole number, found 1.5"),
+    (lambda m: m.generate(method="sample", seed="a"), "seed must be a whole number, found 'a'"),
+    (lambda m: m.generate(method="sample", top_p="high"), "top_p must be above 0 and at most 1, found 'high'"),
     (lambda m: m.generate(task="rank"), "unknown task 'rank': expected one of query_generation, answer_generation"),
     (lambda m: m.generate("gdmtl_plus", task="answer_generation"),
      "task 'answer_generation' needs `queries`, one a passage"),
@@ -510,6 +583,52 @@ def test_windows_line_ends_a_byte_order_mark_and_no_last_line_end(tmp_path):
     for name, text in FOLDER.items():
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.rstrip("\n").replace("\n", "\r\n").encode())
     assert load_collection(tmp_path).fingerprint() == expected
+
+
+def test_a_byte_order_mark_within_a_file_is_where_two_were_put_together(tmp_path):
+    expected = load_collection(write(tmp_path)).fingerprint()
+    for name, text in FOLDER.items():
+        (tmp_path / name).write_text("".join(f"\ufeff{line}" for line in text.splitlines(keepends=True)))
+    collection = load_collection(tmp_path)
+    assert collection.fingerprint() == expected
+    large = PassageFile(tmp_path / "passages.tsv", cache_dir=tmp_path / "offsets")
+    assert dict(large) == dict(collection.passages()) == {name: large[name] for name in large}
+    (tmp_path / "run").write_text("\ufeff\ufeffq Q0 a 1 2 t\r\n\ufeffr Q0 b 1 1 t")
+    assert runs.read_run(tmp_path / "run")["query_id"].tolist() == ["q", "r"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda run, qrels: (run.set_index(pd.Index([5, 5])), qrels.set_index("query_id", drop=False)),
+    lambda run, qrels: (run.astype({"query_id": "category"}), qrels.astype({"query_id": object, "doc_id": "category"})),
+    lambda run, qrels: (run.astype({"score": "Int64"}), qrels.assign(relevance=np.array([1], dtype=np.uint8))),
+    lambda run, qrels: (run.astype({"score": np.float16}), qrels.assign(relevance=pd.Series([np.int64(1)], dtype=object))),
+])  # fmt: skip
+@pytest.mark.parametrize("measures", [iter, tuple, np.array, lambda names: map(ir_measures.parse_measure, names)])
+def test_frames_and_lists_of_any_kind_give_the_same_values(change, measures):
+    names = ["RR@10", "P@1", "NumRet"]
+    expected = gdmtl.evaluate(RUN, QRELS, names)
+    found = gdmtl.evaluate(*change(RUN, QRELS), measures(names), relevance_level=np.int64(1))
+    pd.testing.assert_frame_equal(found.astype({"query_id": str}), expected.astype({"query_id": str}))
+
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch, toy_bert_folder):
+    """`~` is the user's own folder, wherever a path is given, and never one of that name in the working folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    runs.write_run(RUN, "~/a.run")
+    (tmp_path / "qrels.txt").write_text("q 0 a 1\n")
+    values = gdmtl.evaluate("~/a.run", "~/qrels.txt", ["RR@10"])
+    write_values(values, "~/values.csv")
+    pd.testing.assert_frame_equal(read_values("~/values.csv"), values)
+    model = gdmtl.build_model("bert", checkpoint=toy_bert_folder)
+    model.save_pretrained("~/saved")
+    gdmtl.rerank("~/saved", collection_of(), CANDIDATES, output="~/b.run", progress=False)
+    assert gdmtl.open_runs({"b": "~/b.run"}, "~/qrels.txt", folder="~/out").folder == tmp_path / "out"
+    assert Results("~/out").folder == tmp_path / "out"
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there >= {"a.run", "b.run", "out", "qrels.txt", "saved", "values.csv", "work"}
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_query_without_candidates(folder, toy_bert_folder, tmp_path):
