@@ -244,7 +244,7 @@ def test_other_precisions_are_those_weights(broken):
         changed(lambda weights: {name: value.to(kind) for name, value in weights.items()})(folder)
         found = build_model("gdmtl", checkpoint=folder).state_dict()
         for name, value in found.items():
-            if "pooler" not in name and "classifier" not in name:
+            if name.startswith("bert.") and "pooler" not in name:  # the heads are fresh
                 torch.testing.assert_close(value, expected[name].to(kind).float(), msg=name)
 
 
