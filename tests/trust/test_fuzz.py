@@ -20,7 +20,8 @@ from tests.data.conftest import FOLDER, HEADER, write
 from tests.evaluation.test_measures import fuzzed, oracle
 
 from gdmtl_lib.data import trec as runs
-from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.collection import Collection, load_collection
+from gdmtl_lib.data.readers import read_squad
 from gdmtl_lib.evaluation.comparison import compare
 from gdmtl_lib.evaluation.measures import evaluate, read_values
 from gdmtl_lib.data.trec import canonical_order
@@ -159,7 +160,7 @@ SQUAD = st.fixed_dictionaries({"data": st.one_of(JSON, st.lists(ARTICLE, max_siz
 def test_squad(tmp_path, content):
     path = tmp_path / "squad.json"
     path.write_bytes(content)
-    collection = only_ours(lambda: load_collection(f"squad:{path}", shares={"dev": 1.0}), path)
+    collection = only_ours(lambda: Collection("squad", *read_squad(path, shares={"dev": 1.0})), path)
     if collection is not None:
         usable(collection)
 
