@@ -20,7 +20,7 @@ from gdmtl_lib.experiments.results import labelled
 from gdmtl_lib.experiments.runs import Runs, open_runs
 
 _EXAMPLES = """examples:
-  python -m gdmtl_lib compare bm25.run mine.run.gz --qrels qrels.txt --output tables
+  python -m gdmtl_lib compare bm25.run mine.run.gz --qrels qrels.txt --output compared
   python -m gdmtl_lib evaluate mine.run --qrels irds:msmarco-passage/dev/small --measures RR@10 nDCG@10
   python -m gdmtl_lib rerank papermill_runs/sample/gdmtl/seed0/checkpoint --candidates bm25.run --collection sample --output mine.run
   python -m gdmtl_lib generate papermill_runs/sample/gdmtl/seed0/checkpoint passages.txt -n 3
@@ -39,8 +39,9 @@ def compare(options) -> None:
     small = dict.fromkeys(("p", "p_corrected"), "{:.2g}".format)
     print(f"{opened!r}; marks and differences are against {baseline}")
     print(f"\n{effectiveness.to_string()}\n\n{differences.to_string(index=False, float_format='%.4f', formatters=small)}")
-    print("\nBetter ▲ p < 0.01, △ p < 0.05; worse ▼, ▽. Paired t-tests, Holm-corrected over the runs of one measure;")
-    print("low and high: the 95% interval of the difference, not corrected.")
+    print("""
+Better ▲ p < 0.01, △ p < 0.05; worse ▼, ▽. Paired t-tests, Holm-corrected over the runs of one measure; low and high: the
+95% interval of the difference, not corrected. RBP's second number: what unjudged passages could add.""")
     opened.save_table(effectiveness, "effectiveness")
     opened.save_table(differences.reset_index(drop=True), "differences")
     print(f"written: effectiveness and differences, .csv and .tex, in {opened.folder / 'tables'}")
@@ -115,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("-n", type=int, default=1, help="queries a passage, sampled where more than one (default: the likeliest)")
     add("--seed", type=int, default=0, help="of the sampling")
 
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given or ["--help"])
     try:
         options.command(options)
     except (ValueError, OSError, RuntimeError) as error:
@@ -123,12 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open(options) -> Runs:
-    names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in options.runs]
-    named = names if len(set(names)) == len(names) else options.runs
-    if again := next((path for path in options.runs if options.runs.count(path) > 1), None):
-        raise ValueError(f"expected each run once, found {again} twice")
-    folder = getattr(options, "output", ".")
-    return open_runs(dict(zip(named, options.runs)), options.qrels, None, None, None, options.level, options.measures, folder)
+    how = dict(relevance_level=options.level, measures=options.measures, folder=getattr(options, "output", "."))
+    return open_runs(options.runs, options.qrels, **how)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ A training instance becomes sequences: ranking positive, ranking negative, query
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -34,6 +34,15 @@ class TokenSequence:
     predict_from: int = 0
     score_at: int = 0
     teacher: float | None = None
+
+
+def as_texts(texts: Iterable[str] | str, what: str) -> list[str]:
+    """Some texts, or one, as a list. Raises ValueError for what is neither."""
+    texts = [texts] if isinstance(texts, str | Mapping) or not isinstance(texts, Iterable) else list(texts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"expected a text as {what}, found {text!r}: give a text, or a list of texts")
+    return texts
 
 
 class InputBuilder:

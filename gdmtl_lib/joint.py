@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses import FixedWeighting, UncertaintyWeighting, generation_cross_entropy
-from .losses import listwise_softmax, margin_mse, pairwise_hinge, pointwise_cross_entropy
+from .losses import LISTWISE, margin_mse, pairwise_hinge, pointwise_cross_entropy
 from .packing import Batch
 from .settings import TrainingSettings
 
@@ -26,7 +26,7 @@ class JointLoss(nn.Module):
         """What each task's mean is over: pairs (passages, point-wise; instances, list-wise), and target tokens; float
         [tasks]."""
         instances = len(batch.score_at) // (1 + self.settings.negatives)
-        each = {"pointwise": 1 + self.settings.negatives, "listwise": 1}
+        each = {"pointwise": 1 + self.settings.negatives} | dict.fromkeys(LISTWISE, 1)
         ranked = instances * each.get(self.rank_loss, self.settings.negatives)
         return torch.tensor([ranked if task == "rank" else len(batch.targets[task]) for task in self.tasks]).float()
 
@@ -56,11 +56,11 @@ class JointLoss(nn.Module):
                 relevant = torch.zeros_like(scores)
                 relevant[:, 0] = 1
                 return pointwise_cross_entropy(scores, relevant, "sum")
-            case "listwise":
-                return listwise_softmax(scores, "sum")
             case "margin_mse":
                 teacher = batch.teacher.view_as(scores)
                 return margin_mse(positive, negative, teacher[:, :1] - teacher[:, 1:], "sum")
+            case name:
+                return LISTWISE[name](scores, "sum")
 
     def loss(self, batch: Batch) -> Tensor:
         """The joint loss of a batch: its mean losses, weighted (Eq. 2, or Eq. 6 with learned weights)."""

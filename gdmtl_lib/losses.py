@@ -1,11 +1,13 @@
 """The losses of the paper (Equations 2 to 6), and two of other re-rankers, of scores and logits. n pairs or target tokens,
 v vocabulary."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .systems import RANK_LOSSES
 
 
 def pairwise_hinge(positive: Tensor, negative: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
@@ -53,6 +55,21 @@ def margin_mse(positive: Tensor, negative: Tensor, teacher_margin: Tensor, reduc
         shapes = ", ".join(str(tuple(part.shape)) for part in (positive, negative, teacher_margin))
         raise ValueError(f"expected as many positive and negative scores as margins of the teacher, found {shapes}")
     return _reduce((positive - negative - teacher_margin).square(), reduction)
+
+
+LISTWISE = {"listwise": listwise_softmax}
+"""Losses of all scores of an instance, by the name that `rank_loss` gives: (scores, "sum") -> their sum."""
+
+
+def add_rank_loss(name: str, loss: Callable[[Tensor, str], Tensor]) -> None:
+    """Make a ranking loss of your own known to `TrainingSettings(rank_loss=name)` and `System`.
+
+    loss: called with scores, float [n, 1 + negatives], of each instance its relevant passage's first, and "sum"; returns
+    the sum over the instances. Raises ValueError for a name that is taken.
+    """
+    if name in RANK_LOSSES:
+        raise ValueError(f"there is a ranking loss {name!r} already: choose another name")
+    LISTWISE[name], RANK_LOSSES[name] = loss, name.replace("_", " ")
 
 
 def generation_cross_entropy(

@@ -30,6 +30,8 @@ def build_model(
 ):
     """A system of the paper on pretrained weights, its new heads drawn from `seed`.
 
+        model = gdmtl.build_model("gdmtl")
+
     system: a name of `SYSTEMS`. checkpoint: a folder or a name; by default all systems start from
     `DEFAULT_CHECKPOINT` (MiniLM), which needs no network; the paper's own is `SYSTEMS[system].checkpoint`.
     An encoder-decoder system given a BERT checkpoint is warm-started from it (Rothe et al., 2020).
@@ -99,11 +101,16 @@ def _opened(kind: type, folder: Path, may_lack: str = ""):
 
 
 def load_model(folder: str | os.PathLike):
-    """Open a checkpoint that `save_pretrained` wrote; every weight must be there, and every file as it was saved.
+    """Open a checkpoint that `save_pretrained` wrote; every weight must be there, and every file as it was saved. A
+    model that is open is returned as it is.
+
+        model = gdmtl.load_model("mine/checkpoint")
 
     Raises FileNotFoundError for a missing folder and ValueError, naming the file, for one that is not a checkpoint of
     this library, or that is damaged.
     """
+    if isinstance(folder, nn.Module):
+        return folder
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {folder}: train one first, or give the folder that holds it")

@@ -4,14 +4,14 @@ import math
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 
-from .systems import RANK_LOSSES, System
+from .systems import RANK_LOSSES, System, unknown_name
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
 _CHOICES = {
     "tracker": (None, "tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
-    "rank_loss": (None, *RANK_LOSSES), "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
+    "rank_loss": RANK_LOSSES, "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
 }  # fmt: skip
 
 
@@ -94,7 +94,9 @@ class TrainingSettings:
     seed: of the order of instances, the negatives and dropout.
     tracker: `tensorboard` (into the training's folder) or `wandb`: where losses and validation are logged; or None.
 
-    Raises ValueError for an unknown or impossible value, saying what is expected.
+        settings = gdmtl.TrainingSettings(epochs=3, batch_size=8, learning_rate=1e-4, loss_weighting=0.1)
+
+    Raises ValueError for an unknown setting and for an impossible value, saying what is expected.
     """
 
     epochs: int = 10
@@ -126,6 +128,12 @@ class TrainingSettings:
     seed: int = 0
     tracker: str | None = None
 
+    def __new__(cls, *given, **named):
+        for name in named:
+            if name not in cls.__dataclass_fields__:
+                raise ValueError(unknown_name("setting", name, cls.__dataclass_fields__, "there are"))
+        return super().__new__(cls)
+
     def __post_init__(self):
         for field in fields(self):
             expected, fits = _KINDS[field.type]
@@ -137,6 +145,7 @@ class TrainingSettings:
             for name in names:
                 self._check(name, fits(getattr(self, name)), expected)
         for name, known in _CHOICES.items():
+            known = (None, *known) if known is RANK_LOSSES else known  # of which there may be more by now
             expected = f"{'None or ' if None in known else ''}one of {', '.join(filter(None, known))}"
             self._check(name, getattr(self, name) in known, expected)
         for name, limit, called in (

@@ -1,5 +1,7 @@
 """The systems of the paper (Tables 1 and 2) as data: what each one reads, what it learns, and from which weights."""
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 FIRST_STAGE = "bm25"
@@ -141,6 +143,12 @@ def add_system(system: System) -> System:
     return system
 
 
+def unknown_name(kind: str, name: object, known: Iterable[str], have: str) -> str:
+    """The sentence for a name that is not known: the closest one, and all there are."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"unknown {kind} {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: {have} {', '.join(known)}"
+
+
 def system_name(name: str) -> str:
     """The canonical name of a system: any letter case, `gdmtl+` for `gdmtl_plus`, a hyphen for an underscore.
 
@@ -148,7 +156,7 @@ def system_name(name: str) -> str:
     """
     canonical = str(name).strip().lower().replace("+", "_plus").replace("-", "_")
     if canonical not in LABELS and canonical not in PUBLISHED:
-        raise ValueError(f"unknown system {name!r}: expected one of {', '.join(LABELS)}")
+        raise ValueError(unknown_name("system", name, LABELS, "expected one of"))
     return canonical
 
 

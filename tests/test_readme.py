@@ -36,6 +36,8 @@ def test_every_link_within_the_project_leads_somewhere():
 
 def test_the_readme_is_read_in_a_minute():
     assert len(README.splitlines()) < 200
+    unfolded = re.sub(r"<details>.*?</details>|```.*?```", "", README.partition("## Licences")[0], flags=re.DOTALL)
+    assert len(unfolded.split()) < 800
 
 
 def test_every_notebook_is_in_the_table_and_every_system_in_its_own():
@@ -63,7 +65,7 @@ def runs_of_two_tools(folder):
     (folder / "queries.tsv").write_text("".join(f"{query}\twhat is {query}\n" for query in ranked))
 
 
-@pytest.mark.parametrize("title", ["Your own runs", "Add a system", "Add a task", "Add a collection"])
+@pytest.mark.parametrize("title", ["Your own runs", "Add a system", "Add a task", "Add a ranking loss", "Add a collection"])
 def test_what_can_be_added_takes_ten_lines_and_works(title, tmp_path):
     [example] = code(title)
     lines = [line for line in example.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -73,6 +75,7 @@ def test_what_can_be_added_takes_ten_lines_and_works(title, tmp_path):
         "Your own runs": "from pathlib import Path; assert Path('query_deltas.png').stat().st_size > 5000 and len(values) == 2",
         "Add a system": "assert model.system.rank_loss == 'pointwise' and model.system.generative_tasks",
         "Add a task": "assert set(history) >= {'rank_loss', 'blind_answer_loss'} and history.notna().all(axis=None)",
+        "Add a ranking loss": "assert history['rank_loss'].notna().all() and history['rank_loss'].iloc[-1] < 3",
         "Add a collection": "assert len(candidates) > 0 and values['value'].max() == 1",
     }[title]
     script = tmp_path / "example.py"

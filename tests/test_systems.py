@@ -1,5 +1,7 @@
 """Tables 1 and 2 of the paper as data."""
 
+import re
+
 import pytest
 
 from gdmtl_lib import systems
@@ -75,7 +77,7 @@ def test_every_label_is_a_name():
 def test_an_unknown_system_is_refused_with_the_known_names(look_up, written):
     with pytest.raises(ValueError) as error:
         look_up(written)
-    assert str(error.value) == (
+    assert re.sub(r" \(did you mean '\w+'\?\)", "", str(error.value)) == (
         f"unknown system {written!r}: expected one of "
         "bm25, mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"
     )

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gdmtl_lib.settings import is_number, is_whole
-from .collection import Collection
+from .collection import Collection, load_collection
 from .deepct import enriched_fingerprint, enriched_passages
 from .files import cache_folder, checksums, read_table, replace_folder, try_lock, write_lines
 from .splits import nested_sample
@@ -41,7 +41,7 @@ _Path = str | os.PathLike[str]
 
 
 def bm25_candidates(
-    collection: Collection, split: str, depth: int = 100, k1: float = 0.9, b: float = 0.4,
+    collection: Collection | _Path, split: str, depth: int = 100, k1: float = 0.9, b: float = 0.4,
     index_dir: _Path | None = None, enriched: _Path | None = None,
 ) -> pd.DataFrame:
     """The best passages of every query of a split by BM25, Lucene's (English stop words, Porter stemmer).
@@ -49,8 +49,11 @@ def bm25_candidates(
     The index is built once for the passages that the split searches, and found again by their fingerprint; one that is
     damaged is built anew. Candidates to a smaller depth are the first of those to a larger one.
 
-    depth: how many passages a query gets at most, 1 or more. k1: how slowly a repeated word saturates, 0 or more.
-    b: how much a passage's length counts, from 0 to 1. index_dir, enriched: as of `open_index`.
+        candidates = gdmtl.bm25_candidates("sample", "dev", depth=20)
+
+    collection: one that is open, or what `load_collection` takes. depth: how many passages a query gets at most, 1 or more.
+    k1: how slowly a repeated word saturates, 0 or more. b: how much a passage's length counts, from 0 to 1.
+    index_dir, enriched: as of `open_index`.
 
     Returns query_id, doc_id, score (float32), rank (int64, from 1), in canonical order. A query that shares no word
     with any passage has no row; a warning says how many there are. Raises ValueError where a parameter is out of range,
@@ -58,6 +61,7 @@ def bm25_candidates(
     the collection's.
     """
     check_parameters(depth, k1, b)
+    collection = load_collection(collection) if isinstance(collection, str | os.PathLike) else collection
     queries = collection.queries(split)
     texts = dict(zip(queries["query_id"], queries["text"], strict=True))
     with open_index(collection, split, index_dir, enriched) as index:

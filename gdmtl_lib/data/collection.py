@@ -221,9 +221,12 @@ def _digest(texts: Iterable[tuple[str, str]]) -> str:
 def load_collection(name: str | os.PathLike[str] | Collection) -> Collection:
     """Open a collection.
 
-    name: one of the forms in `KINDS` (`folds7:` makes seven folds, see `Collection.by_session`). Any may end in
-        `?<split>=<n>`, several joined by `&`: of such a split a fixed sample of n queries is kept
-        (`irds:msmarco-passage?dev-small=500`). A collection that is open is returned as it is.
+        collection = gdmtl.load_collection("sample")
+        collection.queries("dev"), collection.qrels("dev"), collection.splits
+
+    name: `sample`, a folder, `irds:<id>`, `wikiqa:<folder>`, `squad:<file>.json` or another form of `KINDS` (`folds7:` makes
+        seven folds, see `Collection.by_session`). Any may end in `?<split>=<n>`, several joined by `&`: of such a split a
+        fixed sample of n queries is kept (`irds:msmarco-passage?dev-small=500`). A collection that is open is returned as it is.
 
     All but `irds:` and MS MARCO's files is read and checked at once. Raises FileNotFoundError where there is no such
     folder or file, or the kind is unknown, ValueError, naming file and line, where a file is malformed.

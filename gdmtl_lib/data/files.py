@@ -95,7 +95,9 @@ def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> li
         raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
     if len(fields) != count:
         kind = "fields separated by tabs" if has_tabs else "columns"
-        raise ValueError(f"{path}, line {number}: expected {count} {kind} ({form}), found {len(fields)}")
+        why = "; this looks like JSON" if line.lstrip()[:1] in ("{", "[") else ""
+        why = why or "; is there a space in an id or in the tag?" * (not has_tabs and len(fields) > count)
+        raise ValueError(f"{path}, line {number}: expected {count} {kind} ({form}), found {len(fields)}{why}")
     return fields
 
 

@@ -85,6 +85,8 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
     As in trec_eval, TREC's scores make the ranks; MS MARCO's form has none, and they are minus the ranks, of which each
     stands once in a query's list.
 
+        run = gdmtl.read_run("a.run")
+
     path: as for `read_lines`. Returns the run in canonical order. Raises FileNotFoundError where there is no such file,
     ValueError, naming file and line, where it is no run.
     """
@@ -137,7 +139,11 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
     """Read TREC judgments, `query_id 0 doc_id relevance` a line.
 
     Returns `query_id` str, `doc_id` str, `relevance` int64, in the order of the file; for lines that say the same see
-    `without_repetitions`. Args, raises: as `read_run`.
+    `without_repetitions`.
+
+        qrels = gdmtl.read_qrels("qrels.txt")
+
+    Args, raises: as `read_run`.
     """
     query_ids, doc_ids, grades = [], [], []
     for number, fields in read_rows(path, "query_id 0 doc_id relevance"):

@@ -20,7 +20,7 @@ from scipy import stats
 from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
 from gdmtl_lib.data.trec import canonical_order, of_judged_queries, require_columns, validate_qrels, validate_run
 from gdmtl_lib.settings import is_number, is_whole
-from gdmtl_lib.systems import SYSTEMS
+from gdmtl_lib.systems import SYSTEMS, unknown_name
 
 ALPHA, STRONG_ALPHA = 0.05, 0.01  # levels of the marks △ ▽ and ▲ ▼; intervals cover 1 - ALPHA
 POWER = 0.8  # with which a difference is to be found
@@ -46,6 +46,9 @@ def compare(
     Returns a row for each measure and system, the baseline too: `measure`, `system`, `mean`, `difference` (to the
     baseline), `low` and `high` (its interval, uncorrected), `p`, `p_corrected`, `mark`. The last five are NaN and empty
     for the baseline and where there is a single query. Equal systems have p = 1.
+
+        mine, theirs = gdmtl.evaluate("a.run", "qrels.txt"), gdmtl.evaluate("b.run", "qrels.txt")
+        gdmtl.compare({"mine": mine, "theirs": theirs}, baseline="theirs")
 
     Raises ValueError for an unknown baseline or measure, systems measured on different queries, and a value that is
     missing or stands twice.
@@ -126,9 +129,9 @@ def win_tie_loss(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str, t
     """
     if not is_number(tolerance) or tolerance < 0:
         raise ValueError(f"tolerance: expected a share of at least 0, found {tolerance!r}")
-    values = _aligned({"a": values_a, "b": values_b}, measure)
-    change = difference(values["b"], values["a"])
-    tie = is_tie(change, values["a"], tolerance)
+    values = _aligned({"baseline": values_a, "system": values_b}, measure)
+    change = difference(values["system"], values["baseline"])
+    tie = is_tie(change, values["baseline"], tolerance)
     return WinTieLoss(int((~tie & (change > 0)).sum()), int(tie.sum()), int((~tie & (change < 0)).sum()))
 
 
@@ -268,8 +271,8 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
         require_columns(system, values, ("query_id", "measure", "value"))
         column = values[values["measure"] == measure].set_index("query_id")["value"]
         if column.empty:
-            known = ", ".join(values["measure"].unique())
-            raise ValueError(f"{system}: expected values of {measure}, found only those of {known}")
+            known = values["measure"].unique()
+            raise ValueError(f"{system}: {unknown_name('measure', measure, known, 'there are values of')}")
         if twice := set(column.index[column.index.duplicated()]):
             raise ValueError(f"{system}: expected one {measure} for a query, found two for {_some(twice)}")
         numbers = pd.to_numeric(column, errors="coerce").astype(float)

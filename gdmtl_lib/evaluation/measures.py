@@ -43,6 +43,8 @@ def evaluate(
     relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not (RR, RBP),
         unless the measure names its own `rel`. nDCG uses the grades as gains.
 
+        values = gdmtl.evaluate("a.run", "qrels.txt", ["RR@10", "nDCG@10"])
+
     Returns `query_id` str, `measure` str, `value` float64, `residual` float64: for each query of `qrels`, in its order,
     one row a measure. The residual is RBP's, NaN for the others: what RBP would gain if all unjudged passages, in the
     list and after its end, were relevant. Raises ValueError as `validate_run` and `validate_qrels`, for an unknown

@@ -5,7 +5,6 @@ defaults. `resolve_parameters` refuses it.
 """
 
 import ast
-import difflib
 import json
 import os
 import re
@@ -13,6 +12,8 @@ import types
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from pathlib import Path
+
+from gdmtl_lib.systems import unknown_name
 
 INJECTED = "# Parameters"  # the first line of the cell that papermill injects
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
@@ -72,12 +73,6 @@ def check_value(what: str, value: object, annotation: str) -> None:
         raise ValueError(f"{what} must be {annotation}, found {value!r} ({type(value).__name__})")
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str], have: str) -> str:
-    """The sentence for a name that is not known: the closest one, and all there are."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"unknown {kind} {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: {have} {', '.join(known)}"
-
-
 def project_folder() -> Path:
     """The working folder or the nearest above it that holds `notebooks` and `papermill_runs`; the working folder itself
     outside of the project."""
@@ -98,12 +93,14 @@ def indexes_folder() -> Path:
 
 
 def parameters_table(parameters: Mapping[str, object]):
-    """The resolved parameters as a frame to show. From here on no table that a notebook shows is read as mathematics:
-    two prices in a text are no formula between dollars."""
+    """The resolved parameters as a table to show, folded. From here on no table that a notebook shows is read as mathematics
+    (two prices in a text are no formula between dollars), and texts of usual length stand there whole."""
     import pandas as pd
+    from IPython.display import HTML
 
-    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
-    return pd.DataFrame({"value": {name: repr(value) for name, value in parameters.items()}})
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False, "display.max_colwidth", 160)
+    table = pd.DataFrame({"value": {name: repr(value) for name, value in parameters.items()}}).to_html()
+    return HTML(f"<details><summary>parameters, as they are used</summary>{table}</details>")
 
 
 def _declarations(cell: str) -> dict[str, str]:

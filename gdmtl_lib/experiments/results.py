@@ -146,7 +146,7 @@ class Results:
             (measure, system, seed, mean) for system in systems for seed in self.seeds(system)
             for measure, mean in self.values(system, split, seed).groupby("measure", sort=False)["value"].mean().items()
         ]  # fmt: skip
-        return pd.DataFrame(rows, columns=["measure", "system", "seed", "mean"])
+        return pd.DataFrame(rows, columns=["measure", "system", "seed", "mean"]).astype({"mean": float})
 
     def rank_shifts(
         self, baseline: str, system: str, split: str, qrels: pd.DataFrame, depth: int = 10, relevance_level: int = 1

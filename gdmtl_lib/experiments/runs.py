@@ -13,7 +13,8 @@ from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import canonical_order, read_qrels, read_run
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate
-from .notebook import results_folder, unknown_name
+from gdmtl_lib.systems import unknown_name
+from .notebook import results_folder
 from .results import Results
 
 SPLIT = "runs"  # the one split there is
@@ -21,7 +22,7 @@ _LARGE = 1 << 28  # bytes; a file of passages beyond that is looked up where it 
 
 
 def open_runs(
-    runs: Mapping[str, str | os.PathLike | pd.DataFrame], qrels: str | os.PathLike | pd.DataFrame,
+    runs: Mapping[str, str | os.PathLike | pd.DataFrame] | Sequence[str | os.PathLike], qrels: str | os.PathLike | pd.DataFrame,
     queries: str | os.PathLike | pd.DataFrame | None = None, passages: str | os.PathLike | None = None,
     categories: str | os.PathLike | None = None, relevance_level: int = 1, measures: Sequence[str] = PAPER_MEASURES,
     folder: str | os.PathLike | None = None,
@@ -32,7 +33,8 @@ def open_runs(
         gdmtl.compare(opened.values_by_system(), baseline="theirs")
 
     Args:
-        runs: TREC files, or frames `query_id, doc_id, score`, by the names they are shown under.
+        runs: TREC files, or frames `query_id, doc_id, score`, by the names they are shown under; or a list of files,
+            which are shown under their own names.
         qrels: a file of TREC judgments, a frame, or `irds:<id>`, whose queries and categories then come with them.
         queries: a file `query_id<TAB>text`, or a frame `query_id, text` (and `category`). Without it, ids are shown.
         passages: a file `doc_id<TAB>text`, or whatever `load_collection` takes. Without it, ids are shown.
@@ -49,8 +51,14 @@ class Runs(Results):
     holds queries, judgments and texts; `lacks`, in sentences, what was not given and what is shown in its place."""
 
     def __init__(self, runs, qrels, queries, passages, categories, relevance_level, measures, folder):
-        if not runs:
-            raise ValueError('runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, found none')
+        if not runs or not isinstance(runs, Mapping | list | tuple):
+            named = 'files by name, such as {"mine": "a.run", "theirs": "b.run"}, or a list of files'
+            raise ValueError(f"runs: expected {named}, found {repr(runs) if runs else 'none'}")
+        if not isinstance(runs, Mapping):
+            if again := next((path for path in runs if list(runs).count(path) > 1), None):
+                raise ValueError(f"expected each run once, found {again} twice")
+            names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in runs]
+            runs = dict(zip(names if len(set(names)) == len(names) else map(str, runs), runs))
         self.folder, self.lacks = Path(folder or results_folder(SPLIT)).expanduser(), []
         self.output = self.folder
         if self.folder.is_file():
@@ -154,5 +162,5 @@ def open_results(
     if given.get("qrels") is None:
         raise ValueError("qrels: expected a file of judgments or irds:<id> beside runs, found none")
     opened = open_runs(runs, folder=results_dir, **given)
-    print("\n".join([repr(opened), *opened.lacks]))
+    print("\n".join([repr(opened), *(lack for lack in opened.lacks if "categories" in given or "categories=" not in lack)]))
     return opened, opened.collection, SPLIT

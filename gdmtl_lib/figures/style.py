@@ -85,7 +85,7 @@ def panels(
     for axis in axes.flat[:count]:
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
-        axis.set_ylabel(ylabel)
+        axis.set_ylabel(textwrap.fill(ylabel, int(9 * height)))
     return figure, list(axes.flat[:count])
 
 

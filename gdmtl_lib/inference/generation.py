@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .decoding import Decoding
-from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.inputs import TokenSequence, as_texts
 from gdmtl_lib.packing import by_budget
+from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.data.splits import stable_hash
 from gdmtl_lib.settings import check_count
 from .prefix_cache import Continuation, encode_sources
@@ -32,25 +33,26 @@ def generate(
 ) -> list[str] | list[list[str]]:
     """Write the query each passage would answer or, given the queries too, the answer.
 
-    model: of a system that generates. passages: texts, or one text. queries: one a passage, for tasks that read them.
+    model: of a system that generates, or the folder of its checkpoint. passages: texts, or one text. queries: one a
+    passage, for tasks that read them.
     max_tokens: the longest text to write, at most what the system learned to. task: a generative task of the system; by
     default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a token is
     chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together.
+
+        gdmtl.generate(model, "Glacier ice looks blue because it absorbs red light.", method="sample", n=3)
 
     Returns one text a passage or, where `n` is given, a list of n texts a passage.
     Raises ValueError for a system that does not learn the task, a number of queries that does not fit, and settings
     out of range or of another method.
     """
+    model = load_model(model)
     decoding = Decoding(method, n, beams, top_k, top_p, temperature, seed)
     task = _checked_task(model, task, queries is not None)
     for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
         if value is not None or name == "max_tokens":
             check_count(name, value)
-    passages = [passages] if isinstance(passages, str) else list(passages)
-    queries = [queries] if isinstance(queries, str) else [""] * len(passages) if queries is None else list(queries)
-    for text in (*passages, *queries):
-        if not isinstance(text, str):
-            raise ValueError(f"expected texts as passages and queries, found {text!r}")
+    passages = as_texts(passages, "passage")
+    queries = [""] * len(passages) if queries is None else as_texts(queries, "query")
     if len(queries) != len(passages):
         raise ValueError(f"expected one query a passage: found {len(passages)} passages and {len(queries)} queries")
     model.eval()

@@ -15,6 +15,7 @@ from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import hold_lock
 from gdmtl_lib.data.provenance import made_from
 from gdmtl_lib.data.trec import read_run, validate_run, with_scores, write_ordered
+from gdmtl_lib.inputs import as_texts
 from gdmtl_lib.packing import BATCH_TOKENS
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import check_count, is_number
@@ -46,6 +47,8 @@ def rerank(
     states: of the likelihood: a folder that keeps the passages' states for later runs, or `StoredStates` with a limit.
     processes: so many of this machine share the candidates, each with a GPU, or a share of them or of the CPU's cores.
         The collection has to be one that `load_collection` finds by its name.
+
+        run = gdmtl.rerank("mine/checkpoint", "sample", "bm25.run", output="mine.run")
 
     Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run, for unknown ids and
     for an unknown score; RuntimeError where another process is writing this output, and, with the end of what it
@@ -84,23 +87,24 @@ def rerank(
 def rerank_texts(model, query: str, passages: Iterable[str] | str) -> np.ndarray:
     """Scores of some passages (or of one) for a query, float32, in the order given; the higher, the more relevant.
 
-    Raises ValueError for a query or a passage that is no text.
+        gdmtl.rerank_texts(model, "why is ice blue", ["Ice absorbs red light.", "Lava is hot."])
+
+    model: from `build_model`, `load_model` or trained; or the folder of a checkpoint. Raises ValueError for a query or a
+    passage that is no text.
     """
-    passages = [passages] if isinstance(passages, str) else list(passages)
-    for what, texts in (("query", [query]), ("passage", passages)):
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"expected a text as {what}, found {text!r}: give one query and its passages")
-    return score_pairs(model.eval(), [(query, passage) for passage in passages])
+    if not isinstance(query, str):
+        raise ValueError(f"expected a text as query, found {query!r}: give one query and its passages")
+    passages = as_texts(passages, "passage")
+    return score_pairs(load_model(model).eval(), [(query, passage) for passage in passages])
 
 
 def rank(model, query: str, passages: Iterable[str] | str) -> pd.DataFrame:
     """Some passages ordered for a query, the best first: `rank` (from 1), `score`, `text`, and in the index the place
     (from 0) among those given. Equal scores keep that order. Args and raises: as `rerank_texts`.
 
-        gdmtl.rank(gdmtl.load_model(folder), "how do lava caves form", ["Ice is blue.", "A lava stream leaves a cave."])
+        gdmtl.rank("mine/checkpoint", "how do lava caves form", ["Ice is blue.", "A lava stream leaves a cave."])
     """
-    passages = [passages] if isinstance(passages, str) else list(passages)
+    passages = as_texts(passages, "passage")
     table = pd.DataFrame({"score": rerank_texts(model, query, passages), "text": pd.Series(passages, dtype=str)})
     table = table.sort_values("score", ascending=False, kind="stable")
     return table.assign(rank=range(1, len(table) + 1))[["rank", "score", "text"]]

@@ -34,6 +34,9 @@ def missing(config: Config) -> Iterator[str]:
         except (OSError, ValueError) as error:
             yield f"{words}: {error}"
 
+    if config.runs:  # whose files read_config and the plan look at
+        yield from refusal("runs", lambda: plan(config))
+        return
     unopened = list(refusal("data", lambda: load_collection(config.collection)))
     yield from unopened
     if not unopened:
@@ -62,6 +65,8 @@ def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
     gpus = len(visible_gpus())
     at_once = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, {speed() / 1e9:,.0f} GFLOP/s in a training, no GPU"
     yield f"to do: {', '.join(rows) or 'nothing'}; {in_words(sum(map(sum, kinds.values())) / max(1, gpus))} on {at_once}"
+    if config.runs:
+        return
     trained = [job.given["training"] for job in undone if job.kind == "train"]
     weights = sum(4 * parameters_of(each["system"], *map(each["given"].get, ("checkpoint", "layers"))) for each in trained)
     collection = load_collection(config.collection)

@@ -4,14 +4,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdmtl_lib.data.collection import rotations_of
 from gdmtl_lib.data.bm25 import check_parameters
-from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of, unknown_name
+from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of
 from gdmtl_lib.settings import TrainingSettings, check_count
-from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name
+from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name, unknown_name
 
 TRAINING = "03_train"
 # What a notebook can be given by the sweep; it gets those of them that it declares.
@@ -41,6 +41,7 @@ class Config:
     transfer: other collections that systems are taken to: `collection`, `split` and its lowest relevant grade, `level`.
     gpus: how many the sweep may use at once; None: those of this machine. folder: where the results go. project: the folder
         with `notebooks`.
+    runs: of a config that trains nothing and looks at runs of one's own: what `open_runs` takes, `runs` by name among it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Config:
     gpus: int | None
     folder: str
     project: str
+    runs: dict = field(default_factory=dict)
 
 
 # What a config, its first stage, a transfer and a study hold: the type of each value, and what it is unless given.
@@ -68,6 +70,12 @@ _CONFIG = {
     "seeds": ("list[int]",), "baseline": ("str",), "depth": ("int",), "first_stage": ("dict", {}), "parameters": ("dict", {}),
     "overrides": ("dict", {}), "studies": ("dict", {}), "selection_folds": ("int", 0), "transfer": ("list", []),
     "gpus": ("int | None", None), "results": ("str | None", None),
+}  # fmt: skip
+# And a config of runs of one's own: what notebooks 04 to 08 are given, relative to the project's folder.
+_RUNS = {
+    "runs": ("dict[str, str]",), "qrels": ("str",), "queries": ("str | None", None), "passages": ("str | None", None),
+    "categories": ("str | None", None), "relevance_level": ("int", 1), "baseline": ("str | None", None),
+    "results": ("str | None", None),
 }  # fmt: skip
 _AS_GIVEN = ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage", "selection_folds", "gpus")
 _FIRST_STAGE = {"run": ("str",), "k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
@@ -83,21 +91,18 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is not for
     all of the study's; `results` is the folder that gets the results folder, `papermill_runs` unless given. With
     `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a rotation.
+    Or runs that are there, and nothing to train: `runs`, TREC files by name, `qrels`, and what else `open_runs` takes.
     project: the folder with `notebooks` and `papermill_runs`. Raises ValueError for what is wrong, in a sentence.
     """
     project = Path(project).resolve()
     if not re.fullmatch(_FOLDER, name):  # or its results would lie somewhere else than in `papermill_runs`
         raise ValueError(f"config {name!r}: expected a name of letters, digits, '-', '_' and '.'; rename the file")
-    if missing := [key for key, (_, *default) in _CONFIG.items() if key not in values and not default]:
-        _refuse_unknown(name, values, _CONFIG, "a config has")
-        raise ValueError(
-            f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
-        )
-    defaults = {key: default for key, (_, *of) in _CONFIG.items() for default in of}
-    values = defaults | _plain(values)
-    if isinstance(values["transfer"], dict):  # one of them, without a list around it
+    values = _plain(values)
+    if "runs" in values:
+        return _of_runs(name, values, project)
+    if isinstance(values.get("transfer"), dict):  # one of them, without a list around it
         values["transfer"] = [values["transfer"]]
-    values = _checked(name, values, _CONFIG, "a config has")
+    values = _filled(name, values, _CONFIG, "a config has")
     levels = {split: number_of(level, "int") for split, level in values["splits"].items()}
     depth, seeds, folds, selection = (values[key] for key in ("depth", "seeds", "folds", "selection_folds"))
     _expect(name, levels and values["systems"] and seeds, "expected at least one of each of splits, systems and seeds")
@@ -138,9 +143,35 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
         }
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
-        studies=studies, transfer=transfer, folder=str(Path(values["results"] or project / "papermill_runs").expanduser().resolve() / name),
+        studies=studies, transfer=transfer, folder=_folder(name, values, project),
         **{key: values[key] for key in _AS_GIVEN},
     )  # fmt: skip
+
+
+def _of_runs(name: str, values: dict, project: Path) -> Config:
+    """A config of runs that are there: nothing is trained, and the notebooks that take runs look at them."""
+    if trained := [key for key in values if key in _CONFIG and key not in _RUNS]:
+        _expect(name, False, f"expected runs that are there or systems to train, found runs and {', '.join(trained)}; "
+                "give each a config of its own")  # fmt: skip
+    values = _filled(name, values, _RUNS, "a config of runs has")
+    runs, level = values["runs"], values["relevance_level"]
+    baseline = values["baseline"] or next(iter(runs), None)
+    found = f"found {len(runs)} and {level}"
+    _expect(name, runs and level >= 1, f"expected a run or more and a relevance_level of 1 or more, {found}")
+    _expect(name, baseline in runs, unknown_name("baseline", baseline, runs, "runs are"))
+    files = {key: values[key] for key in ("qrels", "queries", "passages", "categories")}
+    for what, path in (*runs.items(), *files.items()):
+        is_file = path is not None and what != "passages" and not path.startswith("irds:")  # no collection's name
+        _expect(name, not is_file or (project / path).is_file(), f"{what}: no file {path}; paths start from {project}")
+    return Config(
+        name=name, collection="", train_split="", splits={"runs": level}, systems=[], seeds=[], baseline=baseline, depth=1,
+        parameters={}, studies={}, transfer=[], folder=_folder(name, values, project), project=str(project), folds=0,
+        first_stage={}, selection_folds=0, gpus=None, runs={"runs": runs} | files,
+    )  # fmt: skip
+
+
+def _folder(name: str, values: Mapping, project: Path) -> str:
+    return str(Path(values["results"] or project / "papermill_runs").expanduser().resolve() / name)
 
 
 def _expect(where: str, is_so: object, sentence: str) -> None:
@@ -153,11 +184,20 @@ def _refuse_unknown(where: str, values: Mapping, known: Mapping, have: str) -> N
         _expect(where, False, unknown_name("key", unknown[0], known, have))
 
 
+def _filled(name: str, values: Mapping, known: Mapping, have: str) -> dict:
+    """A whole config's values, checked, with the defaults of what is not given."""
+    if missing := [key for key, (_, *default) in known.items() if key not in values and not default]:
+        _refuse_unknown(name, values, known, have)
+        raise ValueError(
+            f"config {name} lacks {', '.join(missing)}: add it to the file, or give it as --config {missing[0]}=..."
+        )
+    return _checked(name, {key: default for key, (_, *of) in known.items() for default in of} | values, known, have)
+
+
 def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
     """Values as their types have them, numbers that arrived as texts among them."""
     checked = {}
-    for key in values:
-        _expect(where, key in known, unknown_name("key", key, known, have))
+    _refuse_unknown(where, values, known, have)
     for key, value in values.items():
         annotation, *_ = known[key]
         several = annotation == "list[int]" and isinstance(value, list)

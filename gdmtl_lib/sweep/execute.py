@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import papermill
+from jinja2 import DictLoader
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
@@ -35,6 +37,12 @@ from .jobs import Job, notebook_of, state_of
 from .trainings import Training, first_stage_of, rotations, tune
 
 _ATTEMPTS = 3
+_BAR = re.compile(r"\d+%\|.*\| \d+/\d+ \[")  # what tqdm's widget is called where it is not drawn
+# What JupyterLab folds, parameters and settings, is folded in a page, too, and so are the parameters that were given.
+_FOLDED = """{% extends "index.html.j2" %}{% block input_group %}{% set of = cell.metadata -%}
+{% if (of.jupyter or {}).source_hidden or "injected-parameters" in (of.tags or []) -%}
+<details><summary style="margin-left: 5rem">{{ (of.tags or ["code"])[0]|replace("-", " ") }}</summary>{{ super() }}</details>
+{%- else %}{{ super() }}{% endif %}{% endblock %}"""
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
 
@@ -201,6 +209,7 @@ def execute_notebook(
             papermill.execute_notebook(
                 str(notebook), str(output), dict(parameters), engine_name=_Engine.name, progress_bar=bar, cwd=str(cwd)
             )
+            _drop_bars(output)
             write_html(output)
             return
         except (PapermillExecutionError, DeadKernelError) as error:
@@ -213,6 +222,15 @@ def execute_notebook(
                 raise RuntimeError(f"{title} failed to start. {error}\n  notebook: {notebook}") from None
 
 
+def _drop_bars(notebook: Path) -> None:
+    """Remove what is left of progress bars: without a kernel they stand at their beginning for ever."""
+    executed = nbformat.read(notebook, 4)
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if not _BAR.search(each.get("data", {}).get("text/plain", ""))]
+    nbformat.write(executed, notebook)
+
+
 def write_html(notebook: Path) -> None:
     """An executed notebook as a page beside it, to be looked at without Jupyter and without a network."""
     from nbconvert.exporters import HTMLExporter  # slow to import
@@ -221,7 +239,8 @@ def write_html(notebook: Path) -> None:
     shown = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
     config = HTMLExporter().default_config
     config.NbConvertBase.display_data_priority = shown
-    write_lines(notebook.with_suffix(".html"), [HTMLExporter(config=config).from_filename(str(notebook))[0] + "\n"])
+    exporter = HTMLExporter(config=config, extra_loaders=[DictLoader({"page": _FOLDED})], template_file="page")
+    write_lines(notebook.with_suffix(".html"), [exporter.from_filename(str(notebook))[0] + "\n"])
 
 
 class _Client(PapermillNotebookClient):

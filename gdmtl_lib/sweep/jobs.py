@@ -18,6 +18,7 @@ from gdmtl_lib.data.collection import Collection, load_collection
 from gdmtl_lib.data.files import file_hash, write_lines
 from gdmtl_lib.data.trec import frame_hash
 from gdmtl_lib.experiments.notebook import notebook_parameters
+from gdmtl_lib.experiments.runs import SPLIT, open_runs
 from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, SYSTEMS
 
@@ -149,6 +150,8 @@ def lacking_weights(trainings: Iterable[Training]) -> Iterator[tuple[str, str]]:
 def plan(config: Config) -> list[Job]:
     """All steps of a sweep, each after those it needs, the cheapest first. Opens the collection, and raises ValueError or
     FileNotFoundError where it lacks what a step needs."""
+    if config.runs:
+        return list(_of_runs(config))
     of = _Plan(config)
     if "tune" in config.first_stage:
         of.tune()
@@ -169,6 +172,21 @@ def plan(config: Config) -> list[Job]:
     for transfer in config.transfer:
         of.transfer(**transfer)
     return list(of.jobs.values())
+
+
+def _of_runs(config: Config) -> Iterator[Job]:
+    """The notebooks that take runs of one's own: each anew where its code, a file or what it is given has changed."""
+    opened, level = open_runs(**config.runs, folder=config.folder), config.splits[SPLIT]  # what is wrong is said now
+    files = [*config.runs["runs"].values(), *(path for path in config.runs.values() if isinstance(path, str))]
+    contents = [content_of(Path(file)) if Path(file).is_file() else load_collection(file).fingerprint()
+                for file in files if not file.startswith("irds:")]  # fmt: skip
+    known = config.runs | {"baseline": config.baseline, "relevance_level": level, "results_dir": config.folder}
+    for notebook, which in ANALYSES.items():
+        given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
+        if "runs" in given and (which != "categories" or "category" in opened.collection.queries(SPLIT)):
+            does = {"notebook": notebook, "name": notebook, "parameters": given, "computes": False}
+            of = _hash([__version__, _code(config, notebook), given, contents])
+            yield Job(notebook, "analyse", of, config.folder, does, [], seconds=NOTEBOOK)
 
 
 class _Plan:

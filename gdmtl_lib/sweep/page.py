@@ -25,9 +25,8 @@ from .jobs import STARTED, Job, read_jobs
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = (
     "effectiveness", "differences", "seeds", "score_distributions", "win_tie_loss", "query_deltas", "query_extremes",
-    "rank_shifts", "categories", "training_size", "loss_weighting", "choices", "transfer", "shared_information_needs",
-    "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation", "attention",
-    "collection", "candidate",
+    "rank_shifts", "categories", "training_size", "loss_weighting", "choices", "transfer", "architectures", "intervals",
+    "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation", "attention", "collection", "candidate",
 )  # fmt: skip
 ROWS_SHOWN = 15
 # What a kind of job is called where they are counted.
@@ -107,16 +106,18 @@ def _is_locked(job: Job) -> bool:
 def _conclusions(folder: Path, config: dict) -> Iterator[str]:
     """One sentence a question of the paper, of the tables that are there."""
     tables = {path.stem: table for path in sorted((folder / "tables").glob("*.csv")) if (table := _read(path)) is not None}
-    baseline = LABELS[config["baseline"]]
+    baseline, runs = LABELS[config["baseline"]], config.get("runs", {}).get("runs", {})
     for split in config["splits"]:
         table = tables.get(f"effectiveness.{split}", ())
         if len(table) > 1:
             means = table.set_index("system")["MRR@10"].astype(str).str.split().str[0].astype(float)
+            best = "Which run ranks best?" if runs else f"Which system ranks best? On {split}"
             yield (
-                f"Which system ranks best? On {split} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
+                f"{best} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
                 + (f"; BM25 alone has {means['BM25']:.3f}." if "BM25" in means else ".")
             )
     twins = [(LABELS[twin], LABELS[system]) for system in LABELS if (twin := twin_of(system))]
+    twins = [(baseline, name) for name in runs if name != baseline] or twins
     for split in config["splits"]:
         # Intervals of every pair, where there are some; else those against the baseline.
         tested = [tables[name] for name in (f"intervals.{split}", f"differences.{split}") if name in tables]
@@ -126,7 +127,8 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
             rows = rows.set_index(["baseline", "system"], drop=False)
             rows = rows.loc[[pair for pair in twins if pair in rows.index]]
             if said := _verdicts(rows.assign(system=rows["system"] + " against " + rows["baseline"])):
-                yield f"Does generating help the ranking? On {split}, in MRR@10: {said}."
+                question = f"Which run differs from {baseline}? In" if runs else f"Does generating help the ranking? On {split}, in"
+                yield f"{question} MRR@10: {said}."
     for split, table in _of(tables, "transfer_differences"):
         away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
         if said := _verdicts(away):
@@ -159,6 +161,9 @@ def _read(path: Path, **how) -> pd.DataFrame | None:
 
 
 def _facts(config: dict) -> dict[str, object]:
+    if runs := config.get("runs"):
+        of = {name: path for name, path in runs.items() if isinstance(path, str)}
+        return runs["runs"] | of | {"relevant from grade": config["splits"]["runs"]}
     facts = {
         "collection": config["collection"],
         "trained on": config["train_split"] + (f", in {config['folds']} rotations by session" if config.get("folds") else ""),
@@ -179,18 +184,19 @@ def _table(folder: Path, path: Path, jobs: Sequence[Job]) -> dict | None:
     (name, _, split), note, rows_shown = path.stem.partition("."), "", ROWS_SHOWN
     if name == "win_tie_loss" and {"baseline", "system", "win"} <= set(table.columns):
         cells = table["win"] + " / " + table["tie"] + " / " + table["loss"]
-        labels = [label for label in LABELS.values() if label in {*table["baseline"], *table["system"]}]
+        labels = list(dict.fromkeys([*table["baseline"], *table["system"]]))
         grid = table.assign(cell=cells).pivot(index="baseline", columns="system", values="cell").fillna("")
         table = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns").reset_index()
         note = "Queries on which the system of the column wins, ties and loses against the one of the row."
     if name == "effectiveness":
         if any(job.name == f"04_rerank_and_evaluate_{split}" and not job.stamp.exists() for job in jobs):
             note = "Interim: systems are still missing, and nothing has been tested. "
-        tables, where = ((8,), CAST) if "cast" in split else ((3, 10), MS_MARCO)
-        paper = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
-        reported = dict(zip(paper["system"].map(LABELS.get), paper["mean"].map("{:.3f}".format)))
-        table["MRR@10 in the paper"] = table["system"].map(reported).fillna("")
-        note += f"The paper's numbers are those of {where}."
+        if split != "runs":  # of one's own
+            tables, where = ((8,), CAST) if "cast" in split else ((3, 10), MS_MARCO)
+            paper = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
+            reported = dict(zip(paper["system"].map(LABELS.get), paper["mean"].map("{:.3f}".format)))
+            table["MRR@10 in the paper"] = table["system"].map(reported).fillna("")
+            note += f"The paper's numbers are those of {where}."
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
     rows = [[_shortened(value) for value in row] for row in table.head(rows_shown).itertuples(index=False)]

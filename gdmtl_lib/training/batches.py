@@ -237,4 +237,4 @@ def describe_instance(model, collection, candidates: pd.DataFrame | Candidates, 
         (each.task, decode(each.input_ids), decode(each.decoder_ids), each.source_length, decode(each.targets))
         for each in sequences
     ]
-    return pd.DataFrame(rows, columns=["task", "encoder", "decoder", "source", "predicts"])
+    return pd.DataFrame(rows, columns=["task", "encoder", "decoder", "source", "to predict"])

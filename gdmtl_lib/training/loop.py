@@ -65,6 +65,8 @@ def train(
     resume: go on from what output_dir holds if it is the same training, or return at once if that is finished.
     processes: train in so many processes of this machine, one a GPU; the batch stays the same, shared among them.
 
+        history = gdmtl.train(gdmtl.build_model("gdmtl"), collection, candidates, settings, "mine")
+
     Returns the history: epoch, step, learning_rate, loss, one loss a task, and sigma squared of each task.
 
     Raises ValueError for data that cannot be trained on and for an output_dir that holds another training;

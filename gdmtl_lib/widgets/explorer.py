@@ -88,7 +88,10 @@ class Explorer(ipywidgets.VBox):
             display(self._repr_mimebundle_(), raw=True)
             return
         for part in self.drawn:
-            display(part.figure if isinstance(part, Picture) else part)
+            if isinstance(part, str):  # whose own form is in quotation marks
+                display({"text/html": _html(part), "text/plain": part}, raw=True)
+            else:
+                display(part.figure if isinstance(part, Picture) else part)
 
 
 def is_interactive() -> bool:

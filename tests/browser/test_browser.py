@@ -164,6 +164,9 @@ def test_01_pictures_follow_what_is_dragged_and_typed(lab, page, tmp_path):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     run_all(page, address, notebook, timeout=300 * SECONDS)
+    page.locator(".jp-Notebook .jp-Cell").first.evaluate("cell => cell.scrollIntoView({block: 'start'})")
+    first = page.locator(".jp-Notebook .jp-OutputArea img").first.bounding_box()
+    assert first["y"] < 750  # on the first screen of a laptop, 900 pixels high
 
     explorers = page.locator(".jp-OutputArea-output .widget-vbox")
     explorers.first.scroll_into_view_if_needed()

@@ -198,7 +198,7 @@ BERT = numbered([0.1, 0.2])
     ("systems", "arguments", "message"),
     [
         ({"bert": BERT}, {"baseline": "mono"}, "baseline: expected one of bert, found 'mono'"),
-        ({"bert": BERT}, {"measures": ["RR@5"]}, "bert: expected values of RR@5, found only those of RR@10"),
+        ({"bert": BERT}, {"measures": ["RR@5"]}, "bert: unknown measure 'RR@5' (did you mean 'RR@10'?): there are values of RR@10"),
         ({"bert": BERT}, {"measures": []}, "measures: expected a list of names, each once, found []"),
         ({"bert": BERT}, {"measures": "RR@10"}, "measures: expected a list of names, each once, found 'RR@10'"),
         (

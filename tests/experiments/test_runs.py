@@ -92,7 +92,7 @@ def test_what_is_not_given_is_said_and_ids_stand_for_texts(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"runs": {}}, 'runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, found none'),
+        ({"runs": {}}, 'runs: expected files by name, such as {"mine": "a.run", "theirs": "b.run"}, or a list of files, found none'),
         ({"runs": {"mine": "nothing.run"}}, "nothing.run"),
         ({"queries": "passages.tsv"}, "queries: expected every judged query, but 'q0' is not there (12 missing)"),
         ({"qrels": "queries.tsv"}, "queries.tsv, line 1"),

@@ -52,6 +52,14 @@ def test_it_opens_with_a_title_and_what_it_reads_writes_and_takes(notebook):
     assert all(f"| {row} |" in text for row in ("reads", "writes", "takes"))
 
 
+def test_what_comes_before_the_first_result_is_folded(notebook):
+    """The title and one paragraph, and then what there is to see."""
+    title, text, rest = notebook.cells[0].source.split("\n\n", 2)
+    assert title.startswith("# ") and text.startswith("**") and len(text) < 500
+    assert rest.startswith("<details><summary>") and rest.endswith("\n\n</details>")
+    assert all(cell.metadata.jupyter.source_hidden for cell in notebook.cells[1:4])
+
+
 def test_every_parameter_is_typed_and_has_its_help(parameters):
     """One literal a line: what papermill's `--help-notebook` shows."""
     for line in parameters.source.splitlines():
@@ -206,6 +214,7 @@ def test_no_notebook_shows_an_error_or_a_warning(smoke):
             for output in cell.outputs:
                 assert output.output_type != "error", path
                 assert output.get("name") != "stderr", f"{path}: {output.text}"
+                assert "%|" not in output.get("data", {}).get("text/plain", ""), path  # a progress bar that has stopped
 
 
 def test_results_on_cast_are_called_transfer(smoke):

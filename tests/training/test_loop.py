@@ -347,7 +347,7 @@ def test_the_description_of_an_instance_is_what_is_trained_on(
     assert described.to_dict("records") == [
         {
             "task": each.task, "encoder": decode(each.input_ids), "decoder": decode(each.decoder_ids),
-            "source": each.source_length, "predicts": decode(each.targets),
+            "source": each.source_length, "to predict": decode(each.targets),
         }
         for each in sequences
     ]  # fmt: skip

@@ -138,7 +138,7 @@ FILES = [
     (lambda f: f.run("q Q0 a 1 2 t\nq Q0 b 2 1 t\nq Q0 a 3 0 t\n"),
      "{}/run.trec, line 3: passage 'a' stands a second time for query 'q'; keep one of the two"),
     (lambda f: f.run("q Q0 a 1 2 my run\n"),
-     "{}/run.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 7"),
+     "{}/run.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 7; is there a space in an id or in the tag?"),
     (lambda f: f.run("q a 0\n"), "{}/run.trec, line 1: expected a rank of 1 or more, found 0"),
     (lambda f: f.run("q a 9\nr a 7\nq b 9\n"),
      "{}/run.trec, line 3: rank 9 stands a second time for query 'q': scores need TREC's six columns"),
@@ -326,9 +326,9 @@ MODELS = [
     (lambda m: gdmtl.rerank_texts(m("bert"), ["ice", "water"], "blue ice"),
      "expected a text as query, found ['ice', 'water']: give one query and its passages"),
     (lambda m: gdmtl.rank(m("bert"), "ice", ["blue ice", None]),
-     "expected a text as passage, found None: give one query and its passages"),
+     "expected a text as passage, found None: give a text, or a list of texts"),
     # Generation.
-    (lambda m: gdmtl.generate(m("gdmtl"), ["ice", 3]), "expected texts as passages and queries, found 3"),
+    (lambda m: gdmtl.generate(m("gdmtl"), ["ice", 3]), "expected a text as passage, found 3: give a text, or a list of texts"),
     (lambda m: m.generate("bert"),
      "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c"),
     (lambda m: m.generate(queries=m.texts), "gdmtl does not learn answer_generation, as these do: gdmtl_plus"),
@@ -427,7 +427,7 @@ CHANGED_FILES = [
 ]  # fmt: skip
 CHOICES = [
     ({"system": "gdmlt"},
-     "unknown system 'gdmlt': expected one of bm25, mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"),
+     "unknown system 'gdmlt' (did you mean 'gdmtl'?): expected one of bm25, mono, bert, gdmtl, gdmtl_plus, bart_s, gdmtl_s, bart_c, gdmtl_c"),
     ({"system": "bm25"},
      "bm25 is the first stage and has no model: use bm25_candidates, or one of mono, bert, gdmtl, gdmtl_plus, "
      "bart_s, gdmtl_s, bart_c, gdmtl_c"),
