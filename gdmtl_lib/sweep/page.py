@@ -107,10 +107,12 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
     """One sentence a question of the paper, of the tables that are there."""
     tables = {path.stem: table for path in sorted((folder / "tables").glob("*.csv")) if (table := _read(path)) is not None}
     baseline, runs = LABELS[config["baseline"]], config.get("runs", {}).get("runs", {})
+    below = {}  # by split, the systems that rank worse than the candidates came: what they gain on each other says little
     for split in config["splits"]:
         table = tables.get(f"effectiveness.{split}", ())
         if len(table) > 1:
             means = table.set_index("system")["MRR@10"].astype(str).str.split().str[0].astype(float)
+            below[split] = set(means.index[means < means.get("BM25", 0)])
             best = "Which run ranks best?" if runs else f"Which system ranks best? On {split}"
             yield (
                 f"{best} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
@@ -126,7 +128,8 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
             rows = rows[rows["measure"].isin(("RR@10", "MRR@10"))].drop_duplicates(["baseline", "system"])
             rows = rows.set_index(["baseline", "system"], drop=False)
             rows = rows.loc[[pair for pair in twins if pair in rows.index]]
-            if said := _verdicts(rows.assign(system=rows["system"] + " against " + rows["baseline"])):
+            both = [", both below BM25," if set(pair) <= below.get(split, set()) else "" for pair in rows.index]
+            if said := _verdicts(rows.assign(system=rows["system"] + " against " + rows["baseline"] + both)):
                 question = f"Which run differs from {baseline}? In" if runs else f"Does generating help the ranking? On {split}, in"
                 yield f"{question} MRR@10: {said}."
     for split, table in _of(tables, "transfer_differences"):

@@ -93,6 +93,14 @@ def test_the_page_concludes_and_puts_the_papers_number_beside_ours(folder):
     assert "better or worse than BERT with p &lt; 0.01" in text
 
 
+def test_a_gain_of_systems_below_bm25_is_called_so(folder):
+    write(folder, {
+        "tables/effectiveness.dev.csv": "system,MRR@10\nBM25,0.610\nBERT,0.200\nGDMTL,0.350\n",
+        "tables/differences.dev.csv": "measure,system,mean,difference,low,high\nMRR@10,GDMTL,0.35,0.15,0.1,0.2\n",
+    })  # fmt: skip
+    assert "GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200): is better." in write_page(folder).read_text()
+
+
 def test_what_is_being_written_is_left_out(folder):
     (folder / "tables" / "collection.csv").write_text("")
     assert "Collection<" not in write_page(folder).read_text()
