@@ -48,7 +48,9 @@ def trainings(config: Config, study: str | None = None) -> Iterator[Training]:
                     "validation_split": validation, "relevance_level": config.splits[validation],
                     "depth": config.depth, "seed": seed, "output_dir": home,
                 }  # fmt: skip
-                if SYSTEMS[system].backbone == "encoder_decoder" and (steps := given.get("denoising_steps")):
+                if SYSTEMS[system].backbone == "encoder":  # to which denoising is nothing
+                    given.pop("denoising_steps", None)
+                elif steps := given.get("denoising_steps"):
                     given["denoised_dir"] = str(Path(config.folder) / "denoised" / f"steps{steps}_seed{seed}")
                 if config.selection_folds:
                     given |= {"keep_epoch_runs": True, "validate_every_epoch": True}

@@ -39,6 +39,13 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(o
     assert len(names) == len(set(names))
 
 
+def test_denoising_concerns_the_encoder_decoders_that_a_config_denoises(of_project):
+    """An encoder's training is not another one for it; the sample's denoised start is that of two systems."""
+    given = {training.system: training.given for training in trainings(of_project("sample"))}
+    assert [name for name in SYSTEMS if given[name].get("denoised_dir")] == ["bart_s", "gdmtl_s"]
+    assert [name for name in SYSTEMS if "denoising_steps" in given[name]] == SYSTEMS[4:]
+
+
 def test_the_config_for_wikiqa_lacks_nothing_but_its_folder(of_project):
     config = of_project("wikiqa", collection="wikiqa:somewhere")
     assert (config.systems, config.seeds, config.depth) == (["bert", "gdmtl"], [0, 1, 2], 50)
@@ -119,7 +126,7 @@ def test_the_table_of_presets_says_what_the_configs_say(of_project):
     assert said["negatives from the top"] == [f"{config.depth:,}" for config in configs.values()]
     starts = [config.parameters["gdmtl_s"].get("checkpoint") for config in configs.values()]
     assert starts == ["facebook/bart-base", "facebook/bart-base", None] and configs["sample"].parameters["gdmtl_s"]["denoising_steps"]
-    assert said["start of the encoder-decoders"] == ["BART", "BART", "MiniLM, denoised (notebook 17)"]
+    assert said["start of the encoder-decoders"] == ["BART", "BART", "MiniLM; of `bart_s` and `gdmtl_s` denoised (notebook 17)"]
 
 
 @pytest.mark.parametrize(
