@@ -1,6 +1,11 @@
-"""Draws the pictures of gallery.md, of what needs no training, and of the README's table: python docs/draw_gallery.py"""
+"""Draws the pictures of gallery.md, of what needs no training, and of the README's table: python docs/draw_gallery.py
 
+Given the folder of a sweep, it takes those of trained systems from there: ... papermill_runs/sample
+"""
+
+import io
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +20,11 @@ from gdmtl_lib.inside import attention
 
 HERE = Path(__file__).parent
 ROW = r"\| `(\w+)` to `(\w+)`(.*?) \| (\d) \| [.\d]+ to [.\d]+ \| \**([+-][.\d]+) \(([+-][.\d]+) to ([+-][.\d]+)\)\** \|"
+TRAINED = (
+    "effectiveness.dev", "twins.dev", "score_distributions.dev", "win_tie_loss.dev", "rank_shifts.dev", "training_size.dev",
+    "gradient_cosines.dev",
+)  # fmt: skip
+WIDTH = 1000  # pixels, at most
 
 
 def measured() -> pd.DataFrame:
@@ -54,14 +64,20 @@ def pictures() -> dict:
     }
 
 
+def save(name: str, image: Image.Image, info: PngInfo | None = None) -> None:
+    """A picture, as small as a page of them needs."""
+    path = HERE / "gallery" / f"{name}.png"
+    image.thumbnail((WIDTH, 2 * WIDTH))
+    image.convert("RGB").quantize(64).save(path, optimize=True, pnginfo=info)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
 if __name__ == "__main__":
     for name, figure in pictures().items():
-        path = HERE / "gallery" / f"{name}.png"
-        figure.savefig(path, dpi=90)
-        with Image.open(path) as image:
-            small = image.convert("RGB").quantize(64)
-        info = PngInfo()
+        drawn, info = io.BytesIO(), PngInfo()
+        figure.savefig(drawn, dpi=90)
         if name == "results":  # a test asks whether the picture is of the table as it is now
             info.add_text("table", measured().to_csv())
-        small.save(path, optimize=True, pnginfo=info)
-        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+        save(name, Image.open(drawn), info)
+    for name in TRAINED if sys.argv[1:] else ():
+        save(name, Image.open(Path(sys.argv[1]) / "figures" / f"{name}.png"))
