@@ -128,8 +128,8 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
             rows = rows[rows["measure"].isin(("RR@10", "MRR@10"))].drop_duplicates(["baseline", "system"])
             rows = rows.set_index(["baseline", "system"], drop=False)
             rows = rows.loc[[pair for pair in twins if pair in rows.index]]
-            both = [", both below BM25," if set(pair) <= below.get(split, set()) else "" for pair in rows.index]
-            if said := _verdicts(rows.assign(system=rows["system"] + " against " + rows["baseline"] + both)):
+            both = {pair: ", both below BM25," if set(pair) <= below.get(split, set()) else "" for pair in rows.index}
+            if said := _verdicts(rows.assign(system=[f"{each} against {twin}{both[twin, each]}" for twin, each in rows.index])):
                 question = f"Which run differs from {baseline}? In" if runs else f"Does generating help the ranking? On {split}, in"
                 yield f"{question} MRR@10: {said}."
     for split, table in _of(tables, "transfer_differences"):

@@ -101,6 +101,11 @@ def test_a_gain_of_systems_below_bm25_is_called_so(folder):
     assert "GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200): is better." in write_page(folder).read_text()
 
 
+def test_without_a_system_and_its_twin_nothing_is_concluded_of_generating(folder):
+    write(folder, {"tables/differences.dev.csv": "measure,system,mean,difference,low,high\nMRR@10,BM25,0.6,-0.1,-0.2,0.0\n"})
+    assert "Does generating help" not in write_page(folder).read_text()
+
+
 def test_what_is_being_written_is_left_out(folder):
     (folder / "tables" / "collection.csv").write_text("")
     assert "Collection<" not in write_page(folder).read_text()
