@@ -21,8 +21,8 @@ from gdmtl_lib.inside import attention
 HERE = Path(__file__).parent
 ROW = r"\| `(\w+)` to `(\w+)`(.*?) \| (\d) \| [.\d]+ to [.\d]+ \| \**([+-][.\d]+) \(([+-][.\d]+) to ([+-][.\d]+)\)\** \|"
 TRAINED = (
-    "effectiveness.dev", "twins.dev", "score_distributions.dev", "win_tie_loss.dev", "rank_shifts.dev", "training_size.dev",
-    "gradient_cosines.dev",
+    "effectiveness.dev", "score_distributions.dev", "win_tie_loss.dev", "query_deltas.dev", "rank_shifts.dev", "categories.dev",
+    "attributions.dev.1", "attention_moved.dev",
 )  # fmt: skip
 WIDTH = 1000  # pixels, at most
 
@@ -68,7 +68,7 @@ def save(name: str, image: Image.Image, info: PngInfo | None = None) -> None:
     """A picture, as small as a page of them needs."""
     path = HERE / "gallery" / f"{name}.png"
     image.thumbnail((WIDTH, 2 * WIDTH))
-    image.convert("RGB").quantize(64).save(path, optimize=True, pnginfo=info)
+    image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(path, optimize=True, pnginfo=info)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
