@@ -220,7 +220,7 @@ def test_make_tries_the_oldest_versions(fresh_tree):
         path.resolve().write_text(f'#!/bin/sh\necho "{path.resolve().parent.parent.name} {path.name} $*" >> {log}\n')
         path.resolve().chmod(0o755)
     (fresh_tree / ".venv" / ".installed").touch()
-    done = make(fresh_tree, "oldest", f"PYTHON={sys.executable}")
+    done = make(fresh_tree, "oldest", "ARGS=", f"PYTHON={sys.executable}")
     assert done.returncode == 0, done.stderr
     compiled, _, synced, ours, tested = log.read_text().splitlines()
     assert "--resolution lowest-direct" in compiled and "--override .venv/oldest.pins" in compiled

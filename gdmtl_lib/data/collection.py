@@ -116,8 +116,8 @@ class Collection:
 
     def passages_fingerprint(self, split: str) -> str:
         """SHA-256 of the passages that a split searches, ids and texts, whatever their order."""
-        searched = self.passages(split)  # refuses an unknown split
-        return getattr(self._passages, "fingerprint", None) or _digest(searched)
+        self._split(split)  # refuses an unknown one
+        return getattr(self._passages, "fingerprint", None) or _digest(self.passages(split))
 
     def text(self, doc_ids: Iterable[str]) -> list[str]:
         """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""

@@ -261,7 +261,7 @@ RUN_COLUMNS = "expected 6 columns (query_id Q0 doc_id rank score tag)"
         (b"", " is empty"),
         (GOOD + b"q Q0 b 2 1.0\n", f", line 2: {RUN_COLUMNS}, found 5"),
         (GOOD + b"\n" + GOOD, f", line 2: {RUN_COLUMNS}, found 0"),
-        (GOOD + b"q Q0 b c 2 1.0 x\n", f", line 2: {RUN_COLUMNS}, found 7"),
+        (GOOD + b"q Q0 b c 2 1.0 x\n", f", line 2: {RUN_COLUMNS}, found 7; is there a space in an id or in the tag?"),
         (GOOD + b"q Q0 b 2 high x\n", ", line 2: expected a number as score, found 'high'"),
         (GOOD + b"q Q0 b 2 1_0 x\n", ", line 2: expected a number as score, found '1_0'"),
         (GOOD + "q Q0 b 2 ١ x\n".encode(), ", line 2: expected a number as score, found '١'"),
