@@ -90,9 +90,10 @@ def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> li
     where any white space does. Raises ValueError for another number of fields, and for a first line of names."""
     has_tabs, count = "," in form, len(form.split())
     fields = line.split("\t") if has_tabs else line.split()
-    ends = {field.strip(" #\"'").lower().replace("-", "_") for field in fields[:1] + fields[-1:] if number == 1}
-    if ends and ends <= _NAMES:
-        raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
+    if number == 1:
+        ends = {field.strip(" #\"'").lower().replace("-", "_") for field in fields[:1] + fields[-1:]}
+        if ends and ends <= _NAMES:
+            raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
     if len(fields) != count:
         kind = "fields separated by tabs" if has_tabs else "columns"
         why = "; this looks like JSON" if line.lstrip()[:1] in ("{", "[") else ""
