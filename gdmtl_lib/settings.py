@@ -10,7 +10,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
 _CHOICES = {
-    "tracker": (None, "tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
+    "tracker": ("tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
     "rank_loss": RANK_LOSSES, "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
 }  # fmt: skip
 
@@ -145,9 +145,9 @@ class TrainingSettings:
             for name in names:
                 self._check(name, fits(getattr(self, name)), expected)
         for name, known in _CHOICES.items():
-            known = (None, *known) if known is RANK_LOSSES else known  # of which there may be more by now
-            expected = f"{'None or ' if None in known else ''}one of {', '.join(filter(None, known))}"
-            self._check(name, getattr(self, name) in known, expected)
+            value, may_lack = getattr(self, name), self.__dataclass_fields__[name].type == str | None
+            expected = f"{'None or ' if may_lack else ''}one of {', '.join(known)}"
+            self._check(name, value in known or may_lack and value is None, expected)
         for name, limit, called in (
             ("min_learning_rate", "learning_rate", "learning_rate"), ("gradient_accumulation", "batch_size", "batch_size"),
             ("warmup_epochs", "epochs", "number of epochs"),
