@@ -61,7 +61,7 @@ def bm25_candidates(
     the collection's.
     """
     check_parameters(depth, k1, b)
-    collection = load_collection(collection) if isinstance(collection, str | os.PathLike) else collection
+    collection = load_collection(collection)
     queries = collection.queries(split)
     texts = dict(zip(queries["query_id"], queries["text"], strict=True))
     with open_index(collection, split, index_dir, enriched) as index:

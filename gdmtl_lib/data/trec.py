@@ -111,6 +111,11 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
     return run_of_lines(path, run)
 
 
+def as_run(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
+    """A run in canonical order, from a frame or from its file. Raises as `canonical_order` and `read_run`."""
+    return read_run(given) if isinstance(given, str | os.PathLike) else canonical_order(given)
+
+
 def run_of_lines(path: str | os.PathLike, run: pd.DataFrame, lines: Sequence[int] | None = None) -> pd.DataFrame:
     """What a file's lines say, `query_id, doc_id, score`, in canonical order. lines: their numbers, where some of the
     file's are not among them. Raises ValueError, naming file and line, where they are no run."""

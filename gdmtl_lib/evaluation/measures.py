@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from gdmtl_lib.data.files import read_table, write_lines
-from gdmtl_lib.data.trec import canonical_order, of_judged_queries, read_qrels, read_run, validate_qrels
+from gdmtl_lib.data.trec import as_run, of_judged_queries, read_qrels, validate_qrels
 from gdmtl_lib.settings import is_number, is_whole
 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
@@ -53,8 +53,7 @@ def evaluate(
     qrels = read_qrels(qrels) if isinstance(qrels, (str, os.PathLike)) else qrels
     validate_qrels(qrels)
     parsed = parse_measures(measures, relevance_level)
-    run = read_run(run) if isinstance(run, (str, os.PathLike)) else canonical_order(run)
-    run = of_judged_queries(run, qrels)
+    run = of_judged_queries(as_run(run), qrels)
     qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].astype(np.int64).clip(lower=0))
     qrels = qrels.reset_index(drop=True)
     lists = _Lists(run, qrels)

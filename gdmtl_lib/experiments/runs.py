@@ -11,7 +11,7 @@ from gdmtl_lib.data.collection import Collection, load_collection
 from gdmtl_lib.data.passage_file import PassageFile
 from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.data.trec import canonical_order, read_qrels, read_run
+from gdmtl_lib.data.trec import as_run, read_qrels
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate
 from gdmtl_lib.systems import unknown_name
 from .notebook import results_folder
@@ -101,8 +101,7 @@ class Runs(Results):
         return super().values_by_system(split, systems)
 
     def _read(self, name: str) -> pd.DataFrame:
-        run = self._runs[name]
-        return canonical_order(run) if isinstance(run, pd.DataFrame) else read_run(run)
+        return as_run(self._runs[name])
 
     def _evaluate(self, name: str) -> pd.DataFrame:
         level, measures = self._measured

@@ -30,7 +30,7 @@ from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.rounding import first_best
-from gdmtl_lib.data.trec import canonical_order, frame_hash, read_run, whole_queries, write_run
+from gdmtl_lib.data.trec import as_run, canonical_order, frame_hash, whole_queries, write_run
 from gdmtl_lib.evaluation.measures import evaluate, parse_measures
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
@@ -76,10 +76,10 @@ def train(
     if not isinstance(settings, TrainingSettings):
         raise ValueError(f"settings: expected TrainingSettings(...), found {settings!r}")
     check_processes(processes, pick_device(settings.device))
-    collection = load_collection(collection) if isinstance(collection, str | os.PathLike) else collection
+    collection = load_collection(collection)
     # In one order, so that processes which read the candidates from a file draw the same negatives.
-    candidates = candidates if isinstance(candidates, Candidates) else _run_of(candidates)
-    validation = None if validation is None else _run_of(validation)
+    candidates = candidates if isinstance(candidates, Candidates) else as_run(candidates)
+    validation = None if validation is None else as_run(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
     folder = training.folder
     with folder.held():
@@ -100,10 +100,6 @@ def train(
         model.config.gdmtl, model.config.gdmtl_card = kept.config.gdmtl, kept.config.gdmtl_card
         model.eval()
     return history
-
-
-def _run_of(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
-    return read_run(given) if isinstance(given, str | os.PathLike) else canonical_order(given)
 
 
 def learning_rate(step: int, steps_per_epoch: int, settings: TrainingSettings) -> float:
