@@ -9,6 +9,7 @@ from .systems import RANK_LOSSES, System, unknown_name
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
+LIKELIHOOD = "likelihood"  # by which an epoch can be chosen, beside the measures of a ranking
 _CHOICES = {
     "tracker": ("tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
     "rank_loss": RANK_LOSSES, "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
@@ -85,7 +86,8 @@ class TrainingSettings:
     gradient_accumulation: parts in which a batch is computed, to save memory; at most batch_size. The result is
         the same.
     max_gradient_norm: longer gradients are shortened to it; None: none is.
-    selection_measure: by whose mean over the validation's queries the epoch is chosen, in ir-measures' notation.
+    selection_measure: by whose mean over the validation's queries the epoch is chosen, in ir-measures' notation; or
+        `likelihood`: log P of a token of the query, given its first relevant passage.
     keep_epoch_runs: keep the validation's run after every epoch (epoch_runs/).
     gradient_cosines_every: measure before every n-th step how the tasks' gradients lie to each other (gradients.csv);
         0: never. It changes nothing of the training.

@@ -149,6 +149,15 @@ def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
     return float(np.exp(-totals.sum(dtype=float) / counts.sum()))
 
 
+def likelihoods(model, collection, qrels: pd.DataFrame, relevance_level: int = 1) -> pd.DataFrame:
+    """How well a model writes the queries of a split: `query_id`, `value`, the mean log P of a token of each query given
+    its first relevant passage, the end included."""
+    relevant = qrels[qrels["relevance"] >= relevance_level].drop_duplicates("query_id")
+    texts = collection.query_texts(relevant["query_id"]), collection.text(relevant["doc_id"])
+    totals, counts = log_likelihoods(model.eval(), list(zip(*texts, strict=True)))
+    return relevant[["query_id"]].assign(value=totals / counts)
+
+
 def interpolate(ranking: pd.DataFrame, likelihood: pd.DataFrame, weight: float) -> pd.DataFrame:
     """Ranking score + weight * likelihood, both standardised over each query's candidates: a hinge loss fixes no scale
     of its scores, and a long query's likelihoods lie further apart than a short one's.

@@ -32,11 +32,13 @@ from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import as_run, canonical_order, frame_hash, whole_queries, write_run
 from gdmtl_lib.evaluation.measures import evaluate, parse_measures
+from gdmtl_lib.inference.generation import check_learns
+from gdmtl_lib.inference.likelihood import likelihoods
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.pretrained import load_model
-from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.settings import LIKELIHOOD, TrainingSettings
 
 from .batches import Batches
 from .folder import Progress, TrainingFolder
@@ -185,7 +187,10 @@ class _Training:
         self.batches = Batches(model, collection, candidates, settings)
         model.config.gdmtl = model.config.gdmtl | {"inputs": self.batches.lengths}
         if validation is not None:
-            parse_measures([settings.selection_measure], relevance_level)  # or an epoch is trained before it is refused
+            if settings.selection_measure == LIKELIHOOD:  # or an epoch is trained before it is refused
+                check_learns(model, "query_generation")
+            else:
+                parse_measures([settings.selection_measure], relevance_level)
             self.validation_qrels = collection.qrels_of(validation["query_id"].unique())
             if self.validation_qrels.empty:
                 raise ValueError(
@@ -360,20 +365,13 @@ class _Training:
         return [{"epoch": step // self.batches.steps_per_epoch, "step": step} | row for row in rows]
 
     def _validate(self, progress: Progress) -> None:
-        accelerator, settings = self.accelerator, self.settings
+        accelerator, settings, measure = self.accelerator, self.settings, self.settings.selection_measure
         epoch = progress.step // self.batches.steps_per_epoch - 1
-        # The processes share the chunks of a single one, so that all scores are what they would be there.
-        chunks = list(whole_queries(self.validation["query_id"], CHUNK_PAIRS))
-        mine, runs = chunks[accelerator.process_index :: accelerator.num_processes], []
-        if mine:
-            candidates, device = self.validation.iloc[np.concatenate(mine)], accelerator.device.type
-            how = dict(device=device, precision=settings.precision, progress=False)
-            runs.append(rerank(self.model, self.collection, candidates, **how))
-        if accelerator.num_processes > 1:
-            runs = gather_object(runs)
-        run = runs[0] if len(runs) == 1 else canonical_order(pd.concat(runs, ignore_index=True))
-        measure = settings.selection_measure
-        values = evaluate(run, self.validation_qrels, [measure], self.relevance_level)
+        run = self._reranked() if measure != LIKELIHOOD or settings.keep_epoch_runs else None
+        if measure == LIKELIHOOD:
+            values = likelihoods(self.model, self.collection, self.validation_qrels, self.relevance_level)
+        else:
+            values = evaluate(run, self.validation_qrels, [measure], self.relevance_level)
         value = float(values["value"].mean())
         where = {"epoch": epoch, "step": progress.step - 1}
         progress.validation.append(where | {"measure": measure, "value": value})
@@ -386,6 +384,20 @@ class _Training:
             if accelerator.is_main_process:
                 self._save(values)
         accelerator.wait_for_everyone()
+
+    def _reranked(self) -> pd.DataFrame:
+        """The validation's run. The processes share the chunks of a single one, so that all scores are what they would be
+        there."""
+        accelerator = self.accelerator
+        chunks = list(whole_queries(self.validation["query_id"], CHUNK_PAIRS))
+        mine, runs = chunks[accelerator.process_index :: accelerator.num_processes], []
+        if mine:
+            candidates, device = self.validation.iloc[np.concatenate(mine)], accelerator.device.type
+            how = dict(device=device, precision=self.settings.precision, progress=False)
+            runs.append(rerank(self.model, self.collection, candidates, **how))
+        if accelerator.num_processes > 1:
+            runs = gather_object(runs)
+        return runs[0] if len(runs) == 1 else canonical_order(pd.concat(runs, ignore_index=True))
 
     def _save(self, values: pd.DataFrame | None = None) -> None:
         """Write the checkpoint, and on its card what it was trained on. values: of the validation's queries."""

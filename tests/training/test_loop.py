@@ -21,6 +21,7 @@ from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import read_run
 from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.inference.likelihood import query_likelihood
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import build_model, load_model
@@ -742,6 +743,23 @@ def test_the_measure_that_chooses_and_the_runs_of_every_epoch(toy_bert_folder, t
     assert set(pd.read_csv(tmp_path / "whole" / "validation.csv")["measure"]) == {"nDCG@10"}
     train(tmp_path / "whole", settings={"keep_epoch_runs": False}, resume=False)
     assert not (tmp_path / "whole" / "epoch_runs").exists()
+
+
+def test_an_epoch_can_be_chosen_by_the_likelihood_of_queries(toy_bert_folder, tmp_path, monkeypatch):
+    """As the one who writes wants it: nothing is re-ranked, and the value is that of notebook 12's scores."""
+    monkeypatch.setattr(training, "rerank", None)
+    with pytest.raises(ValueError, match="^bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, "):
+        Training(toy_bert_folder, "bert", validated=True, selection_measure="likelihood")(tmp_path)
+    learned = {"selection_measure": "likelihood", "loss_weighting": "generation"}
+    train = Training(toy_bert_folder, "gdmtl", validated=True, **learned)
+    model, _ = train(tmp_path)
+    looks = pd.read_csv(tmp_path / "validation.csv")
+    assert set(looks["measure"]) == {"likelihood"} and (looks["value"] < 0).all()
+    written = pd.read_csv(tmp_path / "validation_queries.csv", dtype={"query_id": str})
+    best = written[written["epoch"] == looks.loc[looks["value"].idxmax(), "epoch"]].set_index("query_id")["value"]
+    relevant = train.collection.qrels("dev").query("relevance >= 1").drop_duplicates("query_id")
+    scored = query_likelihood(model, train.collection, relevant[["query_id", "doc_id"]], reduction="mean", device="cpu")
+    assert best.to_dict() == pytest.approx(scored.set_index("query_id")["score"].to_dict(), abs=1e-5)
 
 
 def test_a_difference_that_rounding_made_keeps_the_earlier_epoch(toy_bert_folder, tmp_path, monkeypatch):
