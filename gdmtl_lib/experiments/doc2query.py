@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+from torchmetrics.functional.text import rouge_score, squad
 
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.comparison import compare
@@ -61,6 +62,18 @@ def diversity(texts_by_writer: Mapping[str, Sequence[str]]) -> pd.DataFrame:
         for writer, texts in texts_by_writer.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("writer")
+
+
+def agreement(written: Sequence[str], real: Sequence[str]) -> dict[str, float]:
+    """How near texts are to the real ones, means from 0 to 1: `exact match` (but for case, punctuation and articles, as
+    SQuAD counts: Rajpurkar et al., 2016) and `ROUGE-L` (F of the longest common subsequence of words: Lin, 2004)."""
+    pairs = list(zip(written, real, strict=True))
+    if not pairs:
+        return {"exact match": float("nan"), "ROUGE-L": float("nan")}
+    answers = [{"answers": {"text": [text], "answer_start": [0]}, "id": str(n)} for n, (_, text) in enumerate(pairs)]
+    matched = squad([{"prediction_text": text, "id": str(n)} for n, (text, _) in enumerate(pairs)], answers)
+    overlap = rouge_score(list(written), [[text] for text in real], rouge_keys="rougeL")
+    return {"exact match": float(matched["exact_match"]) / 100, "ROUGE-L": float(overlap["rougeL_fmeasure"])}
 
 
 def unseen(collection: Collection, split: str, train_split: str, relevance_level: int = 1) -> pd.DataFrame:

@@ -43,6 +43,16 @@ def test_diversity_by_hand():
     assert table.loc["none"].tolist() == [0, 0, 0, 0] and table.index.name == "writer"
 
 
+def test_agreement_by_hand():
+    """Of "why is the ice blue" (5 words) and "why ice is blue" (4) 3 stand in one order: F is 2 * 3 / (5 + 4). An article
+    and a full stop make no other answer."""
+    found = generated.agreement(["why is the ice blue", "The ice.", ""], ["why ice is blue", "ice", "water"])
+    assert found == pytest.approx({"exact match": 1 / 3, "ROUGE-L": (2 / 3 + 2 / 3 + 0) / 3}, abs=1e-6)
+    assert all(value != value for value in generated.agreement([], []).values())
+    with pytest.raises(ValueError):
+        generated.agreement(["a"], [])
+
+
 def test_unseen_leaves_out_what_was_learned(collection):
     found = generated.unseen(collection, "dev", "train")
     assert list(found.itertuples(index=False, name=None)) == [("q2", "d2", 2), ("q2", "d3", 1)]
