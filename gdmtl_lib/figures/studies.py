@@ -2,10 +2,12 @@
 gains elsewhere, what a likelihood brings for its cost, and what written queries bring BM25."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from math import floor, log10
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -132,6 +134,24 @@ def loss_weighting(
             axis.plot(of["step"], of["sigma2"], color=TASK_COLOURS[task], linestyle=styles[steps], label=label)
         axis.set_ylim(0)
         _legend_above(axis)
+    legend_below(figure)
+    return figure
+
+
+@drawn("What does writing better cost the ranking?")
+def ranking_against_generation(table: pd.DataFrame, measure: str) -> Figure:
+    """A point for each weighting of the losses: how well it writes against how well it ranks, with the spread over seeds;
+    dashed, what ranking alone reaches. table: what `studies.loss_weighting` returns; measure: its first."""
+    column, loss = written(measure), f"{TASK_LABELS['query_generation']} loss"
+    alone, both = table[table[loss].isna()], table[table[loss].notna()]
+    figure, axis = new_figure(figsize=(6.4, 3.4))
+    for (name, _), row in alone.iterrows():
+        axis.axhline(row[column], color=SYSTEM_COLOURS["bert"], linewidth=1, linestyle="--", label=name)
+    colours = sns.color_palette("colorblind", len(both))
+    for ((weighting, steps), row), marker, colour in zip(both.iterrows(), cycle("osD^vP"), colours):
+        label = f"{weighting}, {f'heads first, {steps} steps' if int(steps) else 'fresh heads'}"
+        axis.errorbar(row[loss], row[column], row["spread"], fmt=marker, color=colour, markersize=7, label=label)
+    axis.set(xlabel=f"{loss}, nats a token (left: writes better)", ylabel=column)
     legend_below(figure)
     return figure
 

@@ -1078,6 +1078,10 @@ ALONE = BY_SEED.query("system == 'bert'")
 CHOICES = pd.DataFrame({"choice": list("aabb"), "system": ["bert", "gdmtl"] * 2, "twin": ["", "bert"] * 2, "mark": ""}).assign(
     **{name: RNG.random(4) for name in ("difference", "low", "high")}, by_seed=list(RNG.random((4, 2)))
 )
+REACHED = pd.DataFrame(
+    {"R@10": RNG.random(3), "spread": RNG.random(3) / 9, "query generation loss": [NAN, 5.5, 4.5]},
+    index=pd.MultiIndex.from_tuples([("ranking alone (BERT)", ""), ("fixed at 0.1 (Eq. 2)", "0"), ("learned (Eq. 6)", "100")]),
+)
 SIGMAS = pd.DataFrame({"steps": 0, "step": range(5), "task": "rank", "sigma2": RNG.random(5)})
 STARTS = BY_SEED.assign(denoising_steps=(BY_SEED["train_fraction"] * 8).astype(int))
 LOSSES = pd.DataFrame({"step": range(6), "loss": RNG.random(6)})
@@ -1150,6 +1154,10 @@ FIGURES: dict[str, tuple[tuple, list[tuple]]] = {
         called(WEIGHTED, ALONE, 0.3, SIGMAS, "RR@10"),
         [("x", [*WEIGHTED["mean"], *ALONE["mean"]], [*WEIGHTED.groupby("loss_weighting")["mean"].mean(), ALONE["mean"].mean(), 0.3], []),
          ("y", [], SIGMAS["sigma2"], [])],
+    ),
+    "ranking_against_generation": (
+        called(REACHED, "R@10"),
+        [("y", [], [*REACHED["R@10"], *(REACHED["R@10"] - REACHED["spread"])[1:], *(REACHED["R@10"] + REACHED["spread"])[1:]], [])],
     ),
     "choices": (
         called(CHOICES, "RR@10"),
