@@ -57,9 +57,11 @@ def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
 
 def number_of(value: object, annotation: str) -> object:
     """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and Snakemake's
-    `--config` whatever stands in brackets."""
+    `--config` whatever stands in brackets; papermill knows True and not true."""
     if not isinstance(value, str):
         return value
+    if annotation == "bool" and value in ("true", "false"):
+        return value == "true"
     if "int" in annotation and re.fullmatch(r"[+-]?\d+", value):
         return int(value)
     is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
