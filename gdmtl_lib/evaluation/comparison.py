@@ -63,6 +63,29 @@ def compare(
     return with_marks(table.drop(columns="baseline"), table["measure"])
 
 
+def judgment_holes(
+    values_by_system: dict[str, pd.DataFrame], runs_by_system: Mapping[str, Sequence[pd.DataFrame]], qrels: pd.DataFrame,
+    baseline: str, p: float = 0.5,
+) -> pd.DataFrame:
+    """What unjudged passages could make of each system's gain in RBP (Moffat and Zobel, 2008): `least` if those are relevant
+    that the baseline ranks higher, `most` if those that the system does. No judgment of what they list can move it further.
+
+    values_by_system: as `evaluate` returns them, with `RBP(p=...)`. runs_by_system: the runs behind them, one a seed.
+    Returns the rows of `compare`, but the baseline's, with `least` and `most`. Raises as `compare`.
+    """
+    rows = compare(values_by_system, baseline, [f"RBP(p={p})"]).query("system != @baseline").reset_index(drop=True)
+    judged = pd.MultiIndex.from_frame(qrels.loc[qrels["relevance"] >= 0, ["query_id", "doc_id"]])
+    weights = {}
+    for system, runs in runs_by_system.items():
+        run = pd.concat([of_judged_queries(canonical_order(run).query("rank <= 64"), qrels) for run in runs])  # 2^-64 is no weight
+        run = run.assign(weight=(1 - p) * p ** (run["rank"] - 1.0) / len(runs)).set_index(["query_id", "doc_id"])
+        weights[system] = run.loc[~run.index.isin(judged), "weight"].groupby(level=[0, 1]).sum()
+    weights = pd.DataFrame(weights).fillna(0.0)
+    moved = weights.sub(weights[baseline], axis=0) / qrels["query_id"].nunique()
+    ends = {"least": moved.clip(upper=0).sum(), "most": moved.clip(lower=0).sum()}
+    return rows.assign(**{name: rows["difference"] + rows["system"].map(end) for name, end in ends.items()})
+
+
 def compare_pairs(values_by_system: dict[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
     """Test every system against every earlier one, as `compare` does (Section 6.4). Returns a row for each measure and
     pair: `measure`, `baseline`, `system`, then as `compare`. Raises as `compare`, and for fewer than two systems."""

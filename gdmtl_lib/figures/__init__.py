@@ -7,8 +7,8 @@ from importlib import import_module
 
 _NAMES = {
     "style": "GAIN LOSS STYLE save_figure written",
-    "results": "categories cost differences effectiveness pair pair_intervals query_deltas rank_shifts score_distributions "
-    "twins win_tie_loss",
+    "results": "categories cost differences effectiveness judgment_holes pair pair_intervals query_deltas rank_shifts "
+    "score_distributions twins win_tie_loss",
     "studies": "choices cost_and_effectiveness denoising gains loss_weighting ranking_against_generation recall_by_count "
     "training_curves training_size",
     "collection": "category_shares judgment_grades recall_by_depth text_lengths",

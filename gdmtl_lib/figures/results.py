@@ -235,6 +235,20 @@ def differences(table: pd.DataFrame, baseline: str, measures: Sequence[str]) -> 
     return figure
 
 
+@drawn("Could passages that nobody judged undo the gains?")
+def judgment_holes(table: pd.DataFrame, baseline: str) -> Figure:
+    """Each system's gain in RBP with its 95% interval, and as a band how far unjudged passages could move it. table: what
+    `comparison.judgment_holes` returns."""
+    figure, axis = new_figure(figsize=(7.2, 1.4 + 0.3 * len(table)))
+    band = dict(linewidth=9, color="#dddddd", zorder=0, label="all that unjudged passages allow")
+    axis.hlines(range(len(table)), table["least"], table["most"], **band)
+    ends = table[["least", "most", "low", "high"]].to_numpy().ravel()
+    difference_rows(axis, table, f"to {LABELS[baseline]} in {written(table['measure'].iloc[0])}", include=ends[~np.isnan(ends)])
+    name_rows(axis, [LABELS[system] for system in table["system"]])
+    legend_below(figure)
+    return figure
+
+
 @drawn("Which architecture is better, and is it sure?")
 def pair_intervals(table: pd.DataFrame, measure: str) -> Figure:
     """Section 6.4: the difference of every pair of systems with its 95% interval.

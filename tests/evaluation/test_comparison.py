@@ -19,6 +19,7 @@ from gdmtl_lib.evaluation.comparison import (
     compare_pairs,
     detectable_difference,
     holm,
+    judgment_holes,
     mean_interval,
     query_deltas,
     rank_shifts,
@@ -30,6 +31,7 @@ from gdmtl_lib.evaluation.comparison import (
     win_tie_loss_table,
     with_marks,
 )
+from gdmtl_lib.evaluation.measures import evaluate
 
 
 def values_frame(measure: str = "RR@10", **values: float) -> pd.DataFrame:
@@ -558,6 +560,28 @@ def test_a_difference_is_found_as_often_as_promised():
 def test_unusable_budgets_are_refused(arguments):
     with pytest.raises(ValueError, match="^(seeds|queries): expected"):
         detectable_difference(**{"queries": 10} | arguments)
+
+
+def test_judgment_holes_are_the_ends_of_all_judgments_to_come():
+    """Of all 2^5 ways to judge what nobody has, the worst and the best for the system; two seeds count half each."""
+    qrels = qrels_frame(q0={"a": 1, "b": 0}, q1={"c": 1, "z": -1})
+    runs = {"bert": [run_frame(q0="bax", q1="cyz")], "gdmtl": [run_frame(q0="uab", q1="zyc"), run_frame(q0="xab", q1="cyz")]}
+
+    def means(qrels):
+        return {
+            name: pd.concat([evaluate(run, qrels, ["RBP(p=0.5)"]) for run in of_seeds])
+            .groupby(["query_id", "measure"], as_index=False)["value"].mean()
+            for name, of_seeds in runs.items()
+        }  # fmt: skip
+
+    [row] = judgment_holes(means(qrels), runs, qrels, "bert").itertuples()
+    unjudged = [("q0", "x"), ("q0", "u"), ("q1", "y"), ("q1", "z")]
+    found = []
+    for grades in product((0, 1), repeat=len(unjudged)):
+        more = pd.DataFrame([(*pair, grade) for pair, grade in zip(unjudged, grades)], columns=qrels.columns)
+        values = means(pd.concat([qrels[qrels["relevance"] >= 0], more]))
+        found.append(values["gdmtl"]["value"].mean() - values["bert"]["value"].mean())
+    assert [row.least, row.most] == pytest.approx([min(found), max(found)])
 
 
 def test_twins_are_compared_seed_by_seed():

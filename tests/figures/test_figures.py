@@ -1078,6 +1078,9 @@ ALONE = BY_SEED.query("system == 'bert'")
 CHOICES = pd.DataFrame({"choice": list("aabb"), "system": ["bert", "gdmtl"] * 2, "twin": ["", "bert"] * 2, "mark": ""}).assign(
     **{name: RNG.random(4) for name in ("difference", "low", "high")}, by_seed=list(RNG.random((4, 2)))
 )
+HOLES = pd.DataFrame({"measure": "R@10", "system": ["gdmtl", "mono"], "mark": ["▲", ""]}).assign(
+    **{name: RNG.random(2) for name in ("difference", "low", "high", "least", "most")}
+)
 REACHED = pd.DataFrame(
     {"R@10": RNG.random(3), "spread": RNG.random(3) / 9, "query generation loss": [NAN, 5.5, 4.5]},
     index=pd.MultiIndex.from_tuples([("ranking alone (BERT)", ""), ("fixed at 0.1 (Eq. 2)", "0"), ("learned (Eq. 6)", "100")]),
@@ -1154,6 +1157,9 @@ FIGURES: dict[str, tuple[tuple, list[tuple]]] = {
         called(WEIGHTED, ALONE, 0.3, SIGMAS, "RR@10"),
         [("x", [*WEIGHTED["mean"], *ALONE["mean"]], [*WEIGHTED.groupby("loss_weighting")["mean"].mean(), ALONE["mean"].mean(), 0.3], []),
          ("y", [], SIGMAS["sigma2"], [])],
+    ),
+    "judgment_holes": (
+        called(HOLES, "bert"), [("x", HOLES["difference"], HOLES[["low", "high", "least", "most"]], [])],
     ),
     "ranking_against_generation": (
         called(REACHED, "R@10"),
