@@ -28,6 +28,7 @@ from transformers.utils import cached_file, logging
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.card import model_card
 from gdmtl_lib.backbones.checkpoints import HEADS, write_sums
+from gdmtl_lib.data.files import as_path
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
 from gdmtl_lib.backbones.attention import last_layer_at
 from gdmtl_lib.backbones.reference import is_fast
@@ -153,7 +154,7 @@ class _Heads:
             raise ValueError(f"a checkpoint has no variants, found {variant!r}: save it into a folder of its own")
         if not is_main_process:
             return
-        folder = Path(save_directory).expanduser()
+        folder = as_path(save_directory, "save_directory")
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder for the checkpoint")
         folder.parent.mkdir(parents=True, exist_ok=True)

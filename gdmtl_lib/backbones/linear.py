@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from .devices import multiplies_with_onednn
+from .devices import DTYPES, multiplies_with_onednn
 
 # Where transformers' layers keep the wide linear layer, and the activation that follows it.
 WIDE_LAYERS = (("dense", "intermediate_act_fn"), ("fc1", "activation_fn"))
@@ -25,9 +25,8 @@ def fused_layers(model: nn.Module, tokens: int = 0) -> Iterator[None]:
     """While the block runs, under `torch.inference_mode()`, the model's linear layers and the GELU after the wide ones
     are computed at once, where `fast_products` changes anything. tokens: about how many will go through the layers,
     which decides whether weights, which nothing may change in the block, are laid out first."""
-    device = next(model.parameters()).device
     with ExitStack() as stack:
-        if multiplies_with_onednn(device):
+        if _by_onednn(*model.parameters()):
             for module in model.modules():
                 for linear, activation in WIDE_LAYERS:
                     gelu, is_linear = getattr(module, activation, None), type(getattr(module, linear, None)) is nn.Linear
@@ -46,11 +45,19 @@ def linear_layer(
 ) -> Callable[[Tensor], Tensor]:
     """A linear layer and what follows it, as `fused_layers` computes them, float [..., d] -> [..., o]. weight: float
     [o, d]; bias: float [o]. activation: `none`, or `gelu` where oneDNN multiplies."""
-    if not multiplies_with_onednn(weight.device):
+    if not _by_onednn(weight):
         return partial(F.linear, weight=weight, bias=bias)
     if tokens >= LAID_OUT_FROM:
         weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     return partial(_linear, weight, bias, activation)
+
+
+def _by_onednn(*weights: Tensor) -> bool:
+    """Whether oneDNN multiplies by such weights here: with fp16 or bf16 it does on some processors alone."""
+    kinds = {weight.dtype for weight in weights}
+    return multiplies_with_onednn(weights[0].device) and all(
+        getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")() for name in ("fp16", "bf16") if DTYPES[name] in kinds
+    )
 
 
 def _linear(weight: Tensor, bias: Tensor | None, activation: str, states: Tensor) -> Tensor:

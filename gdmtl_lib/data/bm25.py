@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from gdmtl_lib.settings import is_number, is_whole
 from .collection import Collection, load_collection
 from .deepct import enriched_fingerprint, enriched_passages
-from .files import cache_folder, checksums, read_table, replace_folder, try_lock, write_lines
+from .files import as_path, cache_folder, checksums, read_table, replace_folder, try_lock, write_lines
 from .splits import nested_sample
 from .trec import canonical_order, frame_hash, recall
 
@@ -176,7 +176,7 @@ def tune_bm25(
     query_ids = nested_sample(query_ids, queries)
     relevant = relevant[relevant["query_id"].isin(query_ids)]
     texts = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
-    path = Path(table).expanduser()
+    path = as_path(table, "enriched")
     with open_index(collection, split, **index) as opened:
         of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, int(depth), opened.key], sort_keys=True)
         made_from = hashlib.sha256(of.encode()).hexdigest()[:16]
@@ -213,7 +213,7 @@ def check_parameters(depth: int, k1: float = 0.9, b: float = 0.4) -> None:
 
 
 def indexes_at(index_dir: _Path | None) -> Path:
-    return Path(cache_folder("indexes") if index_dir is None else index_dir).expanduser()
+    return cache_folder("indexes") if index_dir is None else as_path(index_dir, "index_dir")
 
 
 def index_key(collection: Collection, split: str, enriched: _Path | None = None) -> str:
@@ -326,7 +326,8 @@ def java() -> Callable[[str], Any]:
         import jnius  # noqa: F401
         from pyserini.pyclass import autoclass
 
-        autoclass("java.util.logging.Logger").getLogger("").setLevel(autoclass("java.util.logging.Level").SEVERE)
+        manager = autoclass("java.util.logging.LogManager").getLogManager()  # Logger's own way wants a caller in Java
+        manager.getLogger("").setLevel(autoclass("java.util.logging.Level").SEVERE)
         error_level = autoclass("org.apache.logging.log4j.Level").ERROR
         autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(error_level)
         # Lucene refuses queries of more than 1,024 words unless told otherwise.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .files import as_path
 from .irds import open_irds
 from .msmarco import read_msmarco
 from .readers import qrels_frame, read_folder, read_sentences, read_squad, read_wikiqa, texts_frame
@@ -123,7 +124,7 @@ class Collection:
         """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""
         try:
             return [self._passages[unknown := doc_id] for doc_id in doc_ids]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ValueError(f"collection {self.name!r} has no passage {unknown!r}") from None
 
     def query_texts(self, query_ids: Iterable[str]) -> list[str]:
@@ -160,7 +161,7 @@ class Collection:
         return Collection(rotations_name(self.name, split, folds), self._passages, splits, self.fingerprint)
 
     def _split(self, split: str) -> Split:
-        if split not in self._splits:
+        if split not in self.splits:
             known = ", ".join(self.splits)
             raise ValueError(f"collection {self.name!r} has no split {split!r}: its splits are {known}")
         return self._splits[split]
@@ -233,7 +234,8 @@ def load_collection(name: str | os.PathLike[str] | Collection) -> Collection:
     """
     if isinstance(name, Collection):
         return name
-    name, sizes = split_name(os.fspath(name))
+    is_folder = as_path(name, "collection").is_dir()  # though it may be called `mine?dev=1`
+    name, sizes = (os.fspath(name), {}) if is_folder else split_name(os.fspath(name))
     return _load(name).sampled(sizes) if sizes else _load(name)
 
 
@@ -250,8 +252,8 @@ def _load(name: str) -> Collection:
         "sentences": read_sentences,
     }
     if colon and kind in readers:
-        return Collection(name, *readers[kind](Path(rest).expanduser()))
-    folder = Path(name).expanduser()
+        return Collection(name, *readers[kind](as_path(rest)))
+    folder = as_path(name)
     if not folder.is_dir():
         known = "; ".join(f"{form} ({meaning})" for form, meaning in KINDS.items())
         raise FileNotFoundError(f"no collection {name!r}, and no folder of that name; a collection is one of: {known}")

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from .collection import Collection
-from .files import file_hash, read_lines
+from .files import as_path, file_hash, read_lines
 
 _CHECKED_AT_ONCE = 10_000
 _JSON_LINES = re.compile(r"(?<!/)\.jsonl?(\.gz)?$")
@@ -59,7 +59,7 @@ def enriched_fingerprint(path: str | os.PathLike[str]) -> str:
 
 def enriched_files(path: str | os.PathLike[str]) -> list[Path]:
     """The files on disk: the path itself, or those of its folder. Raises FileNotFoundError where there is none."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if _JSON_LINES.search(file.name))
     if not files:
         raise FileNotFoundError(

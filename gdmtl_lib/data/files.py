@@ -31,13 +31,20 @@ _COMPRESSED = {b"\x1f\x8b": "name it .gz", b"PK\x03\x04": "unpack it", b"(\xb5/\
                b"\xfd7zXZ": "unpack it", b"BZh91AY&SY": "unpack it"}  # fmt: skip
 
 
+def as_path(given: str | os.PathLike, name: str = "path") -> Path:
+    """The path that a user gives, `~` being his own folder. Raises ValueError, naming the parameter, for none."""
+    if not isinstance(given, str | os.PathLike) or given == "":
+        raise ValueError(f"{name}: expected a path, found {given!r}")
+    return Path(os.path.expanduser(given))  # which, unlike Path's own, lets a file be called `~a`
+
+
 def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file, or of one in a zip file, without their ends, with their numbers from 1; at least one.
 
     Raises FileNotFoundError where there is none, ValueError where it is empty, not UTF-8, holds a NUL or a carriage
     return within a line, is compressed in another way, or is named `.gz` and is damaged or something else.
     """
-    path, number = path if isinstance(path, zipfile.Path) else Path(path).expanduser(), 0
+    path, number = path if isinstance(path, zipfile.Path) else as_path(path), 0
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -156,7 +163,7 @@ def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` at the end of the block; after an error or a kill,
     what was there before still is. The file's folder is made when it is missing."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path, FORGOTTEN)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from .files import cache_folder, decode_line, read_lines, replace_file, split_line
+from .files import as_path, cache_folder, decode_line, read_lines, replace_file, split_line
 from .readers import check_id
 
 
@@ -30,8 +30,8 @@ class PassageFile(Mapping[str, str]):
     """
 
     def __init__(self, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
-        self.path = Path(path).expanduser().resolve()
-        self.cache_dir = cache_folder("offsets") if cache_dir is None else Path(cache_dir)
+        self.path = as_path(path).resolve()
+        self.cache_dir = cache_folder("offsets") if cache_dir is None else as_path(cache_dir, "cache_dir")
         if not self.path.is_file():
             raise FileNotFoundError(f"no file {self.path}")
 

@@ -214,7 +214,8 @@ def parse_measures(measures: Sequence[str], relevance_level: int) -> dict[str, i
                 measure = measure(rel=int(relevance_level))
             supported = _own(measure) is not None or ir_measures.DefaultPipeline.supports(measure)
         except (NameError, ValueError, TypeError, AssertionError) as error:
-            raise ValueError(f"measures: expected ir-measures' notation, found {name!r} ({error})") from None
+            why = re.sub(r"invalid param (\w+)=<object.*", r"it needs \1", str(error))
+            raise ValueError(f"measures: expected ir-measures' notation, found {name!r} ({why})") from None
         if not supported:
             raise ValueError(f"measures: ir-measures cannot compute {name!r}; these work: {WORKING}")
         if measure in parsed.values():

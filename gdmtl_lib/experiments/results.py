@@ -17,7 +17,7 @@ import pandas as pd
 from gdmtl_lib.data.candidates import first_stage_candidates
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import cross_validated_epochs, cross_validated_run, join_parts, kfold
-from gdmtl_lib.data.files import file_hash, read_table, write_lines
+from gdmtl_lib.data.files import as_path, file_hash, read_table, write_lines
 from gdmtl_lib.data.provenance import differences, made_from
 from gdmtl_lib.data.trec import canonical_order, read_run, write_ordered
 from gdmtl_lib.evaluation.comparison import rank_shifts
@@ -45,7 +45,7 @@ class Results:
     """
 
     def __init__(self, config_or_folder: str | os.PathLike):
-        by_name, by_path = places = (results_folder(os.fspath(config_or_folder)), Path(config_or_folder).expanduser())
+        by_name, by_path = places = (results_folder(str(config_or_folder)), as_path(config_or_folder, "results"))
         self.folder = next((place for place in places if place.is_dir()), None)
         if self.folder is None:
             raise FileNotFoundError(

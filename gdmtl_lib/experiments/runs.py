@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from gdmtl_lib.data.collection import Collection, load_collection
+from gdmtl_lib.data.files import as_path
 from gdmtl_lib.data.passage_file import PassageFile
 from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
@@ -59,7 +60,7 @@ class Runs(Results):
                 raise ValueError(f"expected each run once, found {again} twice")
             names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in runs]
             runs = dict(zip(names if len(set(names)) == len(names) else map(str, runs), runs))
-        self.folder, self.lacks = Path(folder or results_folder(SPLIT)).expanduser(), []
+        self.folder, self.lacks = as_path(folder or results_folder(SPLIT), "folder"), []
         self.output = self.folder
         if self.folder.is_file():
             raise ValueError(f"{self.folder} is a file: give a folder for tables and figures")
@@ -137,7 +138,7 @@ class Runs(Results):
         if passages is None:
             self.lacks.append("No passages were given (passages=): their ids are shown in place of their texts.")
             return _Ids()
-        path = Path(passages).expanduser()
+        path = as_path(passages, "passages")
         if not path.is_file():
             return load_collection(str(passages))._passages
         large = path.stat().st_size > _LARGE and path.suffix != ".gz"

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import pick_device, pick_precision
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.data.files import hold_lock
+from gdmtl_lib.data.files import as_path, hold_lock
 from gdmtl_lib.data.provenance import made_from
 from gdmtl_lib.data.trec import read_run, validate_run, with_scores, write_ordered
 from gdmtl_lib.inputs import as_texts
@@ -57,14 +57,12 @@ def rerank(
     _check_score(score, weight, states, processes)
     if batch_tokens is not None:
         check_count("batch_tokens", batch_tokens)
-    model, collection, candidates = (
-        opened(given) if isinstance(given, str | os.PathLike) else given
-        for given, opened in ((model, load_model), (collection, load_collection), (candidates, read_run))
-    )
+    model, collection = load_model(model), load_collection(collection)
+    candidates = read_run(candidates) if isinstance(candidates, str | os.PathLike) else candidates
     if isinstance(candidates, pd.DataFrame) and "score" not in candidates:
         candidates = candidates.assign(score=0.0)
     validate_run(candidates)
-    output = None if output is None else Path(output).expanduser()
+    output = None if output is None else as_path(output, "output")
     if output is not None and (not output.name or output.is_dir()):
         raise ValueError(f"output: expected a file to write the run to, found the folder {str(output)!r}")
     how = dict(batch_tokens=batch_tokens, precision=precision, device=device, progress=progress)

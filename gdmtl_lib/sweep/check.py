@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
-import yaml
-
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.data.bm25 import java
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.data.files import read_lines
 from gdmtl_lib.evaluation.comparison import detectable_difference
 from gdmtl_lib.experiments.notebook import notebook_parameters
 
-from .config import TRAINING, Config, read_config
+from .config import TRAINING, Config, read_config, read_yaml
 from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, in_words, parameters_of, speed
 from .jobs import Job, lacking_weights, notebook_of, plan, without_answers
 from .trainings import all_trainings, first_stage_inputs
@@ -107,39 +104,18 @@ def published(config: Config) -> Iterator[str]:
     yield f"BM25 over 502,939 training queries and an index of 8.8 million passages: {in_words(seconds)}; about 30 GB in all"
 
 
-class _Once(yaml.SafeLoader):
-    """YAML in which a key stands once; to its own loader the last one counts, without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if again := next((key for key in keys if keys.count(key) > 1), None):
-            raise ValueError(f"key {again!r} stands twice, line {node.start_mark.line + 1} and after: keep one of the two")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(text: str, source: str | os.PathLike) -> dict:
-    """The mapping that a text of YAML is. Raises ValueError, naming its source, for any other text."""
-    try:
-        values = yaml.load(text, _Once)  # noqa: S506, a safe loader
-        if not isinstance(values, dict):
-            raise ValueError(f"expected `key: value` lines, found {values!r}")
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{source} is no config in YAML: {' '.join(str(error).split())}") from error
-    return values
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gdmtl_lib.sweep.check", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--config", dest="values", nargs="*", default=[], metavar="KEY=VALUE", help="values that differ")
     chosen = parser.parse_args(arguments)
     try:
-        values = read_yaml("\n".join(line for _, line in read_lines(chosen.config)), chosen.config)
+        values = read_yaml(chosen.config)
         for given in chosen.values:
             key, equals, value = given.partition("=")
             if not equals:
                 raise ValueError(f"--config: expected KEY=VALUE, found {given!r}")
-            values |= read_yaml(f"{key}: {value}", f"--config {given}")
+            values |= read_yaml(f"--config {given}", f"{key}: {value}")
         project = next((each for each in chosen.config.resolve().parents if (each / "notebooks").is_dir()), None)
         if project is None:
             raise ValueError(f"{chosen.config}: expected a config in papermill_runs/configs, beside whose notebooks it runs")

@@ -7,10 +7,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gdmtl_lib.data.collection import rotations_of
+import yaml
+
 from gdmtl_lib.data.bm25 import check_parameters
+from gdmtl_lib.data.collection import rotations_of
+from gdmtl_lib.data.files import read_lines
+from gdmtl_lib.evaluation.measures import parse_measures
 from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of
-from gdmtl_lib.settings import TrainingSettings, check_count
+from gdmtl_lib.settings import LIKELIHOOD, TrainingSettings, check_count
 from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name, unknown_name
 
 TRAINING = "03_train"
@@ -82,6 +86,28 @@ _FIRST_STAGE = {"run": ("str",), "k1": ("float",), "b": ("float",), "enriched": 
 _TRANSFER = {"collection": ("str",), "split": ("str",), "level": ("int",)}
 _STUDY = {"systems": ("list[str]",), "seeds": ("list[int]",), "variants": ("dict",)}
 _FOLDER = r"\w[\w.-]*"
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which a key stands once; to its own loader the last one counts, without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if again := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"key {again!r} stands twice, line {node.start_mark.line + 1} and after: keep one of the two")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(source: str | os.PathLike, text: str | None = None) -> dict:
+    """The mapping that a file of YAML is, or a text that is from there. Raises ValueError, naming it, for any other."""
+    text = "\n".join(line for _, line in read_lines(source)) if text is None else text
+    try:
+        values = yaml.load(text, _Once)  # noqa: S506, a safe loader
+        if not isinstance(values, dict):
+            raise ValueError(f"expected `key: value` lines, found {values!r}")
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{source} is no config in YAML: {' '.join(str(error).split())}") from error
+    return values
 
 
 def read_config(values: Mapping[str, object], name: str, project: str | os.PathLike) -> Config:
@@ -305,6 +331,8 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
     settings = {parameter: default for parameter, (_, default) in known.items()} | given
     with _said_of(f"{name}, {system}"):
         TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
+        if (measure := settings["selection_measure"]) != LIKELIHOOD:
+            parse_measures([measure], 1)
         for parameter in ("layers", "train_depth", "processes"):  # the rest of what only a running job would refuse
             if settings.get(parameter) is not None:
                 check_count(parameter, settings[parameter])

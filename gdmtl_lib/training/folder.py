@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from gdmtl_lib.data.files import hold_lock, read_table, remove_unfinished, replace_file, write_lines
+from gdmtl_lib.data.files import as_path, hold_lock, read_table, remove_unfinished, replace_file, write_lines
 from gdmtl_lib.data.provenance import differences
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -55,7 +55,7 @@ class TrainingFolder:
     trainings of before there were all of them."""
 
     def __init__(self, folder: str | os.PathLike, description: dict, defaults: dict | None = None):
-        self.folder, self.description = Path(folder).expanduser(), json.loads(json.dumps(description))
+        self.folder, self.description = as_path(folder, "output_dir"), json.loads(json.dumps(description))
         if self.folder.is_file():
             raise ValueError(f"output_dir: expected a folder, found the file {self.folder}")
         self._defaults, self.checkpoint = defaults or {}, self.folder / "checkpoint"

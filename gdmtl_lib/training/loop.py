@@ -28,10 +28,11 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.files import as_path
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import as_run, canonical_order, frame_hash, whole_queries, write_run
-from gdmtl_lib.evaluation.measures import evaluate, parse_measures
+from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.inference.generation import check_learns
 from gdmtl_lib.inference.likelihood import likelihoods
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
@@ -77,6 +78,9 @@ def train(
     """
     if not isinstance(settings, TrainingSettings):
         raise ValueError(f"settings: expected TrainingSettings(...), found {settings!r}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: expected what build_model returns, found {model!r}")
+    output_dir = as_path(output_dir, "output_dir")
     check_processes(processes, pick_device(settings.device))
     collection = load_collection(collection)
     # In one order, so that processes which read the candidates from a file draw the same negatives.
@@ -187,16 +191,17 @@ class _Training:
         self.batches = Batches(model, collection, candidates, settings)
         model.config.gdmtl = model.config.gdmtl | {"inputs": self.batches.lengths}
         if validation is not None:
-            if settings.selection_measure == LIKELIHOOD:  # or an epoch is trained before it is refused
-                check_learns(model, "query_generation")
-            else:
-                parse_measures([settings.selection_measure], relevance_level)
             self.validation_qrels = collection.qrels_of(validation["query_id"].unique())
             if self.validation_qrels.empty:
                 raise ValueError(
                     f"collection {collection.name!r} has no judgments of the validation's queries: "
                     f"validate on another split, or train without validation"
                 )
+            if settings.selection_measure == LIKELIHOOD:  # or an epoch is trained before it is refused
+                check_learns(model, "query_generation")
+            else:  # which has to have a value where nothing relevant is found, too
+                nothing = validation.drop_duplicates("query_id").assign(doc_id="-")
+                evaluate(nothing, self.validation_qrels, [settings.selection_measure], relevance_level)
         self.folder = TrainingFolder(output_dir, self._description(candidates), TrainingSettings().as_dict())
 
     def _description(self, candidates: pd.DataFrame | Candidates) -> dict:

@@ -65,6 +65,8 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
          "'../dev'"),
         ({"parameters": {"layers": 0}}, "config test, bert: layers must be at least 1, found 0"),
         ({"parameters": {"processes": 0}}, "config test, bert: processes must be at least 1, found 0"),
+        ({"parameters": {"selection_measure": "MRR@"}},
+         "config test, bert: measures: expected ir-measures' notation, found 'MRR@' ("),
         ({"parameters": {"train_depth": -1}}, "config test, bert: train_depth must be at least 1, found -1"),
         ({"depth": 0}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 0 and seeds [0, 1]"),
         ({"depth": "deep"}, "config test: depth must be int, found 'deep' (str)"),

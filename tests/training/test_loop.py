@@ -20,7 +20,7 @@ from gdmtl_lib import joint
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import read_run
-from gdmtl_lib.evaluation.measures import evaluate
+from gdmtl_lib.evaluation.measures import WORKING, evaluate
 from gdmtl_lib.inference.likelihood import query_likelihood
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.joint import JointLoss
@@ -641,6 +641,12 @@ CANDIDATES = candidates_of(collection_of())
             None,
             {"validation": CANDIDATES, "settings": {"selection_measure": "ndcg_cut_10"}},
             "measures: expected ir-measures' notation, found 'ndcg_cut_10'; did you mean nDCG@10?",
+        ),
+        (
+            None,
+            {"validation": CANDIDATES, "settings": {"selection_measure": "Accuracy"}},
+            "measures: Accuracy has no value for 11 of 11 queries (t0, say): it is not defined where nothing relevant is "
+            "retrieved; these work: " + WORKING,
         ),
         (
             None,

@@ -31,7 +31,7 @@ FILES, RUNS, TABLES = (2000, 2000, 1000) if STRESS else (60, 40, 40)
 
 pytestmark = pytest.mark.slow
 fuzz = settings(
-    max_examples=FILES, deadline=None, derandomize=not STRESS, database=None,
+    max_examples=FILES, derandomize=not STRESS, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

@@ -212,6 +212,8 @@ FRAMES = [
     (lambda: gdmtl.evaluate(RUN, QRELS, ["RBP(p='x')"]), "measures: expected 0 < p < 1 in RBP, found \"RBP(p='x')\""),
     (lambda: gdmtl.evaluate(RUN, QRELS.assign(relevance=5), ["AP", "ERR@5"]), "measures: ERR@5 cannot be computed here ("),
     (lambda: gdmtl.evaluate(RUN, QRELS, ["MRR at 10"]), "measures: expected ir-measures' notation, found 'MRR at 10' ("),
+    (lambda: gdmtl.evaluate(RUN, QRELS, ["Success"]),
+     "measures: expected ir-measures' notation, found 'Success' (it needs cutoff)"),
     (lambda: gdmtl.evaluate(RUN, QRELS, "RR@10"), "measures: expected a list of names such as "),
     (lambda: gdmtl.compare({"a": VALUES, "b": VALUES.head(1)}, "a"),
      "RR@10: expected a and b to be measured on the same queries, found that only a has 1 query (r); evaluate both with "
@@ -254,6 +256,18 @@ PARAMETERS = [
     (lambda: gdmtl.bm25_candidates(None, "dev", k1="0.9"), "expected k1 to be a number of 0 or more, found '0.9'"),
     (lambda: gdmtl.bm25_candidates(None, "dev", b=True), "expected b to be a number from 0 to 1, found True"),
     (lambda: gdmtl.bm25_candidates(None, "dev", b=1.1), "expected b to be a number from 0 to 1, found 1.1"),
+    (lambda: load_collection(None), "collection: expected a path, found None"),
+    (lambda: load_collection(b"sample"), "collection: expected a path, found b'sample'"),
+    (lambda: load_collection("sample").queries(["dev"]), "collection 'sample' has no split ['dev']: its splits are cast, dev, train"),
+    (lambda: runs.read_run(3), "path: expected a path, found 3"),
+    (lambda: runs.write_run(RUN, None), "path: expected a path, found None"),
+    (lambda: gdmtl.load_model(None), "folder: expected a path, found None"),
+    (lambda: gdmtl.load_model(3), "folder: expected a path, found 3"),
+    (lambda: gdmtl.build_model("bert", checkpoint=3), "checkpoint: expected a path, found 3"),
+    (lambda: gdmtl.open_runs({"a": RUN}, QRELS, folder=3), "folder: expected a path, found 3"),
+    (lambda: Results(None), "results: expected a path, found None"),
+    (lambda: gdmtl.train("gdmtl", "sample", RUN, TrainingSettings(), "out"),
+     "model: expected what build_model returns, found 'gdmtl'"),
     (lambda: parameter("int", "3"), "parameter x must be int, found '3' (str)"),
     (lambda: parameter("int", True), "parameter x must be int, found True (bool)"),
     (lambda: parameter("str or None", 3),
@@ -305,6 +319,11 @@ MODELS = [
     (lambda m: m.rerank(batch_tokens=0), "batch_tokens must be at least 1, found 0"),
     (lambda m: m.rerank(batch_tokens=1.5), "batch_tokens must be a whole number, found 1.5"),
     (lambda m: m.rerank(score="interpolated", weight=float("nan")), "weight must be a number, found nan"),
+    (lambda m: m.rerank(output=3), "output: expected a path, found 3"),
+    (lambda m: gdmtl.rerank(None, collection_of(), CANDIDATES), "folder: expected a path, found None"),
+    (lambda m: m("bert").save_pretrained(None), "save_directory: expected a path, found None"),
+    *[(lambda m, into=into: gdmtl.train(m("bert"), collection_of(), CANDIDATES, SETTINGS, into),
+       f"output_dir: expected a path, found {into!r}") for into in (None, 3, "")],
     (lambda m: m.rerank(output="."), "output: expected a file to write the run to, found the folder '.'"),
     (lambda m: m.rerank(candidates={"q0": ["d0"]}),
      "run: expected a frame with the columns query_id, doc_id, score, each once, found dict"),
@@ -624,6 +643,17 @@ def test_paths_in_the_home_folder(tmp_path, monkeypatch, toy_bert_folder):
     there = {path.name for path in tmp_path.iterdir()}
     assert there >= {"a.run", "b.run", "out", "qrels.txt", "saved", "values.csv", "work"}
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_names_that_look_like_something_else(tmp_path, monkeypatch):
+    """A folder that is called as a sample is written; a file that is called as a home folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine?dev=1"
+    folder.mkdir()
+    write(folder)
+    assert len(load_collection(folder).queries("dev")) == 2 and len(load_collection(f"{folder}?dev=1").queries("dev")) == 1
+    runs.write_run(RUN, "~a.run")
+    assert runs.read_run("~a.run")["doc_id"].tolist() == ["a", "b"] and (tmp_path / "~a.run").is_file()
 
 
 def test_a_query_without_candidates(folder, toy_bert_folder, tmp_path):

@@ -20,6 +20,7 @@ import yaml
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from snakemake.common.configfile import load_configfile
+from tests import warm
 from tests.data.conftest import FOLDER, write
 
 import gdmtl_lib as gdmtl
@@ -299,3 +300,13 @@ def test_make_lab_listens_on_loopback_and_asks_for_its_token(tmp_path):
                     assert outside.connect_ex((other, port)) != 0
         finally:
             server.terminate()
+
+
+def test_a_key_that_stands_twice_is_refused_by_the_sweep_too(tmp_path):
+    """Of the two Snakemake's own reader takes the last."""
+    (tmp_path / "twice.yaml").write_text((PROJECT / "papermill_runs" / "configs" / "smoke.yaml").read_text() + "depth: 7\n")
+    arguments = warm.of_sweep(tmp_path / "twice.yaml", tmp_path, "--dry-run")
+    assert warm.forked(warm.snakemake, arguments, cwd=PROJECT, printed=tmp_path / "printed.txt") == 1
+    printed = (tmp_path / "printed.txt").read_text()
+    assert f"{tmp_path / 'twice.yaml'} is no config in YAML: key 'depth' stands twice, line " in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["printed.txt", "twice.yaml"]
