@@ -452,7 +452,7 @@ def test_a_share_of_the_queries(toy_bert_folder, tmp_path):
 
 
 def test_the_best_epoch_is_kept_and_the_earlier_of_equals(toy_bert_folder, tmp_path, monkeypatch):
-    seen, values = [], iter([0.25, 0.75, 0.75, 0.5])
+    seen, values = [], iter([0.0, 0.25, 0.75, 0.75, 0.5])  # the first is of what is tried before
     original = training._Training._validate
 
     def validate(self, progress):
@@ -769,7 +769,7 @@ def test_an_epoch_can_be_chosen_by_the_likelihood_of_queries(toy_bert_folder, tm
 
 
 def test_a_difference_that_rounding_made_keeps_the_earlier_epoch(toy_bert_folder, tmp_path, monkeypatch):
-    values = iter([0.1 + 0.2, 0.3, 0.1 + 0.2 + 1e-16])
+    values = iter([0.0, 0.1 + 0.2, 0.3, 0.1 + 0.2 + 1e-16])  # the first is of what is tried before
     monkeypatch.setattr(training, "evaluate", lambda *_: pd.DataFrame({"query_id": ["q"], "value": [next(values)]}))
     Training(toy_bert_folder, "bert", validated=True, epochs=3)(tmp_path)
     assert json.loads((tmp_path / "settings.json").read_text())["finished"]["best_epoch"] == 0
