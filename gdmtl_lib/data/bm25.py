@@ -176,7 +176,7 @@ def tune_bm25(
     query_ids = nested_sample(query_ids, queries)
     relevant = relevant[relevant["query_id"].isin(query_ids)]
     texts = dict(zip(query_ids, collection.query_texts(query_ids), strict=True))
-    path = as_path(table, "enriched")
+    path = as_path(table, "table")
     with open_index(collection, split, **index) as opened:
         of = json.dumps([frame_hash(relevant[["query_id", "doc_id"]]), texts, int(depth), opened.key], sort_keys=True)
         made_from = hashlib.sha256(of.encode()).hexdigest()[:16]
