@@ -108,7 +108,8 @@ def by_category(
     _check(values_by_system, baseline)
     values = _aligned(values_by_system, measure)
     if not {"query_id", "category"} <= set(categories.columns):
-        raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}")
+        of_queries = "; runs take a file of them as `categories`, a collection has categories.<split>.tsv" * ("text" in categories)
+        raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}{of_queries}")
     category_of = categories.dropna(subset="category").set_index("query_id")["category"]
     if twice := set(category_of.index[category_of.index.duplicated()]):
         raise ValueError(f"categories: expected one category for a query, found two for {_some(twice)}")

@@ -302,8 +302,8 @@ def seed_spread(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with the systems' labels for their names, in its columns `baseline` and `system`."""
-    columns = table.columns.intersection(["baseline", "system"])
+    """A table with the systems' labels for their names, in its columns `baseline`, `twin` and `system`."""
+    columns = table.columns.intersection(["baseline", "twin", "system"])
     return table.assign(**{column: table[column].replace(LABELS) for column in columns})
 
 

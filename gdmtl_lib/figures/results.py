@@ -86,6 +86,11 @@ def query_deltas(
     """
     figure, axes = panels(len(deltas), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
     for axis, (system, table) in zip(axes, deltas.items()):
+        if not {"baseline", "difference"} <= set(table):
+            raise ValueError(
+                f"{system}: expected what comparison.query_deltas(values_a, values_b, measure) returns, with the columns "
+                f"baseline and difference, found {', '.join(map(str, table))}"
+            )
         _sorted_deltas(axis, table, tolerance)
         axis.set_title(f"{LABELS[system]}: mean {signed(table['difference'].mean())}")
         if marked is not None:
@@ -164,18 +169,20 @@ def categories(table: pd.DataFrame, baseline: str, measure: str) -> Figure | tup
     every, systems = list(table["category"].unique()), list(table["system"].unique())
     names = every[:MOST_CATEGORIES]
     table = table[table["category"].isin(names)]
-    height = 1.5 + len(names) * max(0.5, 0.17 * len(systems))
+    height = 1.5 + len(names) * max(0.5, 0.12 * len(systems))
     figure, (left, right) = new_figure(1, 2, figsize=(8.5, height), sharey=True)
-    reach = min(0.33, 0.11 * (len(systems) - 1))
+    reach = min(0.41, 0.11 * (len(systems) - 1))
     offsets = dict(zip(systems, np.linspace(-reach, reach, len(systems))))
     y = table["category"].map(names.index) + table["system"].map(offsets)
+    usual = dict(zip(systems, near([table["mean"][table["system"] == system].mean() for system in systems])))
+    usual = table["system"].map(usual)
     for system in systems:
         of = table["system"] == system
         left.scatter(table["mean"][of], y[of], s=26, color=SYSTEM_COLOURS[system], label=LABELS[system], zorder=3)
-    follow(left, table["mean"], [SYSTEM_COLOURS[system] for system in table["system"]], rows=y)
+    follow(left, table["mean"], [SYSTEM_COLOURS[system] for system in table["system"]], rows=y, usual=usual)
     others = table["system"] != baseline
     if others.any():
-        difference_rows(right, table[others], f"to {LABELS[baseline]}", y[others], size=20)
+        difference_rows(right, table[others], f"to {LABELS[baseline]}", y[others], size=20, usual=usual[others])
     sizes = table.drop_duplicates("category").set_index("category")
     name_rows(left, [f"{name}\n{sizes['queries'][name]:,} queries, {sizes['share'][name]:.0%}" for name in names])
     left.set(ylim=(len(names) - 0.5, -0.5), xlabel=written(measure), title="how well")
@@ -191,20 +198,21 @@ def categories(table: pd.DataFrame, baseline: str, measure: str) -> Figure | tup
 
 
 @drawn("What does re-ranking gain, and who gains most?")
-def effectiveness(table: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) -> Figure:
+def effectiveness(table: pd.DataFrame, baseline: str, by_seed: pd.DataFrame | None = None) -> Figure:
     """Table 3 as a picture: a panel for each measure, in it a line from BM25's mean to each system's, and the mark of
     significance against the baseline, whose mean is the dashed line.
 
-    table: what `comparison.compare` returns, BM25 among its systems. by_seed: `measure, system, seed, mean`: a small dot
-    for each seed.
+    table: what `comparison.compare` returns; without a BM25 among its systems, lines begin at the baseline. by_seed:
+    `measure, system, seed, mean`, of trainings: a small dot for each seed.
     """
+    by_seed = pd.DataFrame(columns=["measure", "system", "seed", "mean"], dtype=float) if by_seed is None else by_seed
     measures, systems = list(table["measure"].unique()), list(table["system"].unique())
     figure, axes = panels(len(measures), 0.9 + 0.23 * len(systems), 3.2, most=3, sharey=True)
     colours = [SYSTEM_COLOURS[system] for system in systems]
     for axis, measure in zip(axes, measures):
         rows = table[table["measure"] == measure].set_index("system").loc[systems]
         axis.axvline(rows["mean"][baseline], color=SYSTEM_COLOURS[baseline], linewidth=0.8, linestyle="--", label=LABELS[baseline])
-        axis.hlines(range(len(systems)), rows["mean"].get(FIRST_STAGE, 0.0), rows["mean"], color=colours, linewidth=1.6)
+        axis.hlines(range(len(systems)), rows["mean"].get(FIRST_STAGE, rows["mean"][baseline]), rows["mean"], color=colours, linewidth=1.6)
         axis.scatter(rows["mean"], range(len(systems)), color=colours, s=34, zorder=3)
         seeds = by_seed[by_seed["measure"] == measure]
         if seeds["seed"].nunique() > 1:
@@ -258,7 +266,9 @@ def pair_intervals(table: pd.DataFrame, measure: str) -> Figure:
     """
     rows = table[table["measure"] == measure].reset_index(drop=True)
     figure, axis = new_figure(figsize=(7.2, 1.2 + 0.27 * len(rows)))
-    difference_rows(axis, rows, f"in {written(measure)}")
+    means = dict(zip(rows["baseline"], rows["mean"] - rows["difference"])) | dict(zip(rows["system"], rows["mean"]))
+    usual = dict(zip(means, near(list(means.values()))))  # a pair of one at chance does not decide how the others are seen
+    difference_rows(axis, rows, f"in {written(measure)}", usual=rows["baseline"].map(usual) & rows["system"].map(usual))
     if "low (paper)" in rows:
         ends = rows["low (paper)"], rows["high (paper)"]
         axis.hlines(rows.index + 0.28, *ends, color="#999999", linewidth=2, label="the paper's interval")
@@ -303,10 +313,13 @@ def cost(table: pd.DataFrame, measure: str, first_stage: float | None = None) ->
     area = (130 * table["ranking_parameters"] / table["ranking_parameters"].max()).astype(float)
     colours, mean = [SYSTEM_COLOURS[system] for system in table["system"]], table["mean"].to_numpy(dtype=float)
     is_near = near(mean)
-    said = [LABELS[s] + ("" if known else f" ({at:.3f})") for s, at, known in zip(table["system"], mean, is_near)]
+    said = [
+        LABELS[system] if known else f"{'▾' if at < np.median(mean) else '▴'} {LABELS[system]} ({at:.3f})"
+        for system, at, known in zip(table["system"], mean, is_near)
+    ]
     values = [*table["low"][is_near], *table["high"][is_near], *([] if first_stage is None else [first_stage])]
     margin = 0.08 * (np.nanmax(values) - np.nanmin(values) or 0.1)
-    low, high = axes[0].set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)
+    axes[0].set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)
     for axis, (column, label) in zip(axes, shown.items()):
         x = table[column].to_numpy(dtype=float)
         axis.vlines(x, table["low"], table["high"], color=colours, linewidth=1.2, alpha=0.7)
@@ -316,8 +329,8 @@ def cost(table: pd.DataFrame, measure: str, first_stage: float | None = None) ->
             at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8.5)
             axis.annotate("BM25", (0.01, first_stage), (0, 3), color=SYSTEM_COLOURS[FIRST_STAGE], **at)
         span = float(np.nanmax(x) - np.nanmin(x)) or float(np.nanmax(x)) or 1.0
-        axis.set(xlim=(np.nanmin(x) - 0.12 * span, np.nanmax(x) + 0.3 * span), xlabel=label)
-        label_points(axis, x, np.clip(mean, low, high), said, colours)
+        axis.set(xlim=(np.nanmin(x) - 0.12 * span, np.nanmax(x) + (0.3 if is_near.all() else 0.4) * span), xlabel=label)
+        label_points(axis, x, mean, said, colours)
     return figure
 
 

@@ -173,16 +173,19 @@ def near(values: Sequence[float]) -> np.ndarray:
 def follow(
     axis: Axes, values: Sequence[float], colours: Sequence, low: Sequence | None = None, high: Sequence | None = None,
     include: Sequence[float] = (), rows: Sequence[float] | None = None, texts: Sequence[str] | None = None,
+    usual: Sequence[bool] | None = None,
 ) -> None:  # fmt: skip
     """Let the x axis show what belongs together: values far from the middle one are cut, with their text at the edge.
 
     values: one a row, from the top; rows: where they stand, if not at 0, 1, .... low, high: their intervals, which are
     shown as far as the values are. include: what has to be on the axis. texts: of values that are cut; three digits.
+    usual: which of them decide what the axis shows; those of systems that work.
     """
     values = np.asarray(values, dtype=float)
     rows = np.arange(len(values)) if rows is None else np.asarray(rows)
     low, high = (values if side is None else np.where(np.isnan(side), values, side) for side in (low, high))
-    shown = near(values)
+    shown = np.ones(len(values), bool) if usual is None else np.array(usual)
+    shown[shown] = near(values[shown])
     start, end = min(*low[shown], *include), max(*high[shown], *include)
     room = 0.08 * (end - start) or 0.01
     axis.set_xlim(start - room, end + room)
@@ -203,20 +206,20 @@ def cut_off(axis: Axes, row: float, value: float, text: str, colour, **style) ->
 
 def difference_rows(
     axis: Axes, table: pd.DataFrame, to: str, rows: Sequence[float] | None = None, include: Sequence[float] = (),
-    size: float = 30, below: float = 0,
+    size: float = 30, below: float = 0, usual: Sequence[bool] | None = None,
 ) -> None:  # fmt: skip
     """A row for each difference of a table: a dot, its interval, the mark of significance at its end, and so far below
     it a small dot for each of several seeds; a line at zero.
 
     table: `system, difference, low, high, mark` and `by_seed` where that is known. to: what of, or to whom. rows,
-    include: as in `follow`.
+    include, usual: as in `follow`.
     """
     colours, rows = [SYSTEM_COLOURS[system] for system in table["system"]], range(len(table)) if rows is None else rows
     axis.axvline(0, color="black", linewidth=0.8)
     axis.hlines(rows, table["low"], table["high"], color=colours, linewidth=1.8)
     axis.scatter(table["difference"], rows, color=colours, s=size, zorder=3)
     texts = [f"{signed(value)} {mark}".strip() for value, mark in zip(table["difference"], table["mark"])]
-    follow(axis, table["difference"], colours, table["low"], table["high"], [0, *include], rows, texts)
+    follow(axis, table["difference"], colours, table["low"], table["high"], [0, *include], rows, texts, usual)
     start, end = axis.get_xlim()
     for mark, value, high, row in zip(table["mark"], table["difference"], table["high"], rows):
         if mark and start <= value <= end:
@@ -229,14 +232,15 @@ def difference_rows(
 
 
 def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], colours: Sequence) -> None:
-    """Name points at their right, with a line to each. No point is moved: where some are close, their names are spread."""
+    """Name points at their right, with a line to each. No point is moved: where some are close, their names are spread. One
+    beyond the y axis has its name at the end of it, and no line."""
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     gap = 0.055 * (top - bottom)
     points = pd.DataFrame({"x": x, "y": y, "name": names, "colour": colours}).dropna(subset="x").sort_values("x", kind="stable")
     for _, close in points.groupby((points["x"].diff() > 0.1 * (right - left)).cumsum()):
         close = close.sort_values("y", kind="stable")
         # Apart by `gap`, around where they belong, and between the ends of the axis.
-        at, steps = close["y"].to_numpy(), gap * np.arange(len(close))
+        at, steps = close["y"].clip(bottom, top).to_numpy(), gap * np.arange(len(close))
         spread = np.maximum.accumulate(at - steps) + steps
         spread -= max(spread.mean() - at.mean(), spread[-1] - top + gap / 2)
         spread += max(0.0, bottom + gap / 2 - spread[0])
@@ -244,8 +248,9 @@ def label_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
             to = close["x"].max() + 0.04 * (right - left), place
             style = dict(color=point.colour, fontsize=8.5, va="center")
             style |= dict(bbox=dict(facecolor="white", edgecolor="none", pad=0.4, alpha=0.8))
-            line = dict(arrowstyle="-", color=point.colour, linewidth=0.7, shrinkA=0, shrinkB=4)
-            axis.annotate(point.name, (point.x, point.y), to, arrowprops=line, **style)
+            line = dict(arrowstyle="-", color=point.colour, linewidth=0.7, shrinkA=0, shrinkB=4, relpos=(0, 0.5))
+            at = ((point.x, point.y), line) if bottom <= point.y <= top else (to, None)
+            axis.annotate(point.name, at[0], to, arrowprops=at[1], **style)
 
 
 def save_figure(figure: Figure, folder: str | os.PathLike, name: str) -> None:

@@ -313,6 +313,8 @@ def test_a_category_of_one_query_is_not_tested():
     ("categories", "message"),
     [
         ({"query_id": ["q0", "q1"]}, "categories: expected query_id, category, found query_id"),
+        ({"query_id": ["q0", "q1"], "text": "a"}, "categories: expected query_id, category, found query_id, text; runs take a "
+         "file of them as `categories`, a collection has categories.<split>.tsv"),
         (
             {"query_id": ["q0", "q1"], "category": ["person", None]},
             "categories: expected one for each measured query, found none for 1 query (q1)",

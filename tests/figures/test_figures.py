@@ -213,13 +213,39 @@ def tests():
 
 def test_scales_follow_the_systems_that_work(tests):
     by_seed = tests[["measure", "system", "mean"]].assign(seed=0)
-    [axis] = plots.effectiveness(tests, by_seed, "bert").axes
+    [axis] = plots.effectiveness(tests, "bert", by_seed).axes
     assert 0.6 < axis.get_xlim()[0] < 0.65 and "◂ 0.200" in words(axis) and "0.200 ▼" in words(axis)
     assert axis.collections[1].get_offsets()[:, 0].tolist() == tests["mean"].tolist()  # no dot is moved
     [axis] = plots.differences(tests, "bert", ["RR@10"]).axes
     others = tests[tests["system"] != "bert"]
     assert axis.collections[1].get_offsets().tolist() == [[x, y] for y, x in enumerate(others["difference"])]
     assert -0.1 < axis.get_xlim()[0] < -0.08 and f"◂ {MINUS}0.500 ▼" in words(axis)  # what is cut keeps its mark
+
+
+def test_runs_have_no_seeds_and_may_lack_bm25(tests):
+    """Lines then begin at the baseline, whose 0.7 is the dashed line."""
+    [axis] = plots.effectiveness(tests[tests["system"].isin(["bert", "gdmtl"])], "bert").axes
+    lines, dots = axis.collections
+    assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[0.7, 0.7], [0.7, 0.72]]
+
+
+def test_a_pair_or_category_of_a_system_at_chance_does_not_widen_the_axis():
+    """Of seven systems bart_s reaches 0.2, the others 0.68 to 0.72: its six pairs, and its row of each category, are cut."""
+    systems = ["bm25", "mono", "bert", "gdmtl", "gdmtl_plus", "bart_c", "bart_s"]
+    means = dict(zip(systems, (0.69, 0.71, 0.7, 0.72, 0.71, 0.68, 0.2)))
+    rng = np.random.default_rng(0)
+    values = {name: values_frame(*rng.normal(mean, 0.01, 40)) for name, mean in means.items()}
+    [axis] = plots.pair_intervals(comparison.compare_pairs(values, ["RR@10"]), "RR@10").axes
+    assert np.abs(axis.get_xlim()).max() < 0.06 and len([word for word in words(axis) if "0.5" in word or "0.4" in word]) == 6
+    queries = pd.DataFrame({"query_id": values["bert"]["query_id"], "category": ["a"] * 30 + ["b"] * 10})
+    left, right = plots.categories(comparison.by_category(values, queries, "bert"), "bert", "RR@10").axes
+    assert left.get_xlim()[0] > 0.65 and np.abs(right.get_xlim()).max() < 0.06
+    assert len([word for word in words(left) if word.startswith("◂ 0.")]) == 2
+
+
+def test_query_deltas_ask_for_what_makes_them():
+    with pytest.raises(ValueError, match=r"b: expected what comparison.query_deltas\(.*found query_id, measure, value"):
+        plots.query_deltas({"b": values_frame(0.5)}, "a", "RR@10")
 
 
 def test_names_of_any_run_are_its_labels(scored):
@@ -306,10 +332,18 @@ def test_cost_has_a_dot_for_each_system_where_its_cost_is_known():
     assert "BM25" in named and "BART_S" not in words(right)
 
 
+def test_the_cost_of_a_system_at_chance_is_named_without_a_line():
+    table = pd.concat([costs(mean=[0.5, 0.505, 0.48]), costs(system=["mono", "gdmtl_plus", "bart_c"], mean=[0.49, 0.5, 0.1])])
+    figure = plots.cost(table, "RR@10")
+    named = {text.get_text(): text.arrow_patch for text in figure.axes[0].texts}
+    assert named["▾ BART_C (0.100)"] is None and named["BART_S"] is not None
+    assert figure.axes[0].get_ylim()[0] > 0.3 and {"mono", "GDMTL+"} <= set(named)
+
+
 def test_every_pair_has_its_interval_and_the_papers_beside():
     table = pd.DataFrame(
         {
-            "measure": ["RR@10", "RR@10", "nDCG@10"], "baseline": "gdmtl_s", "system": ["gdmtl", "gdmtl_c", "gdmtl"],
+            "measure": ["RR@10", "RR@10", "nDCG@10"], "baseline": "gdmtl_s", "system": ["gdmtl", "gdmtl_c", "gdmtl"], "mean": 0.5,
             "difference": [0.02, -0.01, 0.5], "low": [0.01, -0.03, 0.4], "high": [0.03, 0.01, 0.6], "mark": ["▲", "", "▲"],
         }
     )  # fmt: skip
