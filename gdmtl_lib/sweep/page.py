@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from .jobs import STARTED, Job, read_jobs
 
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = (
-    "effectiveness", "differences", "seeds", "score_distributions", "win_tie_loss", "query_deltas", "query_extremes",
+    "twins", "effectiveness", "differences", "seeds", "score_distributions", "win_tie_loss", "query_deltas", "query_extremes",
     "rank_shifts", "categories", "training_size", "loss_weighting", "choices", "transfer", "architectures", "intervals",
     "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation", "attention", "collection", "candidate",
 )  # fmt: skip
@@ -45,6 +46,10 @@ def write_page(folder: str | os.PathLike) -> Path:
         *sorted((folder / "notebooks").glob("*.ipynb")), *_homes(folder, config, "*.ipynb"),
         *sorted((folder / "studies").glob("*/*/*/seed*/*.ipynb")),
     ]  # fmt: skip
+    parts, contents = _parts(folder, config, jobs), {}
+    for part in parts:
+        name, _, of = part["title"].partition(": ")
+        contents.setdefault(name, []).append((of, part["url"]))
     template = jinja2.Environment(autoescape=True).from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
     text = template.render(
         config=config,
@@ -52,9 +57,9 @@ def write_page(folder: str | os.PathLike) -> Path:
         progress=progress(folder, jobs) if jobs else None,
         conclusions=list(_conclusions(folder, config)),
         facts=_facts(config),
-        tables=[table for path in _drawn(folder, "tables", "csv", config) if (table := _table(folder, path, jobs))],
-        drawn=[_part(folder, path, ".pdf") for path in _drawn(folder, "figures", "png", config)],
-        trainings=[_part(folder, path, ".pdf") for path in _homes(folder, config, "*.png")],
+        parts=parts,
+        contents=contents,
+        trainings=[_part(folder, path) | {"figure": _url(folder, path)} for path in _homes(folder, config, "*.png")],
         notebooks=[
             {"url": _url(folder, path), "name": path.relative_to(folder).with_suffix(""),
              "page": _url(folder, page) if (page := path.with_suffix(".html")).exists() else None} for path in notebooks
@@ -113,34 +118,29 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
         if len(table) > 1:
             means = table.set_index("system")["MRR@10"].astype(str).str.split().str[0].astype(float)
             below[split] = set(means.index[means < means.get("BM25", 0)])
-            best = "Which run ranks best?" if runs else f"Which system ranks best? On {split}"
+            best = "Which run ranks best?" if runs else f"Which system ranks best on {split}?"
             yield (
                 f"{best} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
                 + (f"; BM25 alone has {means['BM25']:.3f}." if "BM25" in means else ".")
             )
-    twins = [(LABELS[twin], LABELS[system]) for system in LABELS if (twin := twin_of(system))]
-    twins = [(baseline, name) for name in runs if name != baseline] or twins
     for split in config["splits"]:
-        # Intervals of every pair, where there are some; else those against the baseline.
-        tested = [tables[name] for name in (f"intervals.{split}", f"differences.{split}") if name in tables]
-        if tested:
-            rows = pd.concat(each.assign(baseline=each.get("baseline", baseline)) for each in tested)
-            rows = rows[rows["measure"].isin(("RR@10", "MRR@10"))].drop_duplicates(["baseline", "system"])
-            rows = rows.set_index(["baseline", "system"], drop=False)
-            rows = rows.loc[[pair for pair in twins if pair in rows.index]]
-            both = {pair: ", both below BM25," if set(pair) <= below.get(split, set()) else "" for pair in rows.index}
-            if said := _verdicts(rows.assign(system=[f"{each} against {twin}{both[twin, each]}" for twin, each in rows.index])):
-                question = f"Which run differs from {baseline}? In" if runs else f"Does generating help the ranking? On {split}, in"
-                yield f"{question} MRR@10: {said}."
+        name, twin = ("differences", "baseline") if runs else ("twins", "twin")
+        if f"{name}.{split}" in tables:
+            rows = tables[f"{name}.{split}"].replace(LABELS)
+            rows = rows.assign(baseline=baseline)[rows["measure"] == "MRR@10"] if runs else rows
+            pairs = zip(rows["system"], rows[twin])
+            pairs = [f"{pair[0]} against {pair[1]}" + ", both below BM25," * (set(pair) <= below.get(split, set())) for pair in pairs]
+            if said := _verdicts(rows.assign(system=pairs)):
+                yield (f"Which run differs from {baseline}" if runs else f"Does generating help the ranking on {split}") + f"? {said}."
     for split, table in _of(tables, "transfer_differences"):
         away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
         if said := _verdicts(away):
-            yield f"Does a gain stay a gain elsewhere? On {split}, against {baseline}: {said}."
+            yield f"Does a gain over {baseline} stay a gain elsewhere, on {split}? {said}."
     for _, table in _of(tables, "training_size"):
         compared = table.dropna(subset=["difference", "low"])
         few = compared[compared["share"] == compared["share"].min()]
         if said := _verdicts(few):
-            yield f"Does it help most where queries are few? With {few['queries'].iloc[0]:,} of them, against {baseline}: {said}."
+            yield f"Does it help most where training queries are few, against {baseline} with {few['queries'].iloc[0]:,} of them? {said}."
 
 
 def _of(tables: dict[str, pd.DataFrame], name: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -149,10 +149,13 @@ def _of(tables: dict[str, pd.DataFrame], name: str) -> Iterator[tuple[str, pd.Da
 
 
 def _verdicts(rows: pd.DataFrame) -> str:
-    """Of each system the difference, its interval, and what may be said of it."""
-    words = np.select([rows["low"] > 0, rows["high"] < 0], ["is better", "is worse"], "cannot be told apart by so many queries")
-    numbers = zip(rows["system"], *(rows[name].astype(float) for name in ("difference", "low", "high")), words)
-    return "; ".join(f"{system} {mean:+.3f} ({low:+.3f} to {high:+.3f}): {word}" for system, mean, low, high, word in numbers)
+    """What may be said of each system's difference in MRR@10: the mark, which is corrected, says it here as in the tables."""
+    signs = rows["mark"].fillna("")
+    numbers = zip(rows["system"], *(rows[name].astype(float) for name in ("difference", "low", "high")))
+    texts = pd.Series([f"{name} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, mean, low, high in numbers], rows.index, str)
+    kinds = {"better": ("▲", "△"), "worse": ("▼", "▽"), "these queries cannot tell": ("",)}
+    said = "; ".join(f"{words}: {', '.join(of)}" for words, marks in kinds.items() if len(of := texts[signs.isin(marks)]))
+    return said[:1].upper() + said[1:]
 
 
 def _read(path: Path, **how) -> pd.DataFrame | None:
@@ -180,7 +183,31 @@ def _facts(config: dict) -> dict[str, object]:
     return facts
 
 
-def _table(folder: Path, path: Path, jobs: Sequence[Job]) -> dict | None:
+def _parts(folder: Path, config: dict, jobs: Sequence[Job]) -> list[dict]:
+    """Figures and tables of a config, those of one name together, the validation split's first, and last those of rotations
+    that were looked into. A table stands folded where there is a figure, where it is long, or where texts fill it."""
+    splits, parts = list(config["splits"]), {}
+
+    def place(path: Path):
+        split = path.stem.partition(".")[2]
+        start = next((i for i, start in enumerate(ORDER) if path.name.startswith(start)), len(ORDER))
+        of_split = splits.index(split) if split in splits else len(splits)
+        return path.relative_to(folder).parts[0] == "folds", start, of_split, path.name
+
+    kinds = [f"{at}{kind}" for at in ("", "folds/*/") for kind in ("figures/*.png", "tables/*.csv")]
+    for path in sorted((path for kind in kinds for path in folder.glob(kind)), key=place):
+        shown = {"figure": _url(folder, path)} if path.suffix == ".png" else _table(path, jobs)
+        if shown:
+            new = _part(folder, path)
+            part = parts.setdefault((path.parent.parent, path.stem), new | {"links": []})
+            part |= shown | {"links": part["links"] + new["links"]}
+    for (_, name), part in parts.items():
+        texts = any(len(value) > 60 for row in part.get("rows", ()) for value in row)
+        part["open"] = name.startswith("effectiveness") or not ("figure" in part or texts or part.get("more"))
+    return list(parts.values())
+
+
+def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
     """A table as the page shows it; None while it is being written."""
     if (table := _read(path, dtype=str, keep_default_na=False)) is None:
         return None
@@ -202,17 +229,17 @@ def _table(folder: Path, path: Path, jobs: Sequence[Job]) -> dict | None:
             note += f"The paper's numbers are those of {where}."
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
-    rows = [[_shortened(value) for value in row] for row in table.head(rows_shown).itertuples(index=False)]
     more = f"{len(table) - rows_shown:,}" if len(table) > rows_shown else ""
-    return _part(folder, path, ".tex") | {"columns": list(table.columns), "rows": rows, "more": more, "note": note}
+    return {"columns": list(table.columns), "rows": table.apply(_written).head(rows_shown).values.tolist(), "more": more, "note": note}
 
 
-def _shortened(value: str) -> str:
-    """A number with three decimals where it has more."""
-    if not re.fullmatch(r"-?\d+\.\d{4,}(e[+-]?\d+)?", value):
-        return value
-    number = float(value)
-    return f"{number:.3f}" if abs(number) >= 0.0005 else f"{number:.1e}"
+def _written(column: pd.Series) -> pd.Series:
+    """A column of texts as the page shows it: decimals alike, whole numbers without, of a long text its beginning."""
+    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
+    if not column.str.contains(".", regex=False).any() or (numbers.isna() & (column != "")).any():
+        return column.map(lambda text: textwrap.shorten(text, 160, placeholder=" …"))
+    digits = 0 if (numbers.dropna() % 1 == 0).all() else 1 if numbers.abs().max() >= 100 else 3
+    return numbers.map(lambda number: "" if np.isnan(number) else "<0.001" if 0 < number < 0.0005 and digits else f"{number:z.{digits}f}")
 
 
 def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
@@ -221,20 +248,8 @@ def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
     return [path for place in places for path in sorted(folder.glob(f"{place}/{pattern}"))]
 
 
-def _drawn(folder: Path, part: str, kind: str, config: dict) -> list[Path]:
-    """The figures or tables of a config, the validation split's first, and last those of rotations that were looked into."""
-    splits = list(config["splits"])
-
-    def place(path: Path):
-        split = path.stem.partition(".")[2]
-        of_split = splits.index(split) if split in splits else len(splits)
-        return next((i for i, start in enumerate(ORDER) if path.name.startswith(start)), len(ORDER)), of_split, path.name
-
-    return [path for at in ("", "folds/*/") for path in sorted(folder.glob(f"{at}{part}/*.{kind}"), key=place)]
-
-
-def _part(folder: Path, path: Path, other: str) -> dict:
-    """What the page says of a figure or table: its title, its link and those to its forms, `other` among them."""
+def _part(folder: Path, path: Path) -> dict:
+    """What the page says of a figure or table: its title, its link and those to its forms, for print among them."""
     name, *split = path.stem.split(".")
     title = name.replace("_", " ").capitalize() + "".join(f": {part}" for part in split)  # effectiveness.dev: Effectiveness: dev
     *_, system, seed, _ = ("", *path.relative_to(folder).parts)
@@ -242,7 +257,8 @@ def _part(folder: Path, path: Path, other: str) -> dict:
         title = f"{LABELS[system]}, {seed.replace('seed', 'seed ')}"
     if rotation := re.match(r"folds/(\d+)/", path.relative_to(folder).as_posix()):
         title += f", rotation {rotation[1]}"
-    forms = [form for form in (path, path.with_suffix(other)) if form.exists()]
+    printed = path.with_suffix({".png": ".pdf", ".csv": ".tex"}[path.suffix])
+    forms = [form for form in (path, printed) if form.exists()]
     links = [{"url": _url(folder, form), "name": form.suffix[1:].upper()} for form in forms]
     return {"title": title, "url": _url(folder, path), "links": links}
 

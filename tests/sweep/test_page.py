@@ -6,11 +6,12 @@ from argparse import Namespace
 from dataclasses import asdict
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
 from gdmtl_lib.data.files import hold_lock
 from gdmtl_lib.sweep.jobs import Job
-from gdmtl_lib.sweep.page import _shortened, announced, write_page
+from gdmtl_lib.sweep.page import _written, announced, write_page
 
 
 @pytest.fixture
@@ -76,18 +77,19 @@ def test_interim_tables_say_so(half):
     write(half[0], {"tables/effectiveness.cast.csv": "system,MRR@10\nBM25,0.5\n"})
     text = write_page(half[0]).read_text()
     assert text.count("Interim: systems are still missing") == 1  # dev's; cast's final one is there
-    assert text.index("Effectiveness: dev</a>") < text.index("Effectiveness: cast</a>")
+    assert text.index('id="tables/effectiveness.dev.csv"') < text.index('id="tables/effectiveness.cast.csv"')
+    assert "Effectiveness: <a" in text and ">dev</a>, <a" in text
 
 
 def test_the_page_concludes_and_puts_the_papers_number_beside_ours(folder):
     write(folder, {
         "tables/effectiveness.dev.csv": "system,MRR@10\nBM25,0.610\nBERT,0.700 ▲\nGDMTL+,0.690 ▽\n",
-        "tables/differences.dev.csv": "measure,system,mean,difference,low,high\nMRR@10,GDMTL+,0.69,-0.01,-0.02,-0.005\n",
+        "tables/twins.dev.csv": "system,twin,difference,low,high,mark\ngdmtl_plus,bert,-0.01,-0.02,-0.005,▽\n",
         "tables/win_tie_loss.dev.csv": "baseline,system,win,tie,loss\nBM25,BERT,3,2,1\nBM25,GDMTL+,4,1,1\nBERT,GDMTL+,0,5,1\n",
     })  # fmt: skip
     text = write_page(folder).read_text()
-    assert "Which system ranks best? On dev BERT, with an MRR@10 of 0.700; BM25 alone has 0.610." in text
-    assert "On dev, in MRR@10: GDMTL+ against BERT -0.010 (-0.020 to -0.005): is worse." in text
+    assert "Which system ranks best on dev? BERT, with an MRR@10 of 0.700; BM25 alone has 0.610." in text
+    assert "Does generating help the ranking on dev? Worse: GDMTL+ against BERT -0.010 (-0.020 to -0.005)." in text
     assert "<td>BERT</td><td>0.700 ▲</td><td>0.384</td>" in text and "those of MS MARCO dev" in text
     assert "<th>baseline</th><th>BERT</th><th>GDMTL+</th>" in text and "<td>BERT</td><td></td><td>0 / 5 / 1</td>" in text
     assert "better or worse than BERT with p &lt; 0.01" in text
@@ -96,9 +98,18 @@ def test_the_page_concludes_and_puts_the_papers_number_beside_ours(folder):
 def test_a_gain_of_systems_below_bm25_is_called_so(folder):
     write(folder, {
         "tables/effectiveness.dev.csv": "system,MRR@10\nBM25,0.610\nBERT,0.200\nGDMTL,0.350\n",
-        "tables/differences.dev.csv": "measure,system,mean,difference,low,high\nMRR@10,GDMTL,0.35,0.15,0.1,0.2\n",
+        "tables/twins.dev.csv": "system,twin,difference,low,high,mark\ngdmtl,bert,0.15,0.1,0.2,▲\n",
     })  # fmt: skip
-    assert "GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200): is better." in write_page(folder).read_text()
+    assert "Better: GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200)." in write_page(folder).read_text()
+
+
+def test_the_mark_decides_where_an_interval_alone_would_say_more(folder):
+    rows = "gdmtl_plus,bert,-0.037,-0.072,-0.001,\ngdmtl,bert,-0.05,-0.08,-0.02,▼\ngdmtl_c,bart_c,0.01,-0.02,0.04,\n"
+    write(folder, {"tables/twins.dev.csv": "system,twin,difference,low,high,mark\n" + rows})
+    assert (
+        "Worse: GDMTL against BERT -0.050 (-0.080 to -0.020); these queries cannot tell: GDMTL+ against BERT -0.037 "
+        "(-0.072 to -0.001), GDMTL_C against BART_C +0.010 (-0.020 to +0.040)."
+    ) in write_page(folder).read_text()
 
 
 def test_without_a_system_and_its_twin_nothing_is_concluded_of_generating(folder):
@@ -108,7 +119,7 @@ def test_without_a_system_and_its_twin_nothing_is_concluded_of_generating(folder
 
 def test_what_is_being_written_is_left_out(folder):
     (folder / "tables" / "collection.csv").write_text("")
-    assert "Collection<" not in write_page(folder).read_text()
+    assert "Collection</a>" not in write_page(folder).read_text()
 
 
 def test_a_call_says_at_its_start_what_it_will_do(half):
@@ -134,20 +145,33 @@ def test_every_figure_table_and_notebook_is_linked_and_every_link_leads_somewher
 def test_tables_are_shown_with_three_digits_and_as_text(folder):
     text = write_page(folder).read_text()
     assert "<td>0.612</td><td>0.177 +0.823</td>" in text
-    assert "<td>&lt;b&gt;</td><td>1</td><td>2</td>" in text
+    assert "<td>&lt;b&gt;</td><td>1.000</td><td>2</td>" in text
     assert "a &lt;folder&gt;" in text and "dev (relevant from grade 1), cast (relevant from grade 2)" in text
-    assert text.index("Effectiveness: dev<") < text.index("Collection<")
+    assert text.index("Effectiveness: dev<") < text.index("Collection<small")
     assert "GDMTL+, seed 0<" in text and "GDMTL+, seed 0, rotation 0<" in text
-    assert text.index("A b<") < text.index("Changed heads: test0, rotation 0<")
+    assert text.index("A b<small") < text.index("Changed heads: test0, rotation 0<")
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [("0.61234567", "0.612"), ("-0.0123456", "-0.012"), ("1.9504521e-18", "2.0e-18"), ("9.0", "9.0"), ("170", "170"),
-     ("1.2.3", "1.2.3")],
+    ("column", "shown"),
+    [(["0.61234567", "-0.0123456", "1.0", ""], ["0.612", "-0.012", "1.000", ""]), (["1.9e-18", "0.5"], ["<0.001", "0.500"]),
+     (["-13.0", "0.0"], ["-13", "0"]), (["709.487", "0.52"], ["709.5", "0.5"]), (["170", "7187158"], ["170", "7187158"]),
+     (["1.2.3", "0.5"], ["1.2.3", "0.5"]), (["-0.0001", "0.5"], ["0.000", "0.500"]), (["word " * 50], ["word " * 31 + "…"])],
 )  # fmt: skip
-def test_numbers_are_shortened(value, shown):
-    assert _shortened(value) == shown
+def test_a_column_of_numbers_is_written_alike(column, shown):
+    assert _written(pd.Series(column)).tolist() == shown
+
+
+def test_a_figure_stands_above_its_table_and_what_answers_the_question_first(folder):
+    write(folder, {
+        "tables/twins.dev.csv": "system,twin,difference,low,high,mark\n", "figures/twins.dev.png": "x",
+        "tables/texts.csv": "passage\n" + "word " * 30 + "\n",
+    })  # fmt: skip
+    text = write_page(folder).read_text()
+    assert text.index("Which system ranks best") < text.index('srcset="figures/twins.dev.png') < text.index("Contents:")
+    assert text.index('srcset="figures/effectiveness.dev.png') < text.index("<th>RBP0.5</th>")
+    folded = re.findall(r'<h3 id="([^"]+)">(?:(?!<h3).)*?<details>', text, re.DOTALL)
+    assert folded == ["tables/twins.dev.csv", "tables/texts.csv"]
 
 
 def test_of_a_long_table_the_first_rows_are_shown(folder):
@@ -160,4 +184,4 @@ def test_of_what_is_not_there_nothing_is_shown(folder):
     for path in [*folder.glob("**/figures/*"), *folder.glob("**/tables/*")]:
         path.unlink()
     text = write_page(folder).read_text()
-    assert "Figures" not in text and "Tables" not in text and "Executed notebooks" in text
+    assert "Figures and tables" not in text and "Contents" not in text and "Executed notebooks" in text
