@@ -38,11 +38,11 @@ from .trainings import Training, first_stage_of, rotations, tune
 
 _ATTEMPTS = 3
 _BAR = re.compile(r"\d+%\|.*\| \d+/\d+ \[")  # what tqdm's widget is called where it is not drawn
-# What JupyterLab folds, parameters and settings, is folded in a page, too, and so are the parameters that were given.
+# Code is folded in a page, and what JupyterLab folds, parameters and settings, is not there at all: a table has them.
 _FOLDED = """{% extends "index.html.j2" %}{% block input_group %}{% set of = cell.metadata -%}
-{% if (of.jupyter or {}).source_hidden or "injected-parameters" in (of.tags or []) -%}
-<details><summary style="margin-left: 5rem">{{ (of.tags or ["code"])[0]|replace("-", " ") }}</summary>{{ super() }}</details>
-{%- else %}{{ super() }}{% endif %}{% endblock %}"""
+{% if not ((of.jupyter or {}).source_hidden or "injected-parameters" in (of.tags or [])) -%}
+<details><summary>code</summary>{{ super() }}</details>
+{%- endif %}{% endblock %}"""
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
 
@@ -239,7 +239,8 @@ def write_html(notebook: Path) -> None:
     shown = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
     config = HTMLExporter().default_config
     config.NbConvertBase.display_data_priority = shown
-    exporter = HTMLExporter(config=config, extra_loaders=[DictLoader({"page": _FOLDED})], template_file="page")
+    exporter = HTMLExporter(config=config, extra_loaders=[DictLoader({"page": _FOLDED})], template_file="page",
+                            exclude_input_prompt=True, exclude_output_prompt=True)  # fmt: skip
     write_lines(notebook.with_suffix(".html"), [exporter.from_filename(str(notebook))[0] + "\n"])
 
 

@@ -136,6 +136,10 @@ def run_all(page, address: str, notebook: str, timeout: float) -> None:
     assert errors.count() == 0, errors.first.inner_text()
     warnings = page.locator("[data-mime-type='application/vnd.jupyter.stderr']")
     assert warnings.count() == 0, warnings.first.inner_text()
+    page.locator(".jp-Notebook .jp-Cell").first.evaluate("cell => cell.scrollIntoView({block: 'start'})")
+    pictures = page.locator(".jp-Notebook .jp-OutputArea img")  # of 13, whose results are texts, there is none
+    first = pictures.first.bounding_box()["y"] if pictures.count() else 0
+    assert first < 800, f"the first picture begins at {first}: not on the first screen of a laptop, 900 pixels high"
 
 
 def follows(picture, act, what: str) -> None:
@@ -164,9 +168,6 @@ def test_01_pictures_follow_what_is_dragged_and_typed(lab, page, tmp_path):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     run_all(page, address, notebook, timeout=300 * SECONDS)
-    page.locator(".jp-Notebook .jp-Cell").first.evaluate("cell => cell.scrollIntoView({block: 'start'})")
-    first = page.locator(".jp-Notebook .jp-OutputArea img").first.bounding_box()
-    assert first["y"] < 750  # on the first screen of a laptop, 900 pixels high
 
     explorers = page.locator(".jp-OutputArea-output .widget-vbox")
     explorers.first.scroll_into_view_if_needed()

@@ -60,6 +60,22 @@ def test_what_comes_before_the_first_result_is_folded(notebook):
     assert all(cell.metadata.jupyter.source_hidden for cell in notebook.cells[1:4])
 
 
+def test_the_first_cell_that_is_not_folded_draws(notebook):
+    """A picture on the first screen, by its lines; 03 trains first, and what 13 shows are texts."""
+    lines = 0
+    for cell in notebook.cells[4:]:
+        lines += len(cell.source.splitlines()) * (not cell.metadata.get("jupyter", {}).get("source_hidden"))
+        if "gdmtl.plots." in cell.source or re.search("^# (03|13) ", notebook.cells[0].source):
+            break
+        assert cell.cell_type == "markdown" or cell.metadata.jupyter.source_hidden, cell.source
+    assert lines <= 17
+
+
+def test_formulas_need_no_network(notebook):
+    """MathJax comes from one: what is set in dollars stays so in a page without it."""
+    assert not [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and re.search(r"\$[^$]+\$", cell.source)]
+
+
 def test_every_parameter_is_typed_and_has_its_help(parameters):
     """One literal a line: what papermill's `--help-notebook` shows."""
     for line in parameters.source.splitlines():
