@@ -153,7 +153,7 @@ def beside(axis: Axes, texts: Iterable[str], **style) -> None:
 
 def signed(number: float, digits: int = 3) -> str:
     """A difference with its sign."""
-    return f"{number:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{number:+z.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def together(numbers: Sequence[float]) -> float:
