@@ -38,7 +38,7 @@ def compare(options) -> None:
     differences = labelled(tests[tests["system"] != baseline])[columns].replace({"measure": PAPER_NAMES})
     small = dict.fromkeys(("p", "p_corrected"), "{:.2g}".format)
     print(f"{opened!r}; marks and differences are against {baseline}")
-    print(f"\n{effectiveness.to_string()}\n\n{differences.to_string(index=False, float_format='%.4f', formatters=small)}")
+    print(f"\n{effectiveness.rename_axis(None).to_string()}\n\n{differences.to_string(index=False, float_format='%.4f', formatters=small)}")
     print("""
 Better ▲ p < 0.01, △ p < 0.05; worse ▼, ▽. Paired t-tests, Holm-corrected over the runs of one measure; low and high: the
 95% interval of the difference, not corrected. RBP's second number: what unjudged passages could add.""")
@@ -126,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _open(options) -> Runs:
     how = dict(relevance_level=options.level, measures=options.measures, folder=getattr(options, "output", "."))
-    return open_runs(options.runs, options.qrels, **how)
+    opened = open_runs(options.runs, options.qrels, **how)
+    print("".join(f"{gap}\n" for gap in opened.gaps()), end="", file=sys.stderr)
+    return opened
 
 
 if __name__ == "__main__":

@@ -101,6 +101,12 @@ class Runs(Results):
     def values_by_system(self, split: str = SPLIT, systems: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         return super().values_by_system(split, systems)
 
+    def gaps(self) -> list[str]:
+        """A sentence for every run that lacks judged queries: a file cut short looks like a bad system."""
+        judged = set(self.collection.qrels(SPLIT)["query_id"])
+        missing = {name: len(judged.difference(self._read(name)["query_id"])) for name in self._runs}
+        return [f"{name} lacks {count:,} of {len(judged):,} judged queries: they count as 0." for name, count in missing.items() if count]
+
     def _read(self, name: str) -> pd.DataFrame:
         return as_run(self._runs[name])
 
@@ -162,5 +168,6 @@ def open_results(
     if given.get("qrels") is None:
         raise ValueError("qrels: expected a file of judgments or irds:<id> beside runs, found none")
     opened = open_runs(runs, folder=results_dir, **given)
-    print("\n".join([repr(opened), *(lack for lack in opened.lacks if "categories" in given or "categories=" not in lack)]))
+    lacks = [lack for lack in opened.lacks if "categories" in given or "categories=" not in lack]
+    print("\n".join([repr(opened), *lacks, *opened.gaps()]))
     return opened, opened.collection, SPLIT

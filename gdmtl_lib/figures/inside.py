@@ -68,12 +68,12 @@ class AttentionPicture(Picture):
         corners = [(left, 0 * height), (left, height), (right, height), (right, 0 * height)]
         colours = PALETTE[layout.kinds[row]]
         yield self.bars.add_collection(PolyCollection(np.array(corners).transpose(2, 0, 1), facecolors=colours))
-        self.bars.set_ylim(0, 1.05 * max(float(height.max()), 1e-9))
+        self.bars.set_ylim(0, 1.15 * max(float(height.max()), 1e-9))  # room for the legend
         words = dict(transform=self.bars.transAxes, fontsize=10, va="bottom")
         yield self.bars.text(0, 1.02, sentence(layout, step or 0), **words)
         kinds = [kind for kind in KIND_LABELS if (layout.kinds[row] == kind).any()]
         handles = [Patch(color=KIND_COLOURS[kind], label=KIND_LABELS[kind]) for kind in kinds]
-        yield self.bars.legend(handles=handles, loc="upper right", fontsize=8)
+        yield self.bars.legend(handles=handles, loc="upper right", fontsize=8, ncols=3, handlelength=1)
 
 
 def attention_map(weights: np.ndarray, layout: Layout, step: int = -1, title: str = "") -> Figure:

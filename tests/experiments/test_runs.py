@@ -56,6 +56,15 @@ def test_every_tools_run_is_read_and_measured(opened):
     assert set(opened.run("mine")["rank"]) == set(range(1, 9))
 
 
+def test_a_run_that_was_cut_short_is_said_to_be(folder, capsys):
+    lines = (folder / "pyserini.run").read_text().splitlines(keepends=True)
+    (folder / "cut.run").write_text("".join(lines[: 3 * 8]))
+    main(["evaluate", "pyserini.run", "cut.run", "--qrels", "qrels.txt"])
+    assert capsys.readouterr().err == "cut lacks 9 of 12 judged queries: they count as 0.\n"
+    open_results("sample", "dev", None, {"a": "cut.run"}, qrels="qrels.txt")
+    assert "a lacks 9 of 12 judged queries" in capsys.readouterr().out
+
+
 def test_the_interface_is_that_of_results(opened):
     assert opened.pair(None) == ("mine", "bert") and opened.pair("bert") == ("bert", "mine")
     assert opened.pair("theirs", "mine") == ("theirs", "mine")
