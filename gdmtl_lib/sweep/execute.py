@@ -41,7 +41,7 @@ _BAR = re.compile(r"\d+%\|.*\| \d+/\d+ \[")  # what tqdm's widget is called wher
 # Code is folded in a page, and what JupyterLab folds, parameters and settings, is not there at all: a table has them.
 _FOLDED = """{% extends "index.html.j2" %}{% block input_group %}{% set of = cell.metadata -%}
 {% if not ((of.jupyter or {}).source_hidden or "injected-parameters" in (of.tags or [])) -%}
-<details><summary>code</summary>{{ super() }}</details>
+<details style="margin-left: .4rem"><summary>code</summary>{{ super() }}</details>
 {%- endif %}{% endblock %}"""
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file
 
