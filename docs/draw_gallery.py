@@ -1,6 +1,7 @@
 """Draws the pictures of gallery.md, of what needs no training, and of the README's table: python docs/draw_gallery.py
 
-Given the folder of a sweep, it takes those of trained systems from there: ... papermill_runs/sample
+Given folders of sweeps, it takes those of trained systems from the first one that has them: ... papermill_runs/sample
+papermill_runs/loss_weighting papermill_runs/choices_cpu papermill_runs/denoising
 """
 
 import io
@@ -16,15 +17,19 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.evaluation import paper
 from gdmtl_lib.experiments import overview
 from gdmtl_lib.experiments.notebook import indexes_folder
-from gdmtl_lib.inside import attention
 
 HERE = Path(__file__).parent
 ROW = r"\| `(\w+)` to `(\w+)`(.*?) \| (\d) \| [.\d]+ to [.\d]+ \| \**([+-][.\d]+) \(([+-][.\d]+) to ([+-][.\d]+)\)\** \|"
-TRAINED = (
-    "effectiveness.dev", "score_distributions.dev", "win_tie_loss.dev", "query_deltas.dev", "rank_shifts.dev", "categories.dev",
-    "attributions.dev.1", "attention_moved.dev",
-)  # fmt: skip
-WIDTH = 1000  # pixels, at most
+# Where a sweep's folder has them.
+TRAINED = {
+    name: f"figures/{name}.png"
+    for name in (
+        "mixed_mask", "effectiveness.dev", "score_distributions.dev", "query_deltas.dev", "rank_shifts.dev", "categories.dev",
+        "training_size.dev", "transfer.cast", "query_likelihood.dev", "generated_queries.dev", "attention_moved.dev",
+        "loss_weighting.dev", "choices.dev", "cross_attention_after",
+    )
+} | {"training_curves": "gdmtl/seed0/training_curves.png"}  # fmt: skip
+WIDTH, COLOURS = 850, 64  # pixels and shades, at most
 
 
 def measured() -> pd.DataFrame:
@@ -47,19 +52,11 @@ def pictures() -> dict:
         )
         for split in splits
     }
-    tokenizer = attention.default_tokenizer()
-    texts = "Glacier ice looks blue because it absorbs red light.", "why is glacier ice blue"
-    read = {name: attention.ranking_layouts(name, tokenizer, *texts) for name in ("bert", "bart_s", "bart_c")}
     return {
         "results": gdmtl.plots.twins(
             measured(), reported=paper.twin_gains(), title="SQuAD's sentences: what does generating bring the ranking?"
         ),
         "architectures": gdmtl.plots.block_diagrams(["bert", "gdmtl", "gdmtl_s", "gdmtl_c"]),
-        "interactions": gdmtl.plots.interactions(read),
-        "collection_lengths": gdmtl.plots.text_lengths(overview.text_lengths(collection, splits)),
-        "collection_categories": gdmtl.plots.category_shares(
-            overview.category_shares(collection, splits), overview.PAPER_CATEGORY_SHARES
-        ),
         "candidate_recall": gdmtl.plots.recall_by_depth(curves, 20),
     }
 
@@ -68,7 +65,8 @@ def save(name: str, image: Image.Image, info: PngInfo | None = None) -> None:
     """A picture, as small as a page of them needs."""
     path = HERE / "gallery" / f"{name}.png"
     image.thumbnail((WIDTH, 2 * WIDTH))
-    image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(path, optimize=True, pnginfo=info)
+    few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    few.save(path, optimize=True, pnginfo=info)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -79,5 +77,6 @@ if __name__ == "__main__":
         if name == "results":  # a test asks whether the picture is of the table as it is now
             info.add_text("table", measured().to_csv())
         save(name, Image.open(drawn), info)
-    for name in TRAINED if sys.argv[1:] else ():
-        save(name, Image.open(Path(sys.argv[1]) / "figures" / f"{name}.png"))
+    for name, path in TRAINED.items():
+        for found in [picture for folder in sys.argv[1:] if (picture := Path(folder) / path).exists()][:1]:
+            save(name, Image.open(found))

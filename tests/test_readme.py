@@ -93,9 +93,11 @@ def test_the_gallery_is_small_and_its_picture_of_results_is_that_of_the_table():
     drawn.loader.exec_module(script)
     pictures = sorted((PROJECT / "docs" / "gallery").glob("*.png"))
     page = (PROJECT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    assert all(f"](gallery/{path.name})" in page and path.stat().st_size < 60_000 for path in pictures)
-    assert len(pictures) == 6 + len(script.TRAINED) and {path.stem for path in pictures} > set(script.TRAINED)
-    assert sum(path.stat().st_size for path in pictures) < 600_000
+    assert all(f"](gallery/{path.name})" in page for path in pictures)
+    assert len(pictures) == 3 + len(script.TRAINED) and {path.stem for path in pictures} > set(script.TRAINED)
+    assert sum(path.stat().st_size for path in pictures) <= 400_000
+    for notebook in sorted((PROJECT / "notebooks").glob("[01][1-9]_*.ipynb")) + sorted((PROJECT / "notebooks").glob("10_*.ipynb")):
+        assert "](gallery/" in page.partition(f"](../notebooks/{notebook.name})")[2].partition("](../notebooks/")[0], notebook.name
     table = script.measured()
     assert len(table) == section("Results").count("` to `") == 4
     with Image.open(PROJECT / "docs" / "gallery" / "results.png") as picture:

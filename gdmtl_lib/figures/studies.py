@@ -174,7 +174,8 @@ def denoising(
         means = of.groupby("denoising_steps")["mean"].mean()
         _line_and_seeds(right, means.index, means, of["denoising_steps"], of["mean"], system)
     first_stage_line(right, first_stage)
-    right.set(title="ranking, trained from it", xlabel="denoising steps", ylabel=written(measure), ylim=(0, None))
+    top = 1.1 * max(by_seed["mean"].max(), first_stage)
+    right.set(title="ranking, trained from it", xlabel="denoising steps", ylabel=written(measure), ylim=(0, top))
     for axis in (left, right):
         axis.legend(fontsize=9)
     return figure
@@ -235,7 +236,8 @@ def choices(table: pd.DataFrame, measure: str) -> Figure:
         axis.set_title(what)
         name_rows(axis, [choice.replace("_", " ") if axis is axes[0, 0] else "" for choice in rows], fontsize=9)
     systems = sorted(parts[0]["system"].unique(), key=lambda name: [*LABELS, name].index(name))
-    legend_below(figure, [*_handles(systems), Line2D([], [], marker=".", linestyle="", color="black", label="one seed")])
+    seeds = axes[0, 0].get_legend_handles_labels()[0]  # dots of single seeds, where there are several
+    legend_below(figure, [*_handles(systems), *seeds])
     return figure
 
 
