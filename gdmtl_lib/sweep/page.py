@@ -25,9 +25,10 @@ from .jobs import STARTED, Job, read_jobs
 
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = (
-    "twins", "effectiveness", "differences", "seeds", "score_distributions", "win_tie_loss", "query_deltas", "query_extremes",
-    "rank_shifts", "categories", "training_size", "loss_weighting", "choices", "transfer", "architectures", "intervals",
-    "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation", "attention", "collection", "candidate",
+    "twins", "effectiveness", "differences", "seeds", "judgment_holes", "score_distributions", "win_tie_loss",
+    "query_deltas", "query_extremes", "rank_shifts", "categories", "training_size", "loss_weighting", "choices",
+    "transfer", "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation",
+    "attention", "collection", "candidate",
 )  # fmt: skip
 ROWS_SHOWN = 15
 # What a kind of job is called where they are counted.
@@ -129,9 +130,11 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
             rows = tables[f"{name}.{split}"].replace(LABELS)
             rows = rows.assign(baseline=baseline)[rows["measure"] == "MRR@10"] if runs else rows
             pairs = zip(rows["system"], rows[twin])
-            pairs = [f"{pair[0]} against {pair[1]}" + ", both below BM25," * (set(pair) <= below.get(split, set())) for pair in pairs]
+            both = ["", ", both below BM25,"]
+            pairs = [f"{pair[0]} against {pair[1]}{both[below.get(split, set()).issuperset(pair)]}" for pair in pairs]
             if said := _verdicts(rows.assign(system=pairs)):
-                yield (f"Which run differs from {baseline}" if runs else f"Does generating help the ranking on {split}") + f"? {said}."
+                asked = f"Which run differs from {baseline}" if runs else f"Does generating help the ranking on {split}"
+                yield f"{asked}? {said}."
     for split, table in _of(tables, "transfer_differences"):
         away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
         if said := _verdicts(away):
@@ -140,7 +143,8 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
         compared = table.dropna(subset=["difference", "low"])
         few = compared[compared["share"] == compared["share"].min()]
         if said := _verdicts(few):
-            yield f"Does it help most where training queries are few, against {baseline} with {few['queries'].iloc[0]:,} of them? {said}."
+            count = f"{few['queries'].iloc[0]:,}"
+            yield f"Does it help most where training queries are few, against {baseline} with {count} of them? {said}."
 
 
 def _of(tables: dict[str, pd.DataFrame], name: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -149,10 +153,11 @@ def _of(tables: dict[str, pd.DataFrame], name: str) -> Iterator[tuple[str, pd.Da
 
 
 def _verdicts(rows: pd.DataFrame) -> str:
-    """What may be said of each system's difference in MRR@10: the mark, which is corrected, says it here as in the tables."""
+    """What may be said of each system's difference in MRR@10: the mark, which is corrected, says it as in the tables."""
     signs = rows["mark"].fillna("")
     numbers = zip(rows["system"], *(rows[name].astype(float) for name in ("difference", "low", "high")))
-    texts = pd.Series([f"{name} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, mean, low, high in numbers], rows.index, str)
+    texts = [f"{name} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, mean, low, high in numbers]
+    texts = pd.Series(texts, rows.index, str)
     kinds = {"better": ("▲", "△"), "worse": ("▼", "▽"), "these queries cannot tell": ("",)}
     said = "; ".join(f"{words}: {', '.join(of)}" for words, marks in kinds.items() if len(of := texts[signs.isin(marks)]))
     return said[:1].upper() + said[1:]
@@ -230,7 +235,8 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
     more = f"{len(table) - rows_shown:,}" if len(table) > rows_shown else ""
-    return {"columns": list(table.columns), "rows": table.apply(_written).head(rows_shown).values.tolist(), "more": more, "note": note}
+    rows = table.apply(_written).head(rows_shown).values.tolist()
+    return {"columns": list(table.columns), "rows": rows, "more": more, "note": note}
 
 
 def _written(column: pd.Series) -> pd.Series:
@@ -239,7 +245,8 @@ def _written(column: pd.Series) -> pd.Series:
     if not column.str.contains(".", regex=False).any() or (numbers.isna() & (column != "")).any():
         return column.map(lambda text: textwrap.shorten(text, 160, placeholder=" …"))
     digits = 0 if (numbers.dropna() % 1 == 0).all() else 1 if numbers.abs().max() >= 100 else 3
-    return numbers.map(lambda number: "" if np.isnan(number) else "<0.001" if 0 < number < 0.0005 and digits else f"{number:z.{digits}f}")
+    texts = numbers.map(lambda number: "" if np.isnan(number) else f"{number:z.{digits}f}")
+    return texts.mask((numbers > 0) & (numbers < 0.0005), "<0.001")
 
 
 def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:
