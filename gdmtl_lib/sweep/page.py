@@ -134,11 +134,11 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
             pairs = [f"{pair[0]} against {pair[1]}{both[below.get(split, set()).issuperset(pair)]}" for pair in pairs]
             if said := _verdicts(rows.assign(system=pairs)):
                 asked = f"Which run differs from {baseline}" if runs else f"Does generating help the ranking on {split}"
-                yield f"{asked}? {said}."
+                yield f"{asked}, in MRR@10? {said}."
     for split, table in _of(tables, "transfer_differences"):
         away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
         if said := _verdicts(away):
-            yield f"Does a gain over {baseline} stay a gain elsewhere, on {split}? {said}."
+            yield f"Does a gain in MRR@10 over {baseline} stay a gain elsewhere, on {split}? {said}."
     for _, table in _of(tables, "training_size"):
         compared = table.dropna(subset=["difference", "low"])
         few = compared[compared["share"] == compared["share"].min()]

@@ -89,7 +89,7 @@ def test_the_page_concludes_and_puts_the_papers_number_beside_ours(folder):
     })  # fmt: skip
     text = write_page(folder).read_text()
     assert "Which system ranks best on dev? BERT, with an MRR@10 of 0.700; BM25 alone has 0.610." in text
-    assert "Does generating help the ranking on dev? Worse: GDMTL+ against BERT -0.010 (-0.020 to -0.005)." in text
+    assert "Does generating help the ranking on dev, in MRR@10? Worse: GDMTL+ against BERT -0.010 (-0.020 to -0.005)." in text
     assert "<td>BERT</td><td>0.700 ▲</td><td>0.384</td>" in text and "those of MS MARCO dev" in text
     assert "<th>baseline</th><th>BERT</th><th>GDMTL+</th>" in text and "<td>BERT</td><td></td><td>0 / 5 / 1</td>" in text
     assert "better or worse than BERT with p &lt; 0.01" in text
