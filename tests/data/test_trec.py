@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import os
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -400,3 +401,18 @@ def test_rows_at_once_change_neither_a_hash_nor_a_file(tmp_path, monkeypatch):
         assert runs.frame_hash(run[:0]) == hashlib.sha256(b"query_id,doc_id,score\n").hexdigest()
         write_run(run, tmp_path / "parts.trec")
         assert (tmp_path / "parts.trec").read_bytes() == (tmp_path / "whole.trec").read_bytes()
+
+
+def test_a_large_run_is_read_in_parts(tmp_path, monkeypatch):
+    """The rows at a time that Python's own strings are made of: four thousand queries of ten passages, as one part takes
+    more than ten megabytes."""
+    run = [f"{query} Q0 {query * 7 + place} {place + 1} {9 - place} x\n" for query in range(4000) for place in range(10)]
+    (tmp_path / "a.run").write_text("".join(run))
+    whole = runs.read_run(tmp_path / "a.run")
+    monkeypatch.setattr(runs, "_ROWS_AT_ONCE", 999)
+    tracemalloc.start()
+    parts = runs.read_run(tmp_path / "a.run")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pd.testing.assert_frame_equal(parts, whole)
+    assert peak < 5e6, peak

@@ -1,6 +1,7 @@
 """`make check`: what a config lacks, all of it in one list, and what it takes."""
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gdmtl_lib.sweep import check
+from gdmtl_lib.sweep import check, costs
 
 PROJECT = Path(__file__).parents[2]
 
@@ -64,13 +65,25 @@ def test_everything_that_is_missing_is_named_at_once_with_what_to_do(run, tmp_pa
 def test_of_ms_marco_the_hours_are_known_before_the_data_are_here(run, monkeypatch, tmp_path):
     monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "nothing"))
 
-    def no_network(*_):
-        raise socket.gaierror("Name or service not known")
+    def network(*_):
+        raise AssertionError("a check fetches nothing of the data")
 
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    status, text = run(collection="irds:msmarco-passage", splits={"dev-small": 1}, studies={}, systems=["bert"], depth=1000)
-    assert status == 1 and "fetch it where there is a network" in text
+    monkeypatch.setattr(socket, "getaddrinfo", network)
+    chosen = {"splits": {"dev-small": 1}, "studies": {}, "systems": ["bert", "gdmtl_plus"], "depth": 1000}
+    status, text = run(collection="irds:msmarco-passage", **chosen)
+    assert status == 1 and text.startswith("mine: 3 missing\n") and "fetch it where there is a network" in text
+    assert "answers for GDMTL+: " in text and "msmarco-qna/train_v2.1.json.gz https://" in text
     assert "on MS MARCO as it is published: " in text and "BM25 over 502,939 training queries" in text
+
+
+@pytest.mark.parametrize(("load", "said"), [(3.1, True), (2.9, False)])
+def test_a_speed_that_was_measured_on_a_busy_machine_says_so(run, monkeypatch, load, said):
+    """More than half of the cores taken by others, the check itself not counted."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(costs, "visible_gpus", list)
+    _, text = run(systems=["bert"], studies={})
+    assert ("GFLOP/s in a training, measured while other programs compute: alone it is faster, no GPU" in text) == said
 
 
 def test_a_wrong_config_is_refused_as_the_sweep_refuses_it(run):

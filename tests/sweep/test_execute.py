@@ -271,3 +271,14 @@ def test_the_notebooks_are_given_what_the_config_says(read, monkeypatch):
     assert (executed["10_transfer"]["k1"], executed["10_transfer"]["b"]) == (2, 0.7)
     assert executed["02_collection_and_candidates"]["k1"] == 2
     assert "k1" not in executed["06_win_tie_loss_dev"]  # which searches nothing
+
+
+def test_bm25_on_another_collection_is_measured_while_that_of_the_own_is_tuned(read, monkeypatch):
+    measured = []
+    monkeypatch.setattr(executing, "measure_first_stage", lambda *_, **first_stage: measured.append(first_stage))
+    monkeypatch.setattr(executing, "measured_files", lambda *_: [])
+    config = read(first_stage={"tune": 5}, transfer={"collection": "sample", "split": "cast", "level": 2})
+    [job] = [job for job in prepare(config) if job.name == "measure_bm25_sample.cast"]
+    assert not job.needs  # and so there is no tuned.json yet
+    executing.KINDS[job.kind](config, **job.given)
+    assert measured == [{}]
