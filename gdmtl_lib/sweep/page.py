@@ -135,21 +135,17 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
             if said := _verdicts(rows.assign(system=pairs)):
                 asked = f"Which run differs from {baseline}" if runs else f"Does generating help the ranking on {split}"
                 yield f"{asked}, in MRR@10? {said}."
-    for split, table in _of(tables, "transfer_differences"):
-        away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
-        if said := _verdicts(away):
-            yield f"Does a gain in MRR@10 over {baseline} stay a gain elsewhere, on {split}? {said}."
-    for _, table in _of(tables, "training_size"):
-        compared = table.dropna(subset=["difference", "low"])
-        few = compared[compared["share"] == compared["share"].min()]
-        if said := _verdicts(few):
-            count = f"{few['queries'].iloc[0]:,}"
-            yield f"Does it help most where training queries are few, against {baseline} with {count} of them? {said}."
-
-
-def _of(tables: dict[str, pd.DataFrame], name: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The tables called so, of all splits."""
-    yield from ((stem.partition(".")[2], table) for stem, table in tables.items() if stem.partition(".")[0] == name)
+    for stem, table in tables.items():
+        name, _, split = stem.partition(".")
+        if name == "transfer_differences":
+            away = table[(table["place"] == "away") & (table["measure"] == "RR@10") & (table["system"] != "BM25")]
+            if said := _verdicts(away):
+                yield f"Does a gain in MRR@10 over {baseline} stay a gain elsewhere, on {split}? {said}."
+        if name == "training_size":
+            compared = table.dropna(subset=["difference", "low"])
+            names = compared["system"] + " with " + compared["queries"].map("{:,}".format)
+            if said := _verdicts(compared.assign(system=names)):
+                yield f"Does it help most where training queries are few, against {baseline}? {said}."
 
 
 def _verdicts(rows: pd.DataFrame) -> str:

@@ -103,6 +103,16 @@ def test_a_gain_of_systems_below_bm25_is_called_so(folder):
     assert "Better: GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200)." in write_page(folder).read_text()
 
 
+def test_every_training_size_is_concluded_from(folder):
+    """The fewest queries alone would hide that it costs the ranking with more of them."""
+    rows = "0.1,42,BERT,0.0,,,\n0.1,42,GDMTL,-0.007,-0.02,0.01,\n1.0,3400,GDMTL,-0.1,-0.2,-0.05,▼\n"
+    write(folder, {"tables/training_size.dev.csv": "share,queries,system,difference,low,high,mark\n" + rows})
+    assert (
+        "Does it help most where training queries are few, against BERT? Worse: GDMTL with 3,400 -0.100 (-0.200 to -0.050); "
+        "these queries cannot tell: GDMTL with 42 -0.007 (-0.020 to +0.010)."
+    ) in write_page(folder).read_text()
+
+
 def test_the_mark_decides_where_an_interval_alone_would_say_more(folder):
     rows = "gdmtl_plus,bert,-0.037,-0.072,-0.001,\ngdmtl,bert,-0.05,-0.08,-0.02,▼\ngdmtl_c,bart_c,0.01,-0.02,0.04,\n"
     write(folder, {"tables/twins.dev.csv": "system,twin,difference,low,high,mark\n" + rows})
