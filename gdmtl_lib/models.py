@@ -27,7 +27,7 @@ from transformers.utils import cached_file, logging
 
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.card import model_card
-from gdmtl_lib.backbones.checkpoints import HEADS, write_sums
+from gdmtl_lib.backbones.checkpoints import HEADS, INDEX, holds_others, write_sums
 from gdmtl_lib.data.files import as_path
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
 from gdmtl_lib.backbones.attention import last_layer_at
@@ -147,18 +147,20 @@ class _Heads:
         push_to_hub: bool = False, max_shard_size: int | str = "50GB", variant: str | None = None, **hub,
     ) -> None:
         """Write configuration, weights (safetensors), tokenizer and model card; an existing checkpoint is replaced only
-        at the end. The arguments are transformers' own; hub: those of `push_to_hub`, `repo_id` by default the folder's
+        at the end, and other files that lie there stay. The arguments are transformers' own; hub: those of `push_to_hub`, `repo_id` by default the folder's
         name. The language-model heads have a file of their own, so that the others are what transformers expects.
         """
         if variant is not None:
             raise ValueError(f"a checkpoint has no variants, found {variant!r}: save it into a folder of its own")
         if not is_main_process:
             return
-        folder = as_path(save_directory, "save_directory")
+        folder = as_path(save_directory, "save_directory").resolve()
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder for the checkpoint")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+        fresh, old = (folder.with_name(f"{folder.name}.{kind}{os.getpid()}") for kind in ("tmp", "old"))
+        for left in (fresh, old):  # by a killed process of the same number, as containers have them
+            shutil.rmtree(left, ignore_errors=True)
         weights = self.state_dict() if state_dict is None else dict(state_dict)
         heads = {key.removeprefix(PREFIX): weights.pop(key) for key in list(weights) if key.startswith(PREFIX)}
         about = self.config.to_dict().get("gdmtl_card", {})
@@ -173,14 +175,18 @@ class _Heads:
             card = model_card(self.system.label, self.config.gdmtl, about, self.system.backbone == "encoder")
             (fresh / "README.md").write_text(card, encoding="utf-8")
             write_sums(fresh)
-            old = folder.with_name(f"{folder.name}.old{os.getpid()}")
-            if folder.exists():
-                folder.rename(old)
-            fresh.rename(folder)
-            if old.exists():
-                shutil.rmtree(old)
+            if holds_others(folder):  # a repository's `.git`, say: the folder stays, and what is saved goes into it
+                for path in (*folder.glob("model*.safetensors"), folder / INDEX, folder / HEADS):
+                    path.unlink(missing_ok=True)
+                for path in sorted(fresh.iterdir()):
+                    os.replace(path, folder / path.name)
+            else:
+                if folder.exists():
+                    folder.rename(old)
+                fresh.rename(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), max_shard_size=max_shard_size, **hub)
 

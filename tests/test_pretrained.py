@@ -2,9 +2,11 @@
 
 import base64
 import json
+import os
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -514,3 +516,26 @@ def test_cross_encoder_opens_it_without_a_word(toy_bert_folder, tmp_path, capfd,
     assert "generation_heads" not in said and "UNEXPECTED" not in said
     scores = peer.predict([("rank: the glacier is blue ice", "why is ice blue")])
     assert scores[0] == pytest.approx(gdmtl.rerank_texts(model, "why is ice blue", ["the glacier is blue ice"])[0], abs=1e-5)
+
+
+def test_saving_leaves_what_others_have_put_there(tmp_path, toy_bert_folder, monkeypatch):
+    """A folder with more in it than a checkpoint is not replaced: not the working folder, nor a repository's."""
+    model, other = build_model("gdmtl", checkpoint=toy_bert_folder), build_model("bert", checkpoint=toy_bert_folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "training_state.safetensors").write_text("mine")
+    for saved in (model, other):  # which has no heads
+        saved.save_pretrained(".")
+        assert load_model(tmp_path).system.name == saved.system.name
+        assert {".git", "notes.txt", "training_state.safetensors"} < {path.name for path in tmp_path.iterdir()}
+    assert Path(os.getcwd()) == tmp_path and not (tmp_path / "generation_heads.safetensors").exists()
+    # A link is followed; and what a killed process has left, whose number this one has, is no hindrance.
+    model.save_pretrained("real")
+    Path("link").symlink_to("real")
+    for left in ("tmp", "old"):
+        Path(f"real.{left}{os.getpid()}").mkdir()
+        Path(f"real.{left}{os.getpid()}", "config.json").touch()
+    other.save_pretrained("link")
+    assert Path("link").is_symlink() and load_model("real").system.name == "bert" and not list(tmp_path.glob("real.*"))
+    assert not Path("real", "generation_heads.safetensors").exists()

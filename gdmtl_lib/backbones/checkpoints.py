@@ -105,8 +105,7 @@ def check_sums(folder: Path) -> None:
     """Raise ValueError, naming it, where a file is not as it was saved; a checkpoint without sums passes."""
     if not (folder / SUMS).is_file():
         return
-    lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
-    sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    sums = _sums(folder)
     for name in sorted({"config.json", *(path.name for path in weight_files(folder)), *sums}):
         path = folder / name
         if not path.is_file() or file_hash(path) != sums.get(name):
@@ -114,6 +113,18 @@ def check_sums(folder: Path) -> None:
                 f"{path} is not as it was saved: its SHA-256 is not the one in {SUMS}. Take another copy, or train "
                 f"again; if it was changed on purpose, delete {folder / SUMS}"
             )
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    lines = (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    return {name: found for found, _, name in (line.partition("  ") for line in lines)}
+
+
+def holds_others(folder: Path) -> bool:
+    """Whether a folder is there that is not this library's to replace: it is more than a checkpoint that was saved."""
+    if not folder.exists() or folder == Path.cwd() or not (folder / SUMS).is_file() or folder.is_mount():
+        return folder.exists()
+    return not {path.name for path in folder.iterdir()} <= {SUMS, *UNSUMMED, *_sums(folder)}
 
 
 def weight_files(folder: Path) -> list[Path]:

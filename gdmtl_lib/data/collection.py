@@ -252,7 +252,7 @@ def _load(name: str) -> Collection:
         "sentences": read_sentences,
     }
     if colon and kind in readers:
-        return Collection(name, *readers[kind](as_path(rest)))
+        return Collection(name, *readers[kind](as_path(rest, f"collection {name!r}")))
     folder = as_path(name)
     if not folder.is_dir():
         known = "; ".join(f"{form} ({meaning})" for form, meaning in KINDS.items())

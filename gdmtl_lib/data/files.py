@@ -33,8 +33,9 @@ _COMPRESSED = {b"\x1f\x8b": "name it .gz", b"PK\x03\x04": "unpack it", b"(\xb5/\
 
 def as_path(given: str | os.PathLike, name: str = "path") -> Path:
     """The path that a user gives, `~` being his own folder. Raises ValueError, naming the parameter, for none."""
-    if not isinstance(given, str | os.PathLike) or given == "":
-        raise ValueError(f"{name}: expected a path, found {given!r}")
+    is_path = isinstance(given, str | os.PathLike) and given != ""
+    if not is_path or any(len(part.encode(errors="replace")) > 255 for part in Path(given).parts):  # what stands in a file, say
+        raise ValueError(f"{name}: expected a path, found {given!r:.200}")
     return Path(os.path.expanduser(given))  # which, unlike Path's own, lets a file be called `~a`
 
 

@@ -259,6 +259,8 @@ PARAMETERS = [
     (lambda: load_collection(None), "collection: expected a path, found None"),
     (lambda: load_collection(b"sample"), "collection: expected a path, found b'sample'"),
     (lambda: load_collection("sample").queries(["dev"]), "collection 'sample' has no split ['dev']: its splits are cast, dev, train"),
+    (lambda: load_collection("squad:"), "collection 'squad:': expected a path, found ''"),
+    (lambda: gdmtl.evaluate("q Q0 a 1 2 t\n" * 50, QRELS), "path: expected a path, found 'q Q0 a 1 2 t\\nq Q0 "),
     (lambda: runs.read_run(3), "path: expected a path, found 3"),
     (lambda: runs.write_run(RUN, None), "path: expected a path, found None"),
     (lambda: gdmtl.load_model(None), "folder: expected a path, found None"),
