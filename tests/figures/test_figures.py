@@ -1154,7 +1154,7 @@ def called(*given, **named):
 # it draws no others), as ends of lines and as bars or cells.
 FIGURES: dict[str, tuple[tuple, list[tuple]]] = {
     "effectiveness": (
-        called(TESTS, SEEDS, "bert"),
+        called(TESTS, "bert", SEEDS),
         [("x", [*TESTS["mean"], *SEEDS["mean"]], [TESTS["mean"][0], *TESTS["mean"]], [])],
     ),
     "differences": (
