@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gdmtl_lib.settings import is_number, is_whole
+from gdmtl_lib.settings import check_count, is_number
 from .collection import Collection, load_collection
 from .deepct import enriched_fingerprint, enriched_passages
 from .files import as_path, cache_folder, checksums, read_table, replace_folder, try_lock, write_lines
@@ -205,8 +205,7 @@ def _known(path: Path, made_from: str) -> dict[tuple[float, float], float]:
 
 
 def check_parameters(depth: int, k1: float = 0.9, b: float = 0.4) -> None:
-    if not is_whole(depth) or depth < 1:
-        raise ValueError(f"expected depth to be an integer of 1 or more, found {depth!r}")
+    check_count("depth", depth)
     if not is_number(k1) or k1 < 0:
         raise ValueError(f"expected k1 to be a number of 0 or more, found {k1!r}")
     if not is_number(b) or not 0 <= b <= 1:

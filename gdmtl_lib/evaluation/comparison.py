@@ -19,7 +19,7 @@ from scipy import stats
 
 from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
 from gdmtl_lib.data.trec import canonical_order, of_judged_queries, require_columns, validate_qrels, validate_run
-from gdmtl_lib.settings import is_number, is_whole
+from gdmtl_lib.settings import check_count, is_number
 from gdmtl_lib.systems import SYSTEMS, unknown_name
 
 ALPHA, STRONG_ALPHA = 0.05, 0.01  # levels of the marks △ ▽ and ▲ ▼; intervals cover 1 - ALPHA
@@ -346,8 +346,7 @@ def rank_shifts(
     Raises ValueError as `validate_run` and `validate_qrels`, for a depth below 1, for judgments without a relevant
     passage, and for a run without any judged query.
     """
-    if not is_whole(depth) or depth < 1:
-        raise ValueError(f"depth: expected at least 1, found {depth!r}")
+    check_count("depth", depth)
     relevant = _relevant(qrels, relevance_level)
     table = pd.DataFrame({"rank": [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]})
     for name, run in (("baseline", run_a), ("system", run_b)):
@@ -393,8 +392,7 @@ def shared_information_needs(
 
 
 def _relevant(qrels: pd.DataFrame, relevance_level: int) -> pd.DataFrame:
-    if not is_whole(relevance_level) or relevance_level < 1:
-        raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
+    check_count("relevance_level", relevance_level)
     validate_qrels(qrels)
     relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]].reset_index(drop=True)
     if relevant.empty:

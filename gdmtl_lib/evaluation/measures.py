@@ -16,7 +16,7 @@ import pandas as pd
 
 from gdmtl_lib.data.files import read_table, write_lines
 from gdmtl_lib.data.trec import as_run, of_judged_queries, read_qrels, validate_qrels
-from gdmtl_lib.settings import is_number, is_whole
+from gdmtl_lib.settings import check_count, is_number, is_whole
 
 # In ir-measures' notation; what counts as relevant (`rel`) comes from `relevance_level`.
 PAPER_MEASURES = ("RR@10", "RR@100", "nDCG@10", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)")
@@ -198,8 +198,7 @@ def read_values(path: str | os.PathLike) -> pd.DataFrame:
 
 def parse_measures(measures: Sequence[str], relevance_level: int) -> dict[str, ir_measures.Measure]:
     """Measures by their names, in order. Raises ValueError for a name that is none, before anything is computed."""
-    if not is_whole(relevance_level) or relevance_level < 1:
-        raise ValueError(f"relevance_level: expected an integer of at least 1, found {relevance_level!r}")
+    check_count("relevance_level", relevance_level)
     is_list = isinstance(measures, Iterable) and not isinstance(measures, str)
     if not is_list or not (measures := list(map(str, measures))):
         raise ValueError(f"measures: expected a list of names such as {PAPER_MEASURES}, found {measures!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gdmtl_lib.settings import is_number, is_whole
+from gdmtl_lib.settings import check_count, is_number, is_whole
 
 STILL_WORTH = 0.75  # of the rows going on: dropping the others copies all that is kept
 METHODS = ("greedy", "beam", "sample")
@@ -44,9 +44,8 @@ class Decoding:
                 wanted = " or ".join(map(repr, methods))
                 raise ValueError(f"{name} belongs to method {wanted}, but method is {self.method!r}: leave {name} out")
         for name in ("n", "beams", "top_k"):
-            value = getattr(self, name)
-            if value is not None and (not is_whole(value) or value < 1):
-                raise ValueError(f"{name} must be an integer of at least 1, found {value!r}")
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p!r}")
         if self.seed is not None and not is_whole(self.seed):

@@ -130,10 +130,10 @@ def test_a_split_searches_its_own_passages(index_dir):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"depth": 0}, "expected depth to be an integer of 1 or more, found 0"),
-        ({"depth": -3}, "expected depth to be an integer of 1 or more, found -3"),
-        ({"depth": 10.0}, "expected depth to be an integer of 1 or more, found 10.0"),
-        ({"depth": True}, "expected depth to be an integer of 1 or more, found True"),
+        ({"depth": 0}, "depth must be at least 1, found 0"),
+        ({"depth": -3}, "depth must be at least 1, found -3"),
+        ({"depth": 10.0}, "depth must be a whole number, found 10.0"),
+        ({"depth": True}, "depth must be a whole number, found True"),
         ({"k1": -0.1}, "expected k1 to be a number of 0 or more, found -0.1"),
         ({"k1": float("nan")}, "expected k1 to be a number of 0 or more, found nan"),
         ({"b": 1.1}, "expected b to be a number from 0 to 1, found 1.1"),

@@ -459,11 +459,11 @@ def test_rank_shifts_sum_to_zero_and_equal_a_slow_count():
 
 def test_unusable_rank_shifts_are_refused():
     run, qrels = run_frame(q="a"), qrels_frame(q={"a": 1})
-    with pytest.raises(ValueError, match=r"^depth: expected at least 1, found 0$"):
+    with pytest.raises(ValueError, match=r"^depth must be at least 1, found 0$"):
         rank_shifts(run, run, qrels, depth=0)
     with pytest.raises(ValueError, match="expected queries with judgments in the run, found none"):
         rank_shifts(run, run_frame(other="a"), qrels)
-    with pytest.raises(ValueError, match=r"^relevance_level: expected an integer of at least 1, found 0$"):
+    with pytest.raises(ValueError, match=r"^relevance_level must be at least 1, found 0$"):
         rank_shifts(run, run, qrels, relevance_level=0)
     message = "qrels: expected a judgment of relevance 2 or more, found 1 at most; lower relevance_level"
     with pytest.raises(ValueError, match=f"^{message}$"):

@@ -214,8 +214,8 @@ def test_more_queries_than_are_measured_at_a_time():
             "measures: Accuracy cannot be computed here (ZeroDivisionError('float division by zero')); these work: "
             f"{WORKING}",
         ),
-        ({"relevance_level": 0}, "relevance_level: expected an integer of at least 1, found 0"),
-        ({"relevance_level": 1.5}, "relevance_level: expected an integer of at least 1, found 1.5"),
+        ({"relevance_level": 0}, "relevance_level must be at least 1, found 0"),
+        ({"relevance_level": 1.5}, "relevance_level must be a whole number, found 1.5"),
     ],
 )
 def test_unusable_arguments_are_refused(arguments, message):

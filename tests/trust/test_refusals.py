@@ -203,9 +203,9 @@ FRAMES = [
      "run and qrels: expected queries with judgments in the run, found none (the run has query 'q', the qrels 'other'); "
      "take both from the same split"),
     (lambda: gdmtl.evaluate(RUN, QRELS, relevance_level=0),
-     "relevance_level: expected an integer of at least 1, found 0"),
+     "relevance_level must be at least 1, found 0"),
     (lambda: gdmtl.evaluate(RUN, QRELS, relevance_level=True),
-     "relevance_level: expected an integer of at least 1, found True"),
+     "relevance_level must be a whole number, found True"),
     *[(lambda name=name: gdmtl.evaluate(RUN, QRELS, [name]),
        f"measures: expected a cutoff and a rel that are integers of at least 1, found {name!r}")
       for name in ("P@0", "RR@0", "nDCG@1.5", "RR(rel=0)", "SetP(rel=0)", "RR(rel='x')@10")],
@@ -234,7 +234,7 @@ FRAMES = [
      "categories: expected query_id, category, found measure"),
     (lambda: gdmtl.comparison.win_tie_loss(VALUES, VALUES, "RR@10", np.inf),
      "tolerance: expected a share of at least 0, found inf"),
-    (lambda: gdmtl.comparison.rank_shifts(RUN, RUN, QRELS, depth=1.5), "depth: expected at least 1, found 1.5"),
+    (lambda: gdmtl.comparison.rank_shifts(RUN, RUN, QRELS, depth=1.5), "depth must be a whole number, found 1.5"),
 ]  # fmt: skip
 PARAMETERS = [
     (lambda: TrainingSettings(epochs=0), "epochs must be at least 1, found 0"),
@@ -250,8 +250,8 @@ PARAMETERS = [
     (lambda: TrainingSettings(loss_weighting="0.1"),
      "loss_weighting must be 'uncertainty', 'generation' or a number above 0, without quotes, found '0.1'"),
     (lambda: TrainingSettings(max_length=10**6), "max_length must be between 16 and 4096, found 1000000"),
-    (lambda: gdmtl.bm25_candidates(None, "dev", depth=-1), "expected depth to be an integer of 1 or more, found -1"),
-    (lambda: gdmtl.bm25_candidates(None, "dev", depth=2.0), "expected depth to be an integer of 1 or more, found 2.0"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", depth=-1), "depth must be at least 1, found -1"),
+    (lambda: gdmtl.bm25_candidates(None, "dev", depth=2.0), "depth must be a whole number, found 2.0"),
     (lambda: gdmtl.bm25_candidates(None, "dev", k1=float("nan")), "expected k1 to be a number of 0 or more, found nan"),
     (lambda: gdmtl.bm25_candidates(None, "dev", k1="0.9"), "expected k1 to be a number of 0 or more, found '0.9'"),
     (lambda: gdmtl.bm25_candidates(None, "dev", b=True), "expected b to be a number from 0 to 1, found True"),
@@ -369,9 +369,9 @@ MODELS = [
     (lambda m: m.generate(method="best"), "unknown method 'best': expected one of greedy, beam, sample"),
     (lambda m: m.generate(beams=2), "beams belongs to method 'beam', but method is 'greedy': leave beams out"),
     (lambda m: m.generate(n=2), "n belongs to method 'beam' or 'sample', but method is 'greedy': leave n out"),
-    (lambda m: m.generate(method="beam", beams=0), "beams must be an integer of at least 1, found 0"),
+    (lambda m: m.generate(method="beam", beams=0), "beams must be at least 1, found 0"),
     (lambda m: m.generate(method="beam", beams=2, n=3), "n must be at most beams, found n 3 and beams 2: raise beams"),
-    (lambda m: m.generate(method="sample", top_k=2.5), "top_k must be an integer of at least 1, found 2.5"),
+    (lambda m: m.generate(method="sample", top_k=2.5), "top_k must be a whole number, found 2.5"),
     (lambda m: m.generate(method="sample", top_p=0), "top_p must be above 0 and at most 1, found 0"),
     (lambda m: m.generate(method="sample", temperature=0),
      "temperature must be above 0, found 0; for none use method 'greedy'"),
