@@ -26,7 +26,7 @@ def halves(query_ids: Sequence[str]) -> tuple[list[str], list[str]]:
     """Two halves of the queries, drawn by a hash of their ids: one to choose on, one to measure."""
     query_ids = list(query_ids)
     if len(query_ids) < 2:
-        raise ValueError(f"expected at least two queries to divide, found {len(query_ids)}")
+        raise ValueError(f"expected at least two queries to divide, found {len(query_ids)}: choose another split")
     chosen = set(nested_sample(query_ids, len(query_ids) // 2))
     return [each for each in query_ids if each in chosen], [each for each in query_ids if each not in chosen]
 

@@ -189,7 +189,8 @@ class Results:
             there = sorted(str(path.relative_to(self.folder).parent) for path in self.folder.glob(f"**/{file}"))
             raise FileNotFoundError(
                 f"{LABELS[system]} has no {file}: expected it in {self.home(system, '<k>' if seed is None else seed)}, "
-                f"found it in {', '.join(there) or 'no folder'}; train {system} with notebook 03"
+                f"found it in {', '.join(there) or 'no folder'}; "
+                + ("notebook 02 measures it" if system == FIRST_STAGE else f"train {system} with notebook 03")
             )
         return list(homes.values())
 
@@ -205,6 +206,18 @@ def measure_first_stage(
     run = _keep(Path(results_dir) / FIRST_STAGE, split, candidates, values, FIRST_STAGE)
     write_metadata(run, FIRST_STAGE, collection.name, **first_stage)
     return candidates
+
+
+def trained_on(home: Path) -> tuple[dict, dict]:
+    """What a training's settings.json says, and the settings in it. Raises FileNotFoundError, ValueError, naming it."""
+    path = home / "settings.json"
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))["training"]
+        return training, dict(training["settings"])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"expected {path}, which says what was trained; train it with notebook 03") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): train it anew with notebook 03") from None
 
 
 def measure_system(
@@ -226,7 +239,7 @@ def measure_system(
     if not weights.is_file():
         raise FileNotFoundError(f"{folder} holds no trained system: expected {weights}; train it with notebook 03")
     qrels = collection.qrels(split)
-    precision = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["training"]["settings"]["precision"]
+    precision = trained_on(folder)[1].get("precision", "auto")
     record = made_from(weights.parent, collection, candidates, precision, qrels=qrels, relevance_level=relevance_level)
     path, values, note = measured_files(output, split)
     if is_kept(note, record, path, values):

@@ -5,7 +5,6 @@ variant is stands in the settings.json of its trainings, never in the name of it
 one variant more: those on all training queries, for Figure 7.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from gdmtl_lib.evaluation.comparison import compare, mean_interval, twin_of, wit
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.evaluation.tables import WEIGHTING as WEIGHTING, by_weighting
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
-from .results import Results
+from .results import Results, trained_on
 
 OWN = ""  # the variant of the config's own trainings
 SIZE = "train_fraction"
@@ -279,15 +278,9 @@ def _reached(study: Study, trainings: pd.DataFrame, measures: Sequence[str]) -> 
 
 def _described(home: Path) -> dict[str, object]:
     """The settings of a training, and what it was trained on; the seed stands in the folder's name."""
-    path = home / "settings.json"
-    try:
-        training = json.loads(path.read_text(encoding="utf-8"))["training"]
-        settings = {name: value for name, value in training["settings"].items() if name != "seed"}
-        return settings | {DENOISING: training.get(DENOISING) or 0, "collection": training["collection"]}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"expected {path}, which says what was trained; train it with notebook 03") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): train it anew with notebook 03") from None
+    training, settings = trained_on(home)
+    settings = {name: value for name, value in settings.items() if name != "seed"}
+    return settings | {DENOISING: training.get(DENOISING) or 0, "collection": training.get("collection")}
 
 
 def _listed(seeds: Iterable[int]) -> str:

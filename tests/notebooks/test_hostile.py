@@ -14,6 +14,7 @@ from IPython.utils.capture import capture_output
 from gdmtl_lib.data.trec import canonical_order, read_run, write_run
 from gdmtl_lib.evaluation.measures import evaluate, read_values, write_values
 from gdmtl_lib.experiments.notebook import notebook_parameters
+from gdmtl_lib.pretrained import build_model
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TEXTS = [
@@ -122,3 +123,18 @@ def test_the_analyses_show_the_data_and_nothing_else(collection, results, execut
     assert set(found["category"]) == set(kinds)
     assert found.query("system == 'GDMTL'").set_index("category")["queries"].astype(int).to_dict() == kinds.value_counts().to_dict()
     assert {"BM25", "BERT", "GDMTL"} == set(table(f"effectiveness.{split}")["system"])
+
+
+def test_what_a_system_writes_is_shown_as_text(collection, results, executed, toy_bert_folder):
+    """One query to learn from: what is relevant to a training query is kept apart, and that would be all passages."""
+    build_model("gdmtl", checkpoint=toy_bert_folder).save_pretrained(results / "gdmtl" / "seed0" / "checkpoint")
+    trained = {"collection": "", "settings": {"precision": "fp32"}}
+    (results / "gdmtl" / "seed0" / "settings.json").write_text(json.dumps({"training": trained}))
+    given = {
+        "collection": str(collection), "results_dir": str(results), "split": "dev", "train_split": "one", "depth": 14,
+        "run": "collection", "systems": ["gdmtl"], "max_tokens": 6, "queries_appended": [0, 1], "passages_read": 4, "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    executed("04_rerank_and_evaluate", **given, splits=["dev"], relevance_levels=[1])  # measures BM25
+    for name in ("12_query_likelihood", "13_generated_queries"):
+        shown = executed(name, **given)
+        assert "<script>alert" not in shown and shown.count("<table") == shown.count("mathjax_ignore") > 0
