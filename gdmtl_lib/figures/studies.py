@@ -234,6 +234,7 @@ def choices(table: pd.DataFrame, measure: str) -> Figure:
         at = part["choice"].map(rows) + (of.cumcount() - (of.transform("size") - 1) / 2) * 0.2
         difference_rows(axis, part, f"in {written(measure)}", list(at), size=22)
         axis.set_title(what)
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         name_rows(axis, [choice.replace("_", " ") if axis is axes[0, 0] else "" for choice in rows], fontsize=9)
     systems = sorted(parts[0]["system"].unique(), key=lambda name: [*LABELS, name].index(name))
     seeds = axes[0, 0].get_legend_handles_labels()[0]  # dots of single seeds, where there are several

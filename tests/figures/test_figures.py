@@ -564,6 +564,11 @@ def choices():
     return pd.DataFrame(rows, columns=["choice", "system", "twin", "difference", "low", "high", "mark", "by_seed"])
 
 
+def test_seeds_further_apart_than_their_interval_are_on_the_axis(choices):
+    axis = plots.choices(choices.assign(by_seed=[[-0.3, 0.34], [0.04], [0.03, 0.01], [-0.1], [-0.1]]), "RR@10").axes[0]
+    assert axis.get_xlim()[0] < -0.3 and axis.get_xlim()[1] > 0.34
+
+
 def test_choices_show_what_they_change_of_systems_and_of_what_generating_brings(choices):
     figure = plots.choices(choices, "RR@10")
     left, right = figure.axes
