@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 import gdmtl_lib as gdmtl
 from gdmtl_lib import joint
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.files import read_table
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import read_run
 from gdmtl_lib.evaluation.measures import WORKING, evaluate
@@ -431,7 +432,7 @@ def test_uncertainty_weights_are_learned(toy_bert_folder, tmp_path):
 
 def test_tables(toy_bert_folder, tmp_path):
     _, history = Training(toy_bert_folder, "bert", validated=True)(tmp_path)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), history, check_exact=True)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "history.csv"), history, check_exact=True)
     timing = pd.read_csv(tmp_path / "timing.csv")
     assert list(timing) == ["step", "seconds", "tokens"]
     # [CLS] rank : five words [SEP] two words [SEP], and "sample" is spelled in as many pieces as it has letters.
