@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import platform
 import re
 import time
@@ -17,6 +18,11 @@ from torch import Tensor
 from gdmtl_lib.data.files import cache_folder, write_lines
 
 from .reference import is_fast
+
+# oneDNN keeps what it has made for a thousand shapes, twice, and each packed row is a new one: gigabytes, and no faster.
+# Both are read when it first computes; the layers of one pass need a few.
+for _kept in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_kept, "64")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLEARLY = 1.15  # so many times faster bf16 is chosen: what is measured scatters, and there are casts besides products

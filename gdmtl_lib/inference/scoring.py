@@ -5,12 +5,13 @@ nothing is padded. A pair's score depends on nothing but the pair.
 """
 
 import copy
+import ctypes
 import hashlib
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ def score_candidates(
             scores[rows] = score_pairs(scorer, pairs, batch_tokens, on_progress, tokens)
             if partial:
                 partial.append(number, scores[rows])
+            with suppress(AttributeError, OSError, TypeError):  # glibc alone keeps the holes between what stays
+                ctypes.CDLL(None).malloc_trim(0)
     return scores
 
 

@@ -93,3 +93,29 @@ def test_rerankings_memory_does_not_grow_with_the_candidates(toy_bert_folder, tm
         for pairs in (200_000, 2_000_000)
     )
     assert many - few < (300 if SHARE == 1 else 40) * MEGABYTE
+
+
+LENGTHS = """
+import random, sys
+from gdmtl_lib.data.collection import Collection
+import pandas as pd
+from gdmtl_lib.data.splits import Split
+from gdmtl_lib.inference import rerank as reranking
+from gdmtl_lib.pretrained import build_model
+draw = random.Random(0)
+passages = {str(number): "ice " * draw.randint(5, 90) for number in range(int(sys.argv[1]))}
+queries = pd.DataFrame({"query_id": ["q"], "text": "ice"})
+candidates = pd.DataFrame({"query_id": "q", "doc_id": list(passages), "score": 1.0})
+reranking.CHUNK_PAIRS = 500
+model = build_model("bert", checkpoint=sys.argv[2], layers=1)
+reranking.rerank(model, Collection("made up", passages, {"dev": Split(queries)}), candidates, progress=False, device="cpu")
+print(peak())
+"""
+
+
+@pytest.mark.slow
+def test_rerankings_memory_does_not_grow_with_the_shapes_of_its_passes(toy_bert_folder):
+    """No two packed passes have one length, and oneDNN remembers a thousand shapes unless told otherwise: half a gigabyte
+    after six thousand passages, four gigabytes after a twentieth of MS MARCO's dev."""
+    few, many = (measured(LENGTHS, passages, toy_bert_folder)[0] for passages in (500, 6000))
+    assert many - few < 200 * MEGABYTE
