@@ -150,7 +150,7 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
 
 def _verdicts(rows: pd.DataFrame) -> str:
     """What may be said of each system's difference in MRR@10: the mark, which is corrected, says it as in the tables."""
-    signs = rows["mark"].fillna("")
+    signs = rows["mark"].astype(object).fillna("")  # a column without any mark is one of numbers
     numbers = zip(rows["system"], *(rows[name].astype(float) for name in ("difference", "low", "high")))
     texts = [f"{name} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, mean, low, high in numbers]
     texts = pd.Series(texts, rows.index, str)
@@ -226,7 +226,7 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
             tables, where = ((8,), CAST) if "cast" in split else ((3, 10), MS_MARCO)
             paper = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
             reported = dict(zip(paper["system"].map(LABELS.get), paper["mean"].map("{:.3f}".format)))
-            table["MRR@10 in the paper"] = table["system"].map(reported).fillna("")
+            table["MRR@10 in the paper"] = table["system"].map(lambda name: reported.get(name, ""))
             note += f"The paper's numbers are those of {where}."
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
