@@ -10,7 +10,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -91,14 +90,26 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
     path: as for `read_lines`. Returns the run in canonical order. Raises FileNotFoundError where there is no such file,
     ValueError, naming file and line, where it is no run.
     """
-    rows = read_rows(path, "query_id Q0 doc_id rank score tag", "query_id doc_id rank")
-    parts, is_scored = [], True  # seven million rows as Python's own strings and numbers would take two gigabytes
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
-        is_scored = len(some[0][1]) > 3
-        row_of = _scored if is_scored else _ranked
-        parts.append(pd.DataFrame([row_of(path, *row) for row in some], columns=["query_id", "doc_id", "score"]))
+    parts = []
+    query_ids, doc_ids, scores = columns = [], [], []
+    for number, fields in read_rows(path, "query_id Q0 doc_id rank score tag", "query_id doc_id rank"):
+        query_ids.append(fields[0])
+        if len(fields) == 3:
+            doc_ids.append(fields[1])
+            scores.append(-_number(int, fields[2], "an integer as rank", path, number))
+            if scores[-1] >= 0:
+                raise ValueError(f"{path}, line {number}: expected a rank of 1 or more, found {fields[2]}")
+        else:
+            doc_ids.append(fields[2])
+            scores.append(_number(float, fields[4], "a number as score", path, number))
+        if len(scores) == _ROWS_AT_ONCE:  # as Python's own strings and numbers seven million rows would take two gigabytes
+            parts.append(_part_of_run(*columns))
+            for column in columns:
+                column.clear()
+    if scores:
+        parts.append(_part_of_run(*columns))
     run = pd.concat(parts, ignore_index=True)
-    if not is_scored and (again := run.duplicated(["query_id", "score"])).any():
+    if len(fields) == 3 and (again := run.duplicated(["query_id", "score"])).any():
         row = int(np.argmax(again))
         raise ValueError(
             f"{path}, line {row + 1}: rank {-run['score'][row]:.0f} stands a second time for query {run['query_id'][row]!r}: "
@@ -107,14 +118,8 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
     return run_of_lines(path, run)
 
 
-def _scored(path: str | os.PathLike, number: int, fields: Sequence[str]) -> tuple[str, str, float]:
-    return fields[0], fields[2], _number(float, fields[4], "a number as score", path, number)
-
-
-def _ranked(path: str | os.PathLike, number: int, fields: Sequence[str]) -> tuple[str, str, float]:
-    if (rank := _number(int, fields[2], "an integer as rank", path, number)) < 1:
-        raise ValueError(f"{path}, line {number}: expected a rank of 1 or more, found {fields[2]}")
-    return fields[0], fields[1], -float(rank)
+def _part_of_run(query_ids: list[str], doc_ids: list[str], scores: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "score": np.array(scores, dtype=float)})
 
 
 def as_run(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
