@@ -75,9 +75,9 @@ def judgment_holes(
     """
     rows = compare(values_by_system, baseline, [f"RBP(p={p})"]).query("system != @baseline").reset_index(drop=True)
     judged = pd.MultiIndex.from_frame(qrels.loc[qrels["relevance"] >= 0, ["query_id", "doc_id"]])
-    weights = {}
+    weights, deepest = {}, -64 / np.log2(p)  # below which p^rank < 2^-64 is no weight
     for system, runs in runs_by_system.items():
-        run = pd.concat([of_judged_queries(canonical_order(run).query("rank <= 64"), qrels) for run in runs])  # 2^-64 is no weight
+        run = pd.concat([of_judged_queries(canonical_order(run).query(f"rank <= {deepest}"), qrels) for run in runs])
         run = run.assign(weight=(1 - p) * p ** (run["rank"] - 1.0) / len(runs)).set_index(["query_id", "doc_id"])
         weights[system] = run.loc[~run.index.isin(judged), "weight"].groupby(level=[0, 1]).sum()
     weights = pd.DataFrame(weights).fillna(0.0)

@@ -586,6 +586,16 @@ def test_judgment_holes_are_the_ends_of_all_judgments_to_come():
     assert [row.least, row.most] == pytest.approx([min(found), max(found)])
 
 
+def test_judgment_holes_reach_as_deep_as_the_weights_of_ranks():
+    """Two hundred passages that the other list does not have, and nobody has judged: all of their weight is open."""
+    qrels = qrels_frame(q0={"a": 1})
+    runs = {name: run_frame(q0=["a", *(f"{name}{i}" for i in range(200))]) for name in ("bert", "gdmtl")}
+    for p in (0.5, 0.95):
+        values = {name: evaluate(run, qrels, [f"RBP(p={p})"]) for name, run in runs.items()}
+        [row] = judgment_holes(values, {name: [run] for name, run in runs.items()}, qrels, "bert", p).itertuples()
+        assert [row.least, row.most] == pytest.approx([p**201 - p, p - p**201])
+
+
 def test_twins_are_compared_seed_by_seed():
     rng = np.random.default_rng(1)
     frames = {name: {seed: numbered(rng.random(40)) for seed in seeds} for name, seeds in
