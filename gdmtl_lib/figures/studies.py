@@ -107,11 +107,10 @@ def loss_weighting(
     by_seed: what `Study.means` returns of one system and one measure; reference: the same of the system that learns to
     rank alone. first_stage: BM25's mean. sigmas: what `studies.learned_sigmas` returns.
     """
-    warmed = lambda steps: f"heads first, {steps:,} steps" if steps else "fresh heads"  # noqa: E731
     [system], [baseline] = (part["system"].unique() for part in (by_seed, reference))
     rows = [(f"{LABELS[baseline]},\nranking alone", reference["mean"], SYSTEM_COLOURS[baseline])]
     for weighting, steps, of in by_weighting(by_seed):
-        rows.append((f"{weighting},\n{warmed(steps)}", of["mean"], SYSTEM_COLOURS[system]))
+        rows.append((f"{weighting},\n{_warmed(steps)}", of["mean"], SYSTEM_COLOURS[system]))
     widths = [5.4, 4.0][: 1 + bool(len(sigmas))]
     size = (sum(widths), 1.7 + 0.46 * len(rows))
     figure, axes = new_figure(1, len(widths), figsize=size, squeeze=False, width_ratios=widths)
@@ -130,7 +129,7 @@ def loss_weighting(
     for axis in right:
         groups = sigmas.assign(other=sigmas["task"] != "rank").groupby(["steps", "other", "task"])
         for (steps, _, task), of in groups:
-            label = f"{TASK_LABELS[task]}, {warmed(steps)}"
+            label = f"{TASK_LABELS[task]}, {_warmed(steps)}"
             axis.plot(of["step"], of["sigma2"], color=TASK_COLOURS[task], linestyle=styles[steps], label=label)
         axis.set_ylim(0)
         _legend_above(axis)
@@ -149,7 +148,7 @@ def ranking_against_generation(table: pd.DataFrame, measure: str) -> Figure:
         axis.axhline(row[column], color=SYSTEM_COLOURS["bert"], linewidth=1, linestyle="--", label=name)
     colours = sns.color_palette("colorblind", len(both))
     for ((weighting, steps), row), marker, colour in zip(both.iterrows(), cycle("osD^vP"), colours):
-        label = f"{weighting}, {f'heads first, {steps} steps' if int(steps) else 'fresh heads'}"
+        label = f"{weighting}, {_warmed(int(steps))}"
         axis.errorbar(row[loss], row[column], row["spread"], fmt=marker, color=colour, markersize=7, label=label)
     axis.set(xlabel=f"{loss}, nats a token (left: writes better)", ylabel=column)
     legend_below(figure)
@@ -319,6 +318,10 @@ def _legend_above(axis: Axes) -> None:
     """Learned uncertainties: what the panel says, and a legend in the room made above the lines."""
     axis.set(**_SIGMA, ylim=(0, axis.get_ylim()[1] * 1.4))
     axis.legend(fontsize=8, loc="upper left")
+
+
+def _warmed(steps: int) -> str:
+    return f"heads first, {steps:,} steps" if steps else "fresh heads"
 
 
 def _quadrants(axis: Axes, reach: float) -> None:

@@ -219,16 +219,17 @@ def difference_rows(
     axis.hlines(rows, table["low"], table["high"], color=colours, linewidth=1.8)
     axis.scatter(table["difference"], rows, color=colours, s=size, zorder=3)
     texts = [f"{signed(value)} {mark}".strip() for value, mark in zip(table["difference"], table["mark"])]
-    seeds = [(row, each, is_shown) for row, each, is_shown in zip(rows, table.get("by_seed", ()), near(table["difference"])) if len(each) > 1]
-    of_seeds = [value for _, each, is_shown in seeds if is_shown for value in each]
-    follow(axis, table["difference"], colours, table["low"], table["high"], [0, *include, *of_seeds], rows, texts, usual)
+    by_seed = [each if len(each) > 1 else [] for each in table.get("by_seed", [[]] * len(table))]
+    # What is shown of a row reaches to its single seeds.
+    low = [np.fmin.reduce([limit, *each]) for limit, each in zip(table["low"], by_seed)]
+    high = [np.fmax.reduce([limit, *each]) for limit, each in zip(table["high"], by_seed)]
+    follow(axis, table["difference"], colours, low, high, [0, *include], rows, texts, usual)
     start, end = axis.get_xlim()
     for mark, value, high, row in zip(table["mark"], table["difference"], table["high"], rows):
         if mark and start <= value <= end:
             at = (value if np.isnan(high) else min(high, end), row)
             axis.annotate(mark, at, (4, 0), textcoords="offset points", va="center", fontsize=9)
-    if seeds:
-        dots = [(value, row + below) for row, each, _ in seeds for value in each]
+    if dots := [(value, row + below) for row, each in zip(rows, by_seed) for value in each]:
         axis.scatter(*zip(*dots), s=8, color="black", linewidth=0, zorder=4, label="one seed")
     axis.set_xlabel(f"difference {to}, 95% interval")
 
