@@ -95,31 +95,32 @@ def test_the_page_concludes_and_puts_the_papers_number_beside_ours(folder):
     assert "better or worse than BERT with p &lt; 0.01" in text
 
 
-def test_a_gain_of_systems_below_bm25_is_called_so(folder):
-    write(folder, {
-        "tables/effectiveness.dev.csv": "system,MRR@10\nBM25,0.610\nBERT,0.200\nGDMTL,0.350\n",
-        "tables/twins.dev.csv": "system,twin,difference,low,high,mark\ngdmtl,bert,0.15,0.1,0.2,▲\n",
-    })  # fmt: skip
-    assert "Better: GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200)." in write_page(folder).read_text()
+TWINS, SIZES = "system,twin,difference,low,high,mark\n", "share,queries,system,difference,low,high,mark\n"
 
 
-def test_every_training_size_is_concluded_from(folder):
-    """The fewest queries alone would hide that it costs the ranking with more of them."""
-    rows = "0.1,42,BERT,0.0,,,\n0.1,42,GDMTL,-0.007,-0.02,0.01,\n1.0,3400,GDMTL,-0.1,-0.2,-0.05,▼\n"
-    write(folder, {"tables/training_size.dev.csv": "share,queries,system,difference,low,high,mark\n" + rows})
-    assert (
-        "Does it help most where training queries are few, against BERT? Worse: GDMTL with 3,400 -0.100 (-0.200 to -0.050); "
-        "these queries cannot tell: GDMTL with 42 -0.007 (-0.020 to +0.010)."
-    ) in write_page(folder).read_text()
-
-
-def test_the_mark_decides_where_an_interval_alone_would_say_more(folder):
-    rows = "gdmtl_plus,bert,-0.037,-0.072,-0.001,\ngdmtl,bert,-0.05,-0.08,-0.02,▼\ngdmtl_c,bart_c,0.01,-0.02,0.04,\n"
-    write(folder, {"tables/twins.dev.csv": "system,twin,difference,low,high,mark\n" + rows})
-    assert (
-        "Worse: GDMTL against BERT -0.050 (-0.080 to -0.020); these queries cannot tell: GDMTL+ against BERT -0.037 "
-        "(-0.072 to -0.001), GDMTL_C against BART_C +0.010 (-0.020 to +0.040)."
-    ) in write_page(folder).read_text()
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (  # a gain of systems below BM25 is called so
+            {"effectiveness.dev": "system,MRR@10\nBM25,0.610\nBERT,0.200\nGDMTL,0.350\n",
+             "twins.dev": TWINS + "gdmtl,bert,0.15,0.1,0.2,▲\n"},
+            "Better: GDMTL against BERT, both below BM25, +0.150 (+0.100 to +0.200).",
+        ),
+        (  # the fewest queries alone would hide that it costs the ranking with more of them
+            {"training_size.dev": SIZES + "0.1,42,BERT,0.0,,,\n0.1,42,GDMTL,-0.007,-0.02,0.01,\n1.0,3400,GDMTL,-0.1,-0.2,-0.05,▼\n"},
+            "Does it help most where training queries are few, against BERT? Worse: GDMTL with 3,400 -0.100 (-0.200 to -0.050); "
+            "these queries cannot tell: GDMTL with 42 -0.007 (-0.020 to +0.010).",
+        ),
+        (  # the mark decides where an interval alone would say more
+            {"twins.dev": TWINS + "gdmtl_plus,bert,-0.037,-0.072,-0.001,\ngdmtl,bert,-0.05,-0.08,-0.02,▼\ngdmtl_c,bart_c,0.01,-0.02,0.04,\n"},
+            "Worse: GDMTL against BERT -0.050 (-0.080 to -0.020); these queries cannot tell: GDMTL+ against BERT -0.037 "
+            "(-0.072 to -0.001), GDMTL_C against BART_C +0.010 (-0.020 to +0.040).",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_concluded_from_tables(folder, tables, said):
+    write(folder, {f"tables/{name}.csv": text for name, text in tables.items()})
+    assert said in write_page(folder).read_text()
 
 
 def test_without_a_system_and_its_twin_nothing_is_concluded_of_generating(folder):
