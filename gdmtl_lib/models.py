@@ -28,10 +28,10 @@ from transformers.utils import cached_file, logging
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.card import model_card
 from gdmtl_lib.backbones.checkpoints import HEADS, INDEX, holds_others, write_sums
-from gdmtl_lib.data.files import as_path
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
 from gdmtl_lib.backbones.attention import last_layer_at
 from gdmtl_lib.backbones.reference import is_fast
+from gdmtl_lib.data.files import as_path
 
 from .inputs import InputBuilder
 from .packing import Batch, PackedBatch, PaddedBatch
@@ -147,8 +147,9 @@ class _Heads:
         push_to_hub: bool = False, max_shard_size: int | str = "50GB", variant: str | None = None, **hub,
     ) -> None:
         """Write configuration, weights (safetensors), tokenizer and model card; an existing checkpoint is replaced only
-        at the end, and other files that lie there stay. The arguments are transformers' own; hub: those of `push_to_hub`, `repo_id` by default the folder's
-        name. The language-model heads have a file of their own, so that the others are what transformers expects.
+        at the end, and other files that lie there stay. The arguments are transformers' own; hub: those of
+        `push_to_hub`, `repo_id` by default the folder's name. The language-model heads have a file of their own, so
+        that the others are what transformers expects.
         """
         if variant is not None:
             raise ValueError(f"a checkpoint has no variants, found {variant!r}: save it into a folder of its own")
