@@ -52,6 +52,7 @@ def styled(
 ) -> Styler:
     """A table to look at, in which text from data is never markup. formats, how: as `Styler.format` takes them."""
     shown = table.style.format(formats, escape="html", **how).set_caption(html.escape(caption))
+    shown.set_table_styles([{"selector": "th.row_heading", "props": "white-space: nowrap"}])
     for axis in (0, 1):
         shown.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
     return shown if index else shown.hide(axis="index")

@@ -140,7 +140,7 @@ def run_all(page, address: str, notebook: str, timeout: float) -> None:
     pictures = page.locator(".jp-Notebook .jp-OutputArea img")  # of 13, whose results are texts, there is none
     injected = page.locator(".jp-CodeCell").nth(1).bounding_box()["height"]  # which nobody has who opens it by hand
     first = pictures.first.bounding_box()["y"] - injected if pictures.count() else 0
-    assert first < 750, f"the first picture begins at {first}: not on the first screen of a laptop, 900 pixels high"
+    assert first < 650, f"the first picture begins at {first}: not on the first screen of a laptop, 900 pixels high"
 
 
 def follows(picture, act, what: str) -> None:
