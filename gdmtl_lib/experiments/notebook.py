@@ -36,7 +36,7 @@ def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]
     # A collection that a later cell has opened stands for its name: the cell can be run again.
     found = {name: os.fspath(values[name]) if isinstance(values[name], os.PathLike) else values[name] for name in declared}
     for name, annotation in declared.items():
-        if "float" in annotation:
+        if annotation == "bool" or "float" in annotation:
             values[name] = found[name] = number_of(found[name], annotation)
         try:
             check_value(f"parameter {name}", found[name], annotation)

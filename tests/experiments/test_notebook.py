@@ -35,6 +35,7 @@ def test_parameters_with_their_values():
     assert resolve('layers = 2\nrate = 1\nweighting = "uncertainty"', layers=2, rate=1, weighting="uncertainty") == {
         **VALUES, "layers": 2, "rate": 1, "weighting": "uncertainty",
     }  # fmt: skip
+    assert resolve('flag = "true"\nrate = "1e-4"', flag="true", rate="1e-4") == {**VALUES, "flag": True}  # as papermill's -p
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones():
