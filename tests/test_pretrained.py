@@ -479,6 +479,22 @@ def test_a_model_is_pushed_to_the_hub(by, toy_bert_folder, tmp_path, monkeypatch
     assert ("- mine" in card) == (by == "push_to_hub")
 
 
+def test_from_pretrained_reads_every_file_where_the_weights_lie(toy_bert_folder, tmp_path):
+    """A subfolder, and one of two revisions of the hub's cache: tokenizer and heads too, not the newest ones."""
+    models = {"a" * 40: build_model("gdmtl", checkpoint=toy_bert_folder, seed=1)}
+    models["b" * 40] = build_model("gdmtl", checkpoint=toy_bert_folder, seed=2, fresh_vocabulary=True)
+    repository = tmp_path / "models--me--model"
+    for revision, model in models.items():
+        model.save_pretrained(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("b" * 40)
+    kind = type(models["a" * 40])
+    for revision, model in models.items():
+        found = kind.from_pretrained("me/model", revision=revision, cache_dir=tmp_path, local_files_only=True)
+        assert_same_model(found, model)
+        assert_same_model(kind.from_pretrained(repository / "snapshots", subfolder=revision), model)
+
+
 def test_the_card_of_a_model(toy_bert_folder, tmp_path):
     """Its YAML header and its text, without and with the base's own card; editing it damages nothing."""
     folder = tmp_path / "base-model"
