@@ -15,10 +15,11 @@ import numpy as np
 
 from gdmtl_lib.backbones.gpus import visible_gpus
 from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.files import cache_folder
 from gdmtl_lib.systems import SYSTEMS, get_system
 
 # Of matrix products alone, a training or re-ranking reaches this share; on a GPU the host keeps it waiting.
-EFFICIENCY, GPU_EFFICIENCY = 0.5, 0.15
+EFFICIENCY, GPU_EFFICIENCY = 0.6, 0.15
 GPU_RATE = 5e14  # operations a second of bf16 products, where a GPU cannot be measured from here
 START, NOTEBOOK = 5.0, 12.0  # seconds
 SEARCH, INDEX = 0.004, 1e-4  # seconds a query that BM25 answers, a passage that is indexed
@@ -134,11 +135,22 @@ def speed() -> float:
     """Operations a second that a training gets here: of a GPU, or of all cores, measured by products of matrices."""
     if not visible_gpus():
         a, b = (np.ones(shape, dtype=np.float32) for shape in ((768, 768), (768, 3072)))
-        return _rate(lambda: a @ b, 2 * 768 * 768 * 3072) * EFFICIENCY
+        return _rate(lambda: a @ b, 2 * 768 * 768 * 3072) * EFFICIENCY * _gain()
     if (torch := sys.modules.get("torch")) is None:  # planning does without; `make check` measures
         return GPU_RATE * GPU_EFFICIENCY
     a = torch.ones(8192, 8192, dtype=torch.bfloat16, device="cuda")
     return _rate(lambda: (a @ a, torch.cuda.synchronize()), 2 * 8192**3) * GPU_EFFICIENCY
+
+
+def _gain() -> float:
+    """How much faster than in fp32 a training multiplies on this CPU, by what `backbones.devices.products_measured` has
+    kept last; 1 before the first training, since planning does without torch."""
+    kept = max(cache_folder("products").glob("*.json"), key=os.path.getmtime, default=None)
+    try:
+        seconds = json.loads(kept.read_text())["training"] if kept else {}
+        return max(1.0, seconds["mkl"] / min(seconds.values())) if seconds else 1.0
+    except (OSError, ValueError, KeyError, TypeError):  # spoiled: it will be measured again
+        return 1.0
 
 
 def busy() -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.sweep import costs as module
 from gdmtl_lib.sweep.costs import Costs, in_words, parameters_of, shape
 
 SETTINGS = {
@@ -52,3 +53,16 @@ def test_the_weights_of_a_system_are_counted(toy_bert_folder):
 )  # fmt: skip
 def test_seconds_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize(("content", "gain"), [
+    ('{"training": {"mkl": 0.03, "onednn": 0.02, "bf16": 0.01}}', 3), ('{"training": {"mkl": 0.03}}', 1), ("spoiled", 1), (None, 1),
+])  # fmt: skip
+def test_what_a_training_gains_over_fp32_is_taken_from_what_trainings_measured(monkeypatch, tmp_path, content, gain):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if content is not None:
+        (tmp_path / "gdmtl" / "products").mkdir(parents=True)
+        (tmp_path / "gdmtl" / "products" / "processor-torch.json").write_text(content)
+    monkeypatch.setattr(module, "_rate", lambda *_: 100.0)
+    monkeypatch.setattr(module, "visible_gpus", list)
+    assert module.speed.__wrapped__() == pytest.approx(100 * module.EFFICIENCY * gain)
