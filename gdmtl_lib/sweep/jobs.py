@@ -266,6 +266,10 @@ class _Plan:
             measures=measures,
         )  # fmt: skip
 
+    def _settings(self, training: Mapping) -> dict:
+        """All of 03_train's parameters that a training is given, but for where it goes."""
+        return self.defaults | training["given"] | {"output_dir": None}
+
     def denoise(self, training: Training, settings: Mapping, weights: str | None) -> Job:
         """The start that all encoder-decoders of a seed share; planned with the first of them."""
         steps, seed = settings["denoising_steps"], training.seed
@@ -339,8 +343,12 @@ class _Plan:
             self.analyse(notebook, split, needs, systems, rotation)
 
     def study(self, study: str) -> None:
-        """The trainings of a study, and the notebook that looks at them beside the config's own."""
-        trained = [self.train(each) for each in trainings(self.config, study)]
+        """The trainings of a study, and the notebook that looks at them beside the config's own, which stand for those that
+        would repeat them."""
+        own = {_hash(self._settings(job.given["training"])): job for job in self._of("train") if job.measures}
+        planned = [(each, own.get(_hash(self._settings(asdict(each))))) for each in trainings(self.config, study)]
+        other = {each.system for each, same in planned if not same}  # without one a system is not in the study
+        trained = [same if same and each.system in other else self.train(each) for each, same in planned]
         if study in STUDIES:
             systems = self.config.studies[study]["systems"]
             self.analyse(STUDIES[study], None, [*self._measured(self.validation), *trained], systems)

@@ -46,6 +46,16 @@ def test_denoising_concerns_the_encoder_decoders_that_a_config_denoises(of_proje
     assert [name for name in SYSTEMS if "denoising_steps" in given[name]] == SYSTEMS[4:]
 
 
+def test_a_variant_that_is_the_configs_own_training_is_not_trained_again(of_project):
+    """All of the training queries, with the seed that the config has: notebook 09 takes the config's own."""
+    jobs = {job.name: job for job in plan(of_project("sample"))}
+    assert {f"train_training_size_1.0_{system}_seed1" for system in ("bert", "gdmtl")} <= set(jobs)
+    assert not [name for name in jobs if name.startswith("train_training_size_1.0_") and name.endswith("seed0")]
+    assert {"train_bert_seed0", "train_training_size_1.0_bert_seed1"} <= set(jobs["09_training_size"].needs)
+    alone = {"training_size": {"systems": ["bert"], "seeds": [0], "variants": {"1.0": {"train_fraction": 1.0}}}}
+    assert "train_training_size_1.0_bert_seed0" in [job.name for job in plan(of_project("sample", studies=alone))]
+
+
 def test_the_config_for_wikiqa_lacks_nothing_but_its_folder(of_project):
     config = of_project("wikiqa", collection="wikiqa:somewhere")
     assert (config.systems, config.seeds, config.depth) == (["bert", "gdmtl"], [0, 1, 2], 50)
@@ -123,7 +133,8 @@ def test_the_table_of_presets_says_what_the_configs_say(of_project):
         for value, cell in zip(given(system, parameter), said[row]):
             assert cell.startswith(names[value]) or (cell, parameter) in SIGMA_IS_FIXED, (row, cell)
     assert given("gdmtl", "loss_weighting") == ["uncertainty", "uncertainty", 0.1]
-    assert said["negatives from the top"] == [f"{config.depth:,}" for config in configs.values()]
+    deepest = [searched or config.depth for searched, config in zip(given("gdmtl", "train_depth"), configs.values())]
+    assert said["negatives from the top"] == [f"{depth:,}" for depth in deepest]
     starts = [config.parameters["gdmtl_s"].get("checkpoint") for config in configs.values()]
     assert starts == ["facebook/bart-base", "facebook/bart-base", None] and configs["sample"].parameters["gdmtl_s"]["denoising_steps"]
     assert said["start of the encoder-decoders"] == ["BART", "BART", "MiniLM; of `bart_s` and `gdmtl_s` denoised (notebook 17)"]
@@ -231,7 +242,7 @@ def test_a_study_that_has_a_notebook_is_looked_at_with_its_own_systems(planned):
     assert given["systems"] == ["bert", "gdmtl"] and given["split"] == "dev"
     assert set(job.needs) == {
         "measure_bm25", "train_bert_seed0", "train_bert_seed1", "train_gdmtl_plus_seed0", "train_gdmtl_plus_seed1",
-        *(f"train_training_size_{variant}_{system}_seed0" for variant in ("half", "all") for system in ("bert", "gdmtl")),
+        *(f"train_training_size_half_{system}_seed0" for system in ("bert", "gdmtl")), "train_training_size_all_gdmtl_seed0",
     }  # fmt: skip
 
 
