@@ -38,9 +38,10 @@ from .trainings import Training, first_stage_of, rotations, tune
 
 _ATTEMPTS = 3
 _BAR = re.compile(r"\d+%\|.*\| \d+/\d+ \[")  # what tqdm's widget is called where it is not drawn
-# Code is folded in a page, and what JupyterLab folds, parameters and settings, is not there at all: a table has them.
+# Code is folded in a page, and of what JupyterLab folds only what draws is there: a table has parameters and settings.
 _FOLDED = """{% extends "index.html.j2" %}{% block input_group %}{% set of = cell.metadata -%}
-{% if not ((of.jupyter or {}).source_hidden or "injected-parameters" in (of.tags or [])) -%}
+{% set settings = (of.jupyter or {}).source_hidden and "gdmtl.plots." not in cell.source -%}
+{% if not (settings or "injected-parameters" in (of.tags or [])) -%}
 <details style="margin-left: .4rem"><summary>code</summary>{{ super() }}</details>
 {%- endif %}{% endblock %}"""
 _LOG_SECONDS = 30.0  # between two lines of progress where they go to a file

@@ -50,6 +50,16 @@ def test_the_page_of_a_notebook_shows_a_picture_where_a_widget_stands(tmp_path):
     assert "<b>the picture</b>" in text and text.count("a widget") == 1  # in the cell that made it
 
 
+def test_the_page_of_a_notebook_leaves_out_what_is_folded_but_what_draws(tmp_path):
+    folded = {"jupyter": {"source_hidden": True}}
+    sources = {"import sorts": folded, "figure = gdmtl.plots.twinned()": folded, "print(unfolded)": {}}
+    cells = [nbformat.v4.new_code_cell(source, metadata=metadata) for source, metadata in sources.items()]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    executing.write_html(tmp_path / "a.ipynb")
+    text = (tmp_path / "a.html").read_text()
+    assert [word in text for word in ("sorts", "twinned", "unfolded")] == [False, True, True]
+
+
 def test_a_failure_names_the_executed_notebook_and_the_last_error(tmp_path):
     with pytest.raises(RuntimeError) as error:
         execute(tmp_path, "print('before')", "raise ValueError('expected 1, found 2')", "print('after')")
