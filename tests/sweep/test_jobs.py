@@ -34,8 +34,10 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(o
     config = of_project(name)
     assert config.systems == SYSTEMS
     assert config.splits == {"dev": 1, "cast": 2}
-    names = [job.name for job in plan(config) if job.kind != "denoise"]
-    assert names[3:19] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
+    jobs = plan(config)
+    names = [job.name for job in jobs]
+    assert [job.kind for job in jobs][:3] == ["measure", "analyse", "search"]
+    assert [job.name for job in jobs if job.kind in ("train", "rerank")][:16] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
     assert len(names) == len(set(names))
 
 
@@ -133,8 +135,10 @@ def test_the_table_of_presets_says_what_the_configs_say(of_project):
         for value, cell in zip(given(system, parameter), said[row]):
             assert cell.startswith(names[value]) or (cell, parameter) in SIGMA_IS_FIXED, (row, cell)
     assert given("gdmtl", "loss_weighting") == ["uncertainty", "uncertainty", 0.1]
-    deepest = [searched or config.depth for searched, config in zip(given("gdmtl", "train_depth"), configs.values())]
-    assert said["negatives from the top"] == [f"{depth:,}" for depth in deepest]
+    deepest = [[f"{searched or config.depth:,}" for searched, config in zip(given(system, "train_depth"), configs.values())]
+               for system in ("gdmtl", "gdmtl_s")]  # fmt: skip
+    assert said["negatives from the top"] == ["1,000", "1,000", f"{deepest[0][2]}; `bart_s`, `gdmtl_s` {deepest[1][2]}"]
+    assert deepest[0][:2] == deepest[1][:2] == ["1,000", "1,000"]
     starts = [config.parameters["gdmtl_s"].get("checkpoint") for config in configs.values()]
     assert starts == ["facebook/bart-base", "facebook/bart-base", None] and configs["sample"].parameters["gdmtl_s"]["denoising_steps"]
     assert said["start of the encoder-decoders"] == ["BART", "BART", "MiniLM; of `bart_s` and `gdmtl_s` denoised (notebook 17)"]
