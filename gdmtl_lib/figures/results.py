@@ -35,7 +35,7 @@ def score_distributions(
         raise ValueError(f"bins: expected at least 2, found {bins!r}")
     areas = {system: area_under_roc(run, qrels, relevance_level) for system, run in runs.items()}
     relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]].assign(relevant=True)
-    figure, axes = panels(len(runs) + (len(runs) > 1))
+    figure, axes = panels(len(runs) + (len(runs) > 1), most=4)
     for axis, (system, run) in zip(axes, runs.items()):
         labelled = of_judged_queries(run, qrels).merge(relevant, "left", ["query_id", "doc_id"])
         is_relevant = labelled["relevant"].notna()

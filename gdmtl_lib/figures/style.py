@@ -73,7 +73,7 @@ def new_figure(*args, **kwargs) -> tuple[Figure, Axes | np.ndarray]:
 
 
 def panels(
-    count: int, height: float = 2.7, width: float = 2.9, most: int = 4, ylabel: str = "", **shared: bool
+    count: int, height: float = 2.7, width: float = 2.9, most: int = 5, ylabel: str = "", **shared: bool
 ) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, at most so many side by side and rows of like length; the axes in reading order.
     Shared axes keep their labels; ylabel: of the panels at the left."""
