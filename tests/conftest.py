@@ -85,6 +85,14 @@ def in_a_child(function: Callable[[], object]) -> multiprocessing.Process:
     return child
 
 
+@pytest.fixture(scope="session", autouse=True)
+def products_are_measured():
+    """Which library multiplies, before a test gives this process another cache folder than the processes have that it starts."""
+    from gdmtl_lib.backbones.devices import products_measured
+
+    products_measured()
+
+
 @pytest.fixture(autouse=True)
 def known_systems():
     """The systems, tasks and losses that a test makes known are forgotten after it."""
