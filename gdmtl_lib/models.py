@@ -38,7 +38,8 @@ from .packing import Batch, PackedBatch, PaddedBatch
 from .systems import get_system
 
 PREFIX = "generation_heads."  # of the names of their weights
-WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")  # of the hub
+# Arguments of `from_pretrained` that say where a checkpoint's files lie, which all of them are asked for by.
+HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 SMOOTHING = 0.01  # of token counts, so that tokens never seen in training stay possible
 
 
@@ -128,16 +129,16 @@ class _Heads:
     def from_pretrained(cls, pretrained_model_name_or_path, *arguments, **named):
         """transformers' own, for a checkpoint that was saved here or pushed to the hub. `load_model` also checks that
         every file is as it was saved, and that every weight is there."""
-        where = pretrained_model_name_or_path, {name: named[name] for name in WHERE if name in named}
+        hub = {name: named[name] for name in HUB if name in named}
         if not issubclass(cls, PreTrainedModel):
-            cls = class_for(AutoConfig.from_pretrained(where[0], **where[1]))
+            cls = class_for(AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub))
             return cls.from_pretrained(pretrained_model_name_or_path, *arguments, **named)
         if "tokenizer" not in named:
-            named["tokenizer"] = AutoTokenizer.from_pretrained(where[0], split_special_tokens=True, **where[1])
+            named["tokenizer"] = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, split_special_tokens=True, **hub)
         with quiet():  # about the heads, which follow
             found = super().from_pretrained(pretrained_model_name_or_path, *arguments, **named)
         model = found[0] if isinstance(found, tuple) else found
-        heads = cached_file(where[0], HEADS, _raise_exceptions_for_missing_entries=False, **where[1])
+        heads = cached_file(pretrained_model_name_or_path, HEADS, _raise_exceptions_for_missing_entries=False, **hub)
         for parameter in model.parameters():  # what lies in a file lies as it likes, and products differ by alignment
             parameter.data = parameter.data.clone()
         if heads is not None:  # in checkpoints of before they had a file of their own they are among the weights

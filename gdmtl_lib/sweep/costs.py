@@ -145,11 +145,11 @@ def speed() -> float:
 def _gain() -> float:
     """How much faster than in fp32 a training multiplies on this CPU, by what `backbones.devices.products_measured` has
     kept last; 1 before the first training, since planning does without torch."""
-    kept = max(cache_folder("products").glob("*.json"), key=os.path.getmtime, default=None)
     try:
-        seconds = json.loads(kept.read_text())["training"] if kept else {}
-        return max(1.0, seconds["mkl"] / min(seconds.values())) if seconds else 1.0
-    except (OSError, ValueError, KeyError, TypeError):  # spoiled: it will be measured again
+        kept = max(cache_folder("products").glob("*.json"), key=os.path.getmtime)
+        seconds = json.loads(kept.read_text())["training"]
+        return max(1.0, seconds["mkl"] / min(seconds.values()))
+    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or spoiled
         return 1.0
 
 
