@@ -95,13 +95,14 @@ def test_another_activation_is_left_where_it_is(everywhere):
                 torch.testing.assert_close(wide(states), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weight_that_is_laid_out_once_gives_the_same_bits(dtype, everywhere):
+# torch 2.11's oneDNN adds up a laid out fp32 weight in another order, 2.13's in the same.
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-6), (torch.bfloat16, 0)])
+def test_a_weight_that_is_laid_out_once_gives_the_same_values(dtype, rounding, everywhere):
     weight, bias, states = (torch.randn(*shape).to(dtype) for shape in ((48, 24), (48,), (2, 5, 24)))
     with torch.inference_mode():
         plain, laid_out = linear_layer(weight, bias), linear_layer(weight, bias, LAID_OUT_FROM)
         assert not plain.args[0].is_mkldnn and laid_out.args[0].is_mkldnn
-        assert torch.equal(laid_out(states), plain(states))
+        torch.testing.assert_close(laid_out(states), plain(states), rtol=rounding, atol=rounding)
 
 
 def test_where_products_are_left_to_torch_so_are_the_layers(toys):
