@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -29,20 +29,20 @@ from .trainings import Training, all_trainings, content_of, first_stage_inputs, 
 OVERVIEW = "02_collection_and_candidates"
 # The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
 # `categories`, all at `once`, from the validation split to `another`; the systems that are `generating` beside the
-# baseline on the validation split.
+# baseline on the validation split, or of these the `encoders` beside an encoder.
 ANALYSES = {
     "04_rerank_and_evaluate": "every", "05_score_distributions": "every", "06_win_tie_loss": "every",
     "07_rank_shifts": "every", "08_query_categories": "categories", "10_transfer": "another",
     "11_architectures": "validation", "01_attention_masks": "once", "12_query_likelihood": "generating",
-    "13_generated_queries": "generating", "14_what_changes_inside": "generating",
+    "13_generated_queries": "generating", "14_what_changes_inside": "encoders",
 }  # fmt: skip
 # With folds there is no single checkpoint of a system: these look into the first rotation's, on the turns that it was
 # tested on. Left out is what asks for more than that: a second split to take a system to, and turns enough to choose a
 # weight on one half and measure on the other (a rotation tests a fifth of them, in some four sessions).
-OF_ONE_ROTATION = ("once", "generating")
+OF_ONE_ROTATION = ("once", "generating", "encoders")
 NOT_OF_FOLDS = ("10_transfer", "12_query_likelihood")
 # Those that load models and compute with them: where there are GPUs they ask for one.
-COMPUTING = tuple(name for name, which in ANALYSES.items() if which in ("once", "generating", "validation"))
+COMPUTING = tuple(name for name, which in ANALYSES.items() if which in (*OF_ONE_ROTATION, "validation"))
 # Those that look at a study of the config.
 STUDIES = {
     "training_size": "09_training_size", "loss_weighting": "15_loss_weighting", "choices": "16_choices",
@@ -59,7 +59,7 @@ class Job:
 
     kind: what does it, a function of `execute`, and `given` what that takes, as JSON has it. key: hash of everything it is
     made from, its needs' keys among it. folder: the sweep's results. needs: the names of the jobs before it.
-    gpus: how many it takes; on a machine without any it takes cores instead. memory: MB.
+    gpus: how many it takes; on a machine without any it takes cores instead. threads: how many cores. memory: MB.
     measures: the split, system and seed whose results it leaves, where tables show them.
     """
 
@@ -70,6 +70,7 @@ class Job:
     given: dict
     needs: list[str]
     gpus: int = 0
+    threads: int = 1
     seconds: float = 0.0
     memory: int = MEMORY
     measures: list | None = None
@@ -100,11 +101,12 @@ def state_of(path: Path) -> str | int:
     return "there" if path.suffix in (".ipynb", ".html", ".png", ".pdf", ".tex") or path.parent.name == "tables" else content
 
 
-def prepare(config: Config) -> list[Job]:
+def prepare(config: Config, cores: int = 1, gpus: int = 0) -> list[Job]:
     """The jobs of a sweep, the plan written down for them, and the stamps removed of those whose files have gone or
-    changed. Raises FileNotFoundError for pretrained weights that a training needs and that are not to be had."""
+    changed. cores, gpus: what they share. Raises FileNotFoundError for pretrained weights that a training needs and that
+    are not to be had."""
     with chdir(config.project):  # what relative paths in a config are relative to
-        jobs = plan(config)
+        jobs = [shared_out(job, cores, gpus) for job in plan(config)]
         undone = [job for job in jobs if not job.is_done()]
         lacking = lacking_weights(Training(**job.given["training"]) for job in undone if job.kind == "train")
         if sentences := [sentence for _, sentence in lacking]:
@@ -120,6 +122,13 @@ def prepare(config: Config) -> list[Job]:
     if undone:
         (folder / ".jobs" / STARTED).touch()
     return jobs
+
+
+def shared_out(job: Job, cores: int, gpus: int) -> Job:
+    """A job with its share of a machine. With GPUs as many trainings at once as there are GPUs for. On a CPU two, of half
+    the cores each: one alone leaves cores idle in what cannot be shared out, and more than two would need a large memory."""
+    at_once = (gpus or 2) // job.gpus if job.gpus else cores
+    return replace(job, gpus=min(job.gpus, gpus), threads=max(1, cores // max(1, at_once)))
 
 
 def read_plan(folder: Path) -> tuple[Config, list[Job]]:
@@ -331,12 +340,13 @@ class _Plan:
         config, looked_into = self.config, self.looked_into["split"]
         compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
         generating = [name for name in config.systems if SYSTEMS[name].generative_tasks and config.baseline not in (name, FIRST_STAGE)]
+        encoders = [name for name in generating if SYSTEMS[config.baseline].backbone == SYSTEMS[name].backbone == "encoder"]
         splits = {
             "every": list(config.splits), "validation": [self.validation], "once": [None], "another": [None] * len(self.away),
             "categories": [split for split in config.splits if "category" in self.collection.queries(split)],
-            "generating": [looked_into] if generating else [],
+            "generating": [looked_into] if generating else [], "encoders": [looked_into] if encoders else [],
         }[which]  # fmt: skip
-        systems = generating if which == "generating" else compared
+        systems = {"generating": generating, "encoders": encoders}.get(which, compared)
         for split in splits:
             needs = self._measured(*(config.splits if which == "another" else [split or looked_into]))
             rotation = self.looked_into if config.folds and which in OF_ONE_ROTATION else {}

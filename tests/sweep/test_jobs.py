@@ -304,6 +304,19 @@ def test_what_computes_with_a_model_asks_for_a_gpu_and_everything_for_time_and_m
 
 
 @pytest.mark.parametrize(
+    ("wanted", "cores", "gpus", "threads", "gets"),
+    [(1, 2, 0, 1, 0), (1, 16, 8, 2, 1), (4, 16, 8, 8, 4), (1, 16, 1, 16, 1), (8, 16, 2, 16, 2), (1, 1, 0, 1, 0), (0, 16, 8, 1, 0)],
+)
+def test_what_a_job_takes_is_decided_with_the_plan_and_read_where_it_runs(wanted, cores, gpus, threads, gets, read, monkeypatch):
+    """Counted again on a cluster's node it would be another number than what the cluster was asked for."""
+    job = dataclasses.replace(plan(read())[0], gpus=wanted)
+    monkeypatch.setattr(f"{plan.__module__}.plan", lambda config: [job])
+    [prepared] = prepare(read(), cores, gpus)
+    assert (prepared.threads, prepared.gpus) == (threads, gets)
+    assert read_plan(Path(read().folder))[1] == [prepared]
+
+
+@pytest.mark.parametrize(
     ("systems", "baseline", "reference"),
     [(["mono"], "bm25", "bm25"), (["bert", "bart_s"], "bert", "bart_s"), (["mono", "bert"], "mono", "bert"), (["mono", "gdmtl"], "mono", "mono")],
 )  # fmt: skip
@@ -386,6 +399,17 @@ def test_a_collection_that_lacks_something_is_refused_before_anything_runs(copie
         planned(copied)
     with pytest.raises(ValueError, match="has no split 'test': its splits are cast, dev, train"):
         planned(copied, splits={"test": 1})
+
+
+@pytest.mark.parametrize(
+    ("baseline", "systems", "looked_into"),
+    [("bert", ["bert", "gdmtl_s", "gdmtl"], "gdmtl"), ("bert", ["bert", "gdmtl_s"], None), ("bart_s", ["bart_s", "gdmtl_s"], None)],
+)
+def test_the_notebook_on_attention_beside_the_passage_comes_where_two_encoders_are(baseline, systems, looked_into, planned):
+    jobs = planned(baseline=baseline, systems=systems, overrides={})
+    inside = jobs.get("14_what_changes_inside_dev")
+    assert (inside and inside.given["parameters"]["system"]) == looked_into
+    assert "13_generated_queries_dev" in jobs
 
 
 def test_preparing_writes_the_plan_down_and_forgets_the_jobs_whose_files_have_gone(read):

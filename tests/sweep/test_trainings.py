@@ -67,7 +67,7 @@ def test_tuned_settings_are_found_first_and_used_by_all_that_search(read, monkey
     found = first_stage_of(config)
     assert found["k1"] in (0.9, 3.0) and found["b"] == 0.4
     assert (tmp_path / "test" / "tables" / "candidate_tuning.csv").read_text().startswith("k1,b,recall,queries\n")
-    assert plan(config) == list(jobs.values())  # what was found changes no plan
+    assert prepare(config) == list(jobs.values())  # what was found changes no plan
 
 
 # ---- rotations
