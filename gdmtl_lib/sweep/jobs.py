@@ -127,8 +127,10 @@ def prepare(config: Config, cores: int = 1, gpus: int = 0) -> list[Job]:
 def shared_out(job: Job, cores: int, gpus: int) -> Job:
     """A job with its share of a machine. With GPUs as many trainings at once as there are GPUs for. On a CPU two, of half
     the cores each: one alone leaves cores idle in what cannot be shared out, and more than two would need a large memory."""
-    at_once = (gpus or 2) // job.gpus if job.gpus else cores
-    return replace(job, gpus=min(job.gpus, gpus), threads=max(1, cores // max(1, at_once)))
+    if not job.gpus:
+        return job
+    at_once = max(1, (gpus or 2) // job.gpus)
+    return replace(job, gpus=min(job.gpus, gpus), threads=max(1, cores // at_once))
 
 
 def read_plan(folder: Path) -> tuple[Config, list[Job]]:
@@ -341,12 +343,13 @@ class _Plan:
         compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
         generating = [name for name in config.systems if SYSTEMS[name].generative_tasks and config.baseline not in (name, FIRST_STAGE)]
         encoders = [name for name in generating if SYSTEMS[config.baseline].backbone == SYSTEMS[name].backbone == "encoder"]
+        systems = {"generating": generating, "encoders": encoders}.get(which, compared)
+        inside = [looked_into] if systems else []
         splits = {
             "every": list(config.splits), "validation": [self.validation], "once": [None], "another": [None] * len(self.away),
             "categories": [split for split in config.splits if "category" in self.collection.queries(split)],
-            "generating": [looked_into] if generating else [], "encoders": [looked_into] if encoders else [],
+            "generating": inside, "encoders": inside,
         }[which]  # fmt: skip
-        systems = {"generating": generating, "encoders": encoders}.get(which, compared)
         for split in splits:
             needs = self._measured(*(config.splits if which == "another" else [split or looked_into]))
             rotation = self.looked_into if config.folds and which in OF_ONE_ROTATION else {}

@@ -37,7 +37,7 @@ def test_the_configs_of_the_project_train_all_eight_systems_the_cheapest_first(o
     jobs = plan(config)
     assert [job.kind for job in jobs][:3] == ["measure", "analyse", "search"]
     names = [job.name for job in jobs if job.kind not in ("denoise", "search")]
-    assert names[2:18] == [f"{job}" for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
+    assert names[2:18] == [job for system in SYSTEMS for job in (f"train_{system}_seed0", f"rerank_{system}_seed0_cast")]
     assert len(jobs) == len({job.name for job in jobs})
 
 
