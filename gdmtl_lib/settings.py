@@ -9,7 +9,8 @@ from .systems import RANK_LOSSES, System, unknown_name
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 GENERATION_MASKS = ("mixed", "mlm")
-LIKELIHOOD = "likelihood"  # by which an epoch can be chosen, beside the measures of a ranking
+LIKELIHOODS = {"likelihood": "query_generation", "answer_likelihood": "answer_generation"}
+"""By which an epoch can be chosen beside the measures of a ranking, and the task whose targets they are of."""
 _CHOICES = {
     "tracker": ("tensorboard", "wandb"), "generation_mask": GENERATION_MASKS, "precision": PRECISIONS, "device": DEVICES,
     "rank_loss": RANK_LOSSES, "sigma_schedule": ("constant", "warmup"), "sigma_parameter": ("log_variance", "variance"),
@@ -43,6 +44,7 @@ _KINDS = {
     float: ("a number", is_number),
     str: ("a text", _is_text),
     str | float: ("'uncertainty', 'generation' or a number", lambda value: _is_text(value) or is_number(value)),
+    int | None: ("a whole number, or None", lambda value: is_whole(value) or value is None),
     float | None: ("a number, or None", lambda value: is_number(value) or value is None),
     str | None: ("a text, or None", lambda value: _is_text(value) or value is None),
     bool: ("True or False", lambda value: isinstance(value, bool)),
@@ -54,7 +56,7 @@ _LIMITS = (
      ("generation_head_warmup_steps", "seed", "warmup_epochs", "weight_decay", "min_learning_rate", "gradient_cosines_every")),
     ("below 2**63", lambda value: value < 2**63, ("seed",)),  # what torch's generators take
     ("more than 0", lambda value: value is None or value > 0,
-     ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm")),
+     ("learning_rate", "sigma_learning_rate", "margin", "max_gradient_norm", "generation_level")),
     ("more than 0 and at most 1", lambda value: 0 < value <= 1, ("train_fraction",)),
     ("between 16 and 4096", lambda value: 16 <= value <= 4096, ("max_length",)),
     ("between 2 and 4096", lambda value: 2 <= value <= 4096, ("target_length",)),
@@ -77,6 +79,8 @@ class TrainingSettings:
     rank_loss: of `RANK_LOSSES`, in place of the system's own; None: its own.
     margin: of the hinge loss (Eq. 3). negatives: passages an instance of a lower grade than its relevant one, drawn
         anew every epoch (Eq. 3 pairs any two that differ). train_relevance_level: the lowest grade of a relevant one.
+    generation_level: the query is written from a passage drawn every epoch from those of at least this grade; None
+        (Section 4.2): from the relevant passage that is ranked beside it.
     max_length: tokens of a ranking input and of a source. target_length: tokens of a target.
     loss_weighting: `uncertainty` (Eq. 6), or a number: the fixed weight of every generative loss beside the ranking
         loss's 1 (Eq. 2); or `generation`: nothing else is learned, and what comes out writes and does not rank.
@@ -87,7 +91,8 @@ class TrainingSettings:
         the same.
     max_gradient_norm: longer gradients are shortened to it; None: none is.
     selection_measure: by whose mean over the validation's queries the epoch is chosen, in ir-measures' notation; or
-        `likelihood`: log P of a token of the query, given its first relevant passage.
+        `likelihood`: log P of a token of the query, given its first relevant passage; or `answer_likelihood`: of a token
+        of the query's answer, given both.
     keep_epoch_runs: keep the validation's run after every epoch (epoch_runs/).
     gradient_cosines_every: measure before every n-th step how the tasks' gradients lie to each other (gradients.csv);
         0: never. It changes nothing of the training.
@@ -114,6 +119,7 @@ class TrainingSettings:
     margin: float = 1.0
     negatives: int = 1
     train_relevance_level: int = 1
+    generation_level: int | None = None
     max_length: int = 256
     target_length: int = 56
     loss_weighting: str | float = "uncertainty"
@@ -142,7 +148,7 @@ class TrainingSettings:
             value = getattr(self, field.name)
             self._check(field.name, fits(value), expected)
             if is_number(value):  # NumPy's numbers become Python's, so that equal settings are written alike
-                object.__setattr__(self, field.name, int(value) if field.type is int else float(value))
+                object.__setattr__(self, field.name, int(value) if field.type in (int, int | None) else float(value))
         for expected, fits, names in _LIMITS:
             for name in names:
                 self._check(name, fits(getattr(self, name)), expected)
@@ -152,10 +158,11 @@ class TrainingSettings:
             self._check(name, value in known or may_lack and value is None, expected)
         for name, limit, called in (
             ("min_learning_rate", "learning_rate", "learning_rate"), ("gradient_accumulation", "batch_size", "batch_size"),
-            ("warmup_epochs", "epochs", "number of epochs"),
+            ("warmup_epochs", "epochs", "number of epochs"), ("generation_level", "train_relevance_level", "train_relevance_level"),
         ):  # fmt: skip
             most = getattr(self, limit)
-            self._check(name, getattr(self, name) <= most, f"at most the {called} ({most})")
+            value = getattr(self, name)
+            self._check(name, value is None or value <= most, f"at most the {called} ({most})")
 
     def _check(self, name: str, passed: bool, expected: str) -> None:
         if not passed:

@@ -24,6 +24,7 @@ def test_defaults_are_the_papers():
         "margin": 1.0,
         "negatives": 1,
         "train_relevance_level": 1,
+        "generation_level": None,
         "max_length": 256,
         "target_length": 56,
         "loss_weighting": "uncertainty",
@@ -93,7 +94,8 @@ NAN, INFINITE = float("nan"), float("inf")
 
 def test_every_setting_is_tried_below():
     names = {field.name for field in dataclasses.fields(TrainingSettings)}
-    assert {*INTEGERS, *NUMBERS, *TEXTS, *OPTIONAL_TEXTS, "loss_weighting", "max_gradient_norm", "keep_epoch_runs"} == names
+    others = {"loss_weighting", "max_gradient_norm", "keep_epoch_runs", "generation_level"}
+    assert {*INTEGERS, *NUMBERS, *TEXTS, *OPTIONAL_TEXTS, *others} == names
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,9 @@ def test_every_setting_is_tried_below():
     + [(name, value, "a number") for name in NUMBERS for value in ("1e-4", True, None, NAN, INFINITE, 1j)]
     + [(name, value, "a text") for name in TEXTS for value in (1, None, True)]
     + [("max_gradient_norm", value, "a number, or None") for value in ("1e-4", True, NAN, INFINITE, 1j)]
+    + [("generation_level", value, "a whole number, or None") for value in (1.0, "1", True, NAN, [1])]
+    + [("generation_level", value, "more than 0") for value in (0, -1)]
+    + [("generation_level", 2, "at most the train_relevance_level (1)")]
     + [(name, value, "a text, or None") for name in OPTIONAL_TEXTS for value in (1, True)]
     + [("keep_epoch_runs", value, "True or False") for value in (1, None, "yes")]
     + [

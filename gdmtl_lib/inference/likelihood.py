@@ -7,6 +7,7 @@ a pair then costs as much as the query's few tokens. The ranking head reads pass
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.backbones.linear import fused_layers, linear_layer
 from gdmtl_lib.data.trec import canonical_order, validate_run
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget
+from gdmtl_lib.systems import GENERATIVE_TASKS
 
 from .generation import check_learns
 from .prefix_cache import Continuation, encode_sources
@@ -72,24 +74,26 @@ def query_likelihood(
 
 @torch.inference_mode()
 def log_likelihoods(
-    model, pairs: Sequence[tuple[str, str]], batch_tokens: int | None = None,
-    on_progress: Callable[[int], object] | None = None, stored: ModelStates | None = None,
+    model, pairs: Sequence[tuple[str, str] | tuple[str, str, str]], batch_tokens: int | None = None,
+    on_progress: Callable[[int], object] | None = None, stored: ModelStates | None = None, task: str = "query_generation",
 ) -> tuple[np.ndarray, np.ndarray]:
     """log P of the query of each (query, passage) pair given the passage, its end included, float32, and the number
-    of tokens that is over, int64; in the order given.
+    of tokens that is over, int64; in the order given. task: another one than the query's; a pair is then its target, the
+    passage, and the query where the task reads it.
 
     model: as `in_precision` gives it. batch_tokens: source tokens of one pass; its queries attend to at most PASSES
     times as many. on_progress: called with the number of pairs after every pass. stored: where states are kept.
     """
     builder = model.input_builder()
-    queries = list(dict.fromkeys(query for query, _ in pairs))
-    targets_of = {q: builder.query_generation([], ids).targets for q, ids in zip(queries, builder.tokens(queries))}
+    written = list(dict.fromkeys(target for target, *_ in pairs))
+    tokens_of = {text: builder.generation(task, [], [], ids).targets for text, ids in zip(written, builder.tokens(written))}
     pairs_of = defaultdict(list)
-    for number, (_, passage) in enumerate(pairs):
-        pairs_of[passage].append(number)
-    passages = list(pairs_of)
-    sources = [builder.query_generation(ids, []) for ids in builder.passage_tokens(passages)]
-    targets = [targets_of[query] for query, _ in pairs]
+    for number, (_, *read) in enumerate(pairs):
+        pairs_of[tuple(read)].append(number)
+    passages, queries = list(pairs_of), builder.tokens([query for _, *queries in pairs_of for query in queries])
+    read = zip_longest(builder.passage_tokens([passage for passage, *_ in pairs_of]), queries, fillvalue=[])
+    sources = [builder.generation(task, passage, query, []) for passage, query in read]
+    targets = [tokens_of[target] for target, *_ in pairs]
     lengths = [source.source_length for source in sources]
     totals = np.empty(len(pairs), dtype=np.float32)
     device = next(model.parameters()).device
@@ -98,7 +102,7 @@ def log_likelihoods(
     together = PASSES[device.type] * batch_tokens
     tokens = sum(map(len, targets)) + (sum(lengths) if stored is None else 0)
     with fast_products(device), fused_layers(model, tokens):
-        vocabulary = _vocabulary(model, tokens)
+        vocabulary = _vocabulary(model, task, tokens)
         for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, together):
             passes = by_budget(batch, lengths, batch_tokens)
             encoded = [source for each in passes for source in encode(model, [sources[i] for i in each])]
@@ -118,9 +122,9 @@ def log_likelihoods(
     return totals, np.array([len(target) for target in targets], dtype=np.int64)
 
 
-def _vocabulary(model, tokens: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def _vocabulary(model, task: str, tokens: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The language-model head, by far the largest of all products: states, float [n, d], -> logits, float [n, v]."""
-    head = model.generation_heads["query_generation"]
+    head = model.generation_heads[task]
     embeddings = head.matrix(model.get_input_embeddings().weight)
     product = linear_layer(embeddings, head.bias.to(embeddings.dtype), tokens)
     return lambda states: product(head.transform(states.float()).to(embeddings.dtype)).float()
@@ -149,13 +153,29 @@ def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
     return float(np.exp(-totals.sum(dtype=float) / counts.sum()))
 
 
-def likelihoods(model, collection, qrels: pd.DataFrame, relevance_level: int = 1) -> pd.DataFrame:
-    """How well a model writes the queries of a split: `query_id`, `value`, the mean log P of a token of each query given
-    its first relevant passage, the end included."""
-    relevant = qrels[qrels["relevance"] >= relevance_level].drop_duplicates("query_id")
-    texts = collection.query_texts(relevant["query_id"]), collection.text(relevant["doc_id"])
-    totals, counts = log_likelihoods(model.eval(), list(zip(*texts, strict=True)))
-    return relevant[["query_id"]].assign(value=totals / counts)
+def targets_of(collection, qrels: pd.DataFrame, task: str, relevance_level: int = 1) -> pd.DataFrame:
+    """What a task is to write of the judged queries, each with its first relevant passage: `query_id`, `doc_id`, `text`.
+    Queries without an answer are left out of an answer's. Raises ValueError where nothing is left."""
+    relevant = qrels[qrels["relevance"] >= relevance_level].drop_duplicates("query_id")[["query_id", "doc_id"]]
+    if GENERATIVE_TASKS[task].target == "query":
+        return relevant.assign(text=collection.query_texts(relevant["query_id"]))
+    answered = relevant.merge(collection.answers_of(relevant["query_id"]), on="query_id")
+    if answered.empty:
+        raise ValueError(f"collection {collection.name!r} has no answers to the validation's queries: choose by another measure")
+    return answered
+
+
+def likelihoods(
+    model, collection, qrels: pd.DataFrame, relevance_level: int = 1, task: str = "query_generation"
+) -> pd.DataFrame:
+    """How well a model writes the queries of a split, or the answers: `query_id`, `value`, the mean log P of a token of
+    each given the query's first relevant passage, the end included. Raises ValueError as `targets_of`."""
+    targets = targets_of(collection, qrels, task, relevance_level)
+    texts = [targets["text"], collection.text(targets["doc_id"])]
+    if "query" in GENERATIVE_TASKS[task].source:
+        texts.append(collection.query_texts(targets["query_id"]))
+    totals, counts = log_likelihoods(model.eval(), list(zip(*texts, strict=True)), task=task)
+    return targets[["query_id"]].assign(value=totals / counts)
 
 
 def interpolate(ranking: pd.DataFrame, likelihood: pd.DataFrame, weight: float) -> pd.DataFrame:

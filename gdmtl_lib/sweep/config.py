@@ -14,7 +14,7 @@ from gdmtl_lib.data.collection import rotations_of
 from gdmtl_lib.data.files import read_lines
 from gdmtl_lib.evaluation.measures import parse_measures
 from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of
-from gdmtl_lib.settings import LIKELIHOOD, TrainingSettings, check_count
+from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings, check_count
 from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name, unknown_name
 
 TRAINING = "03_train"
@@ -331,7 +331,7 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
     settings = {parameter: default for parameter, (_, default) in known.items()} | given
     with _said_of(f"{name}, {system}"):
         TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
-        if (measure := settings["selection_measure"]) != LIKELIHOOD:
+        if (measure := settings["selection_measure"]) not in LIKELIHOODS:
             parse_measures([measure], 1)
         for parameter in ("layers", "train_depth", "processes"):  # the rest of what only a running job would refuse
             if settings.get(parameter) is not None:

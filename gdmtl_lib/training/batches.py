@@ -23,8 +23,9 @@ from gdmtl_lib.systems import GENERATIVE_TASKS
 KEPT_TOKENS = 1 << 25  # at 4 bytes each
 
 
-Instance = namedtuple("Instance", "query_id positive negatives")
-"""One training instance: the ids of a query, of a relevant passage and, a tuple, of less relevant ones."""
+Instance = namedtuple("Instance", "query_id positive negatives source")
+"""One training instance: the ids of a query, of a relevant passage and, a tuple, of less relevant ones; and of the passage
+that the query is written from."""
 
 
 class TrainingInstances:
@@ -33,7 +34,7 @@ class TrainingInstances:
 
     qrels: query_id, doc_id, relevance; graded judgments pair each relevant passage with lower ones (Eq. 3).
     candidates: a first-stage run over the training queries, or its compact form. The rest as in TrainingSettings:
-    fraction is its train_fraction, level its train_relevance_level.
+    fraction is its train_fraction, level its train_relevance_level, source_level its generation_level.
 
     Raises ValueError for candidates that are no run (see `validate_run`), where no query of theirs has a relevant
     passage, or where a query's candidates hold nothing less relevant than its relevant passage.
@@ -41,7 +42,7 @@ class TrainingInstances:
 
     def __init__(
         self, qrels: pd.DataFrame, candidates: pd.DataFrame | Candidates, negatives: int = 1, seed: int = 0,
-        fraction: float = 1.0, level: int = 1,
+        fraction: float = 1.0, level: int = 1, source_level: int | None = None,
     ):
         self.candidates = candidates = compact(candidates)
         self.number_of_negatives, self.seed = negatives, seed
@@ -63,6 +64,8 @@ class TrainingInstances:
         relevant = judged[judged["relevance"] >= level].sort_values(["query_id", "doc_id"])
         columns = (relevant[name].tolist() for name in ("query_id", "doc_id", "relevance"))
         self.pairs = list(zip(*columns, strict=True))
+        sources = judged[judged["relevance"] >= (source_level or np.inf)].sort_values(["query_id", "doc_id"])
+        self._sources = sources.groupby("query_id")["doc_id"].agg(list).to_dict()
         for query_id, doc_id, grade in self.pairs:
             if not len(self._lower(query_id, grade)):
                 raise ValueError(
@@ -85,7 +88,9 @@ class TrainingInstances:
         drawn = np.random.default_rng(stable_hash(self.seed, epoch, query_id, positive)).choice(
             lower, self.number_of_negatives, replace=len(lower) < self.number_of_negatives
         )
-        return Instance(query_id, positive, tuple(name.decode() for name in self.candidates.names[drawn].tolist()))
+        names = tuple(name.decode() for name in self.candidates.names[drawn].tolist())
+        sources = self._sources.get(query_id, [positive])
+        return Instance(query_id, positive, names, sources[stable_hash(self.seed, epoch, query_id, positive, "source") % len(sources)])
 
     def _lower(self, query_id: str, grade: int) -> np.ndarray:
         """The numbers of a query's candidates of a lower grade, best first; 0 is that of what nobody judged."""
@@ -114,7 +119,8 @@ class Batches:
         self.builder = model.input_builder(**self.lengths, generation_mask=settings.generation_mask)
         numbers = compact(candidates)
         self.qrels = collection.qrels_of(numbers.query_ids)
-        drawn = (settings.negatives, settings.seed, settings.train_fraction, settings.train_relevance_level)
+        levels = settings.train_relevance_level, settings.generation_level
+        drawn = (settings.negatives, settings.seed, settings.train_fraction, *levels)
         self.instances = TrainingInstances(self.qrels, numbers, *drawn)
         self._token_ids: dict[tuple[str, str], array] = {}
         self._tokens_kept = 0
@@ -178,24 +184,27 @@ class Batches:
         sequences = []
         for instance, query in zip(instances, queries):
             group = [next(passages) for _ in range(1 + self.settings.negatives)]
+            [source] = group[:1] if instance.source == instance.positive else self._tokens("passage", [instance.source])
             if "rank" in tasks:
                 sequences += [
                     replace(self.builder.rank(passage, query), teacher=self._teacher.get((instance.query_id, doc_id)))
                     for passage, doc_id in zip(group, (instance.positive, *instance.negatives))
                 ]
-            sequences += [self._generation(task, epoch, instance, group[0], query) for task in tasks if task != "rank"]
+            written = [task for task in tasks if task != "rank"]
+            sequences += [self._generation(task, epoch, instance, group[0], source, query) for task in written]
         return sequences
 
-    def _generation(self, task: str, epoch: int, instance: Instance, passage, query) -> TokenSequence:
-        """What one generative task makes of an instance. A query without an answer lends its place to another example,
-        as the authors do it."""
-        query_id, target = instance.query_id, query
-        if GENERATIVE_TASKS[task].target == "answer":
-            if query_id not in self.answers:
-                query_id, doc_id = borrowed(self._answered, self.settings.seed, epoch, query_id)
-                [query], [passage] = self._tokens("query", [query_id]), self._tokens("passage", [doc_id])
-            [target] = self._tokens("answer", [query_id])
-        return self.builder.generation(task, passage, query, target)
+    def _generation(self, task: str, epoch: int, instance: Instance, passage, source, query) -> TokenSequence:
+        """What one generative task makes of an instance: the query of its source, or the answer of its relevant passage. A
+        query without an answer lends its place to another example, as the authors do it."""
+        if GENERATIVE_TASKS[task].target == "query":
+            return self.builder.generation(task, source, query, query)
+        query_id = instance.query_id
+        if query_id not in self.answers:
+            query_id, doc_id = borrowed(self._answered, self.settings.seed, epoch, query_id)
+            [query], [passage] = self._tokens("query", [query_id]), self._tokens("passage", [doc_id])
+        [answer] = self._tokens("answer", [query_id])
+        return self.builder.generation(task, passage, query, answer)
 
     def _tokens(self, kind: str, ids: list[str]) -> list[list[int]]:
         """Token ids of passages, queries, or queries' answers. They are kept, since every epoch meets them again."""

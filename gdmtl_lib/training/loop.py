@@ -34,12 +34,12 @@ from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import as_run, canonical_order, frame_hash, whole_queries, write_run
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.inference.generation import check_learns
-from gdmtl_lib.inference.likelihood import likelihoods
+from gdmtl_lib.inference.likelihood import likelihoods, targets_of
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.pretrained import load_model
-from gdmtl_lib.settings import LIKELIHOOD, TrainingSettings
+from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings
 
 from .batches import Batches
 from .folder import Progress, TrainingFolder
@@ -197,8 +197,9 @@ class _Training:
                     f"collection {collection.name!r} has no judgments of the validation's queries: "
                     f"validate on another split, or train without validation"
                 )
-            if settings.selection_measure == LIKELIHOOD:  # or an epoch is trained before it is refused
-                check_learns(model, "query_generation")
+            if task := LIKELIHOODS.get(settings.selection_measure):  # or an epoch is trained before it is refused
+                check_learns(model, task)
+                targets_of(collection, self.validation_qrels, task, relevance_level)
             else:  # which has to have a value where nothing relevant is found, too
                 nothing = validation.drop_duplicates("query_id").assign(doc_id="-")
                 evaluate(nothing, self.validation_qrels, [settings.selection_measure], relevance_level)
@@ -372,9 +373,9 @@ class _Training:
     def _validate(self, progress: Progress) -> None:
         accelerator, settings, measure = self.accelerator, self.settings, self.settings.selection_measure
         epoch = progress.step // self.batches.steps_per_epoch - 1
-        run = self._reranked() if measure != LIKELIHOOD or settings.keep_epoch_runs else None
-        if measure == LIKELIHOOD:
-            values = likelihoods(self.model, self.collection, self.validation_qrels, self.relevance_level)
+        run = self._reranked() if measure not in LIKELIHOODS or settings.keep_epoch_runs else None
+        if task := LIKELIHOODS.get(measure):
+            values = likelihoods(self.model, self.collection, self.validation_qrels, self.relevance_level, task)
         else:
             values = evaluate(run, self.validation_qrels, [measure], self.relevance_level)
         value = float(values["value"].mean())

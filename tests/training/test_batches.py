@@ -31,7 +31,7 @@ QRELS = qrels_of(
 )  # fmt: skip
 CANDIDATES = candidates_of(q1="a b c d", q2="m n o p r", q3="x y")
 # What seed 5 draws first, and an eighth of q0 to q39: the same on every machine.
-DRAWN = [Instance("q1", "a", ("c", "b")), Instance("q2", "m", ("r", "n"))]
+DRAWN = [Instance("q1", "a", ("c", "b"), "a"), Instance("q2", "m", ("r", "n"), "m")]
 SAMPLE = ["q5", "q22", "q23", "q28", "q34"]
 
 
@@ -79,6 +79,17 @@ def test_negatives_are_a_function_of_seed_epoch_and_query():
     assert [alone.instance(epoch, 0) for epoch in range(6)] == forward[1::4]
     assert forward[:2] == DRAWN
     assert all(isinstance(doc_id, str) for doc_id in forward[0].negatives)
+
+
+def test_a_query_is_written_from_passages_of_lower_grades_where_that_is_asked_for():
+    """Ranked is m alone; written from m, n and o, 1,000 times each of 3,000, and never from p, which was judged -2. What is
+    drawn for the ranking stays."""
+    plain, graded = (TrainingInstances(QRELS, CANDIDATES, level=2, source_level=level) for level in (None, 1))
+    drawn = [graded.instance(epoch, 0) for epoch in range(3000)]
+    assert drawn == [plain.instance(epoch, 0)._replace(source=each.source) for epoch, each in enumerate(drawn)]
+    counts = Counter(each.source for each in drawn)
+    assert sorted(counts) == ["m", "n", "o"] and chisquare(list(counts.values())).pvalue > 0.01
+    assert {plain.instance(epoch, 0).source for epoch in range(50)} == {"m"}
 
 
 def test_seeds_and_epochs_draw_anew():

@@ -25,7 +25,9 @@ from gdmtl_lib.evaluation.measures import WORKING, evaluate
 from gdmtl_lib.inference.likelihood import query_likelihood
 from gdmtl_lib.inputs import InputBuilder
 from gdmtl_lib.joint import JointLoss
+from gdmtl_lib.packing import pack
 from gdmtl_lib.pretrained import build_model, load_model
+from gdmtl_lib.settings import LIKELIHOODS
 from gdmtl_lib.systems import LABELS, SYSTEMS
 from gdmtl_lib.training import batches as training_batches
 from gdmtl_lib.training import folder as training_folder
@@ -767,6 +769,65 @@ def test_an_epoch_can_be_chosen_by_the_likelihood_of_queries(toy_bert_folder, tm
     relevant = train.collection.qrels("dev").query("relevance >= 1").drop_duplicates("query_id")
     scored = query_likelihood(model, train.collection, relevant[["query_id", "doc_id"]], reduction="mean", device="cpu")
     assert best.to_dict() == pytest.approx(scored.set_index("query_id")["score"].to_dict(), abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["query_generation", "answer_generation"])
+def test_the_likelihood_that_chooses_is_that_of_one_sequence_read_alone(task, toy_bert_folder, tmp_path):
+    """The oracle: passage, query and target as training reads them, one at a time, the mean log P of the target's tokens."""
+    [measure] = [name for name, of in LIKELIHOODS.items() if of == task]
+    train = Training(toy_bert_folder, "gdmtl_plus", validated=True, selection_measure=measure)
+    model, _ = train(tmp_path)
+    written = pd.read_csv(tmp_path / "validation_queries.csv", dtype={"query_id": str})
+    looks = pd.read_csv(tmp_path / "validation.csv")
+    best = written[written["epoch"] == looks.loc[looks["value"].idxmax(), "epoch"]].set_index("query_id")["value"]
+    builder, collection, expected = model.input_builder(), train.collection, {}
+    answers = dict(zip(*(collection.answers("dev")[name] for name in ("query_id", "text"))))
+    for row in collection.qrels("dev").query("relevance >= 1").drop_duplicates("query_id").itertuples():
+        [query] = builder.tokens(collection.query_texts([row.query_id]))
+        [target] = [query] if task == "query_generation" else builder.tokens([answers[row.query_id]])
+        [passage] = builder.passage_tokens(collection.text([row.doc_id]))
+        batch = pack([builder.generation(task, passage, query, target)])
+        with torch.no_grad():
+            logits = model(batch).logits[task]
+        expected[row.query_id] = -torch.nn.functional.cross_entropy(logits.float(), batch.targets[task]).item()
+    assert best.to_dict() == pytest.approx(expected, abs=1e-5) and len(expected) > 3
+
+
+def test_an_epoch_is_not_chosen_by_answers_that_nobody_writes_or_nobody_gave(toy_bert_folder, tmp_path):
+    by_answers = {"validated": True, "selection_measure": "answer_likelihood"}
+    with pytest.raises(ValueError, match="^gdmtl does not learn answer_generation, as these do: gdmtl_plus"):
+        Training(toy_bert_folder, "gdmtl", **by_answers)(tmp_path)
+    train = Training(toy_bert_folder, "gdmtl_plus", **by_answers)
+    dev = train.collection._splits["dev"]
+    train.collection._splits["dev"] = Split(dev.queries, dev.qrels, dev.answers.iloc[:0])
+    with pytest.raises(ValueError, match="^collection 'toy' has no answers to the validation's queries: choose by another"):
+        train(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_query_is_written_from_is_read_and_what_is_ranked_stays(toy_bert_folder):
+    """Every query's second passage has grade 1, and its relevant one grade 2."""
+    collection = collection_of()
+    qrels = collection._splits["train"].qrels
+    others = candidates_of(collection).drop_duplicates("query_id", keep="last")[["query_id", "doc_id"]].assign(relevance=1)
+    others = others[~others.set_index(["query_id", "doc_id"]).index.isin(qrels.set_index(["query_id", "doc_id"]).index)]
+    graded = pd.concat([qrels.assign(relevance=2), others])
+    collection._splits["train"] = Split(collection.queries("train"), graded, collection.answers("train"))
+    model, level = build_model("gdmtl_plus", checkpoint=toy_bert_folder), {"train_relevance_level": 2}
+    plain, graded = (
+        Batches(model, collection, candidates_of(collection), settings_of(**level, generation_level=given)) for given in (None, 1)
+    )
+    differ = 0
+    for index in range(len(graded.instances)):
+        instance, before, after = graded.instances.instance(0, index), plain.sequences(0, [index]), graded.sequences(0, [index])
+        kept = [number for number, each in enumerate(after) if each.task != "query_generation"]
+        assert len(kept) == 3 and [before[number] for number in kept] == [after[number] for number in kept]
+        [found] = [each for each in after if each.task == "query_generation"]
+        [source] = graded.builder.passage_tokens(collection.text([instance.source]))
+        [query] = graded.builder.tokens(collection.query_texts([instance.query_id]))
+        assert found == graded.builder.query_generation(source, query)
+        differ += instance.source != instance.positive
+    assert 0 < differ < len(graded.instances)
 
 
 def test_a_difference_that_rounding_made_keeps_the_earlier_epoch(toy_bert_folder, tmp_path, monkeypatch):
