@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
@@ -67,14 +67,19 @@ def bm25_candidates(
     texts = dict(zip(queries["query_id"], queries["text"], strict=True))
     with open_index(collection, split, index_dir, enriched) as index:
         run = index.search(texts, depth, k1, b)
-    found = set(run["query_id"])
-    empty = [query_id for query_id in texts if query_id not in found]
-    what = f"BM25 finds no passage for {len(empty)} of {len(texts)} queries of {split!r} in {collection.name!r}"
-    if run.empty:
+    check_found(collection, split, texts, set(run["query_id"]))
+    return run
+
+
+def check_found(collection: Collection, split: str, query_ids: Iterable[str], found: Container[str]) -> None:
+    """Warn of queries that BM25 finds nothing for; found: the others. Raises ValueError where it is all of them."""
+    query_ids = list(query_ids)
+    empty = [query_id for query_id in query_ids if query_id not in found]
+    what = f"BM25 finds no passage for {len(empty)} of {len(query_ids)} queries of {split!r} in {collection.name!r}"
+    if len(empty) == len(query_ids):
         raise ValueError(f"{what}: are queries and passages in one language, and in one script?")
     if empty:
-        warnings.warn(f"{what}, for example {empty[0]!r}: they have no candidates", stacklevel=2)
-    return run
+        warnings.warn(f"{what}, for example {empty[0]!r}: they have no candidates", stacklevel=3)
 
 
 @contextmanager

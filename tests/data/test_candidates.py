@@ -58,6 +58,28 @@ def test_the_stored_form_says_what_the_frame_says(collection, tmp_path, searched
     assert len(searched) == 10
 
 
+@pytest.mark.parametrize("depth", [1, 7, 100])
+def test_candidates_to_re_rank_are_searched_once_and_keep_their_scores(collection, tmp_path, searched, depth):
+    """Each training and each re-ranking asks for them. The warning comes every time."""
+    asked, warning = {"k1": 1.2, "b": 0.5, "index_dir": tmp_path}, "BM25 finds no passage for 1 of 23 queries of 'train'"
+    with pytest.warns(UserWarning, match=warning):
+        frame = bm25_candidates(collection, "train", depth, **asked)
+    del searched[:]
+    for _ in range(3):
+        with pytest.warns(UserWarning, match=f"{warning} .*for example 'q9x': they have no candidates$"):
+            pd.testing.assert_frame_equal(first_stage_candidates(collection, "train", depth, **asked), frame)
+        assert searched == [5, 5, 5, 5, 3]
+
+
+def test_queries_that_find_nothing_at_all_are_refused_each_time(collection, tmp_path):
+    nothing = collection._splits["train"].of_queries(["q9x"])
+    collection = Collection("toy", collection._passages, {"train": nothing})
+    for _ in range(2):
+        for search in (first_stage_candidates, training_candidates, bm25_candidates):
+            with pytest.raises(ValueError, match="^BM25 finds no passage for 1 of 1 queries of 'train' in 'toy': are queries"):
+                search(collection, "train", 5, index_dir=tmp_path)
+
+
 def test_an_interrupted_search_goes_on_where_it_was(collection, tmp_path, searched, monkeypatch):
     numbers = candidates_module._numbers
     calls = iter([numbers, numbers, None])
