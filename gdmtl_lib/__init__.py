@@ -7,6 +7,7 @@ sequences), `masks` (Eq. 1 and 7), `packing` (sequences to a batch), `models` (F
 Names are loaded when they are first used, so that `import gdmtl_lib` is instant and evaluation never imports torch.
 """
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ def __getattr__(name):
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in __all__:
         return import_module(f"{__name__}.{_ALIASES.get(name, name)}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])  # "did you mean"
 
 
 def __dir__():

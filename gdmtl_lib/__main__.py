@@ -29,6 +29,8 @@ _EXAMPLES = """examples:
 
 def compare(options) -> None:
     opened = _open(options)
+    if len(opened.systems()) < 2:
+        raise ValueError("one run: there is nothing to compare it with; `evaluate` measures it")
     baseline, _ = opened.pair(options.baseline)
     values = opened.values_by_system()
     tests = gdmtl.compare(values, baseline, options.measures)

@@ -38,6 +38,8 @@ class TokenSequence:
 
 def as_texts(texts: Iterable[str] | str, what: str) -> list[str]:
     """Some texts, or one, as a list. Raises ValueError for what is neither."""
+    if hasattr(texts, "columns"):
+        raise ValueError(f"expected texts as {what}, found a frame: give one of its columns, {', '.join(map(str, texts.columns))}")
     texts = [texts] if isinstance(texts, str | Mapping) or not isinstance(texts, Iterable) else list(texts)
     for text in texts:
         if not isinstance(text, str):

@@ -59,16 +59,27 @@ def margin_mse(positive: Tensor, negative: Tensor, teacher_margin: Tensor, reduc
 
 LISTWISE = {"listwise": listwise_softmax}
 """Losses of all scores of an instance, by the name that `rank_loss` gives: (scores, "sum") -> their sum."""
+_OURS = frozenset(RANK_LOSSES)
 
 
 def add_rank_loss(name: str, loss: Callable[[Tensor, str], Tensor]) -> None:
-    """Make a ranking loss of your own known to `TrainingSettings(rank_loss=name)` and `System`.
+    """Make a ranking loss of your own known to `TrainingSettings(rank_loss=name)` and `System`; one that you added before
+    is replaced.
 
     loss: called with scores, float [n, 1 + negatives], of each instance its relevant passage's first, and "sum"; returns
-    the sum over the instances. Raises ValueError for a name that is taken.
+    the sum over the instances, a scalar. It is tried here. Raises ValueError for a name that the library has, and for a
+    loss that does not return that.
     """
-    if name in RANK_LOSSES:
+    if name in _OURS:
         raise ValueError(f"there is a ranking loss {name!r} already: choose another name")
+    expected = 'expected one that is called with scores, float [n, 1 + negatives], and "sum", and returns their scalar'
+    try:
+        found = loss(torch.zeros(2, 3, requires_grad=True), "sum")
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(f"loss {name!r}: {expected}, but it raises {error!r}") from error
+    if not isinstance(found, Tensor) or found.shape or not found.requires_grad:
+        shown = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise ValueError(f"loss {name!r}: {expected}, with a gradient; it returns {shown}")
     LISTWISE[name], RANK_LOSSES[name] = loss, name.replace("_", " ")
 
 

@@ -27,7 +27,7 @@ from transformers.utils import cached_file, logging
 
 from gdmtl_lib.backbones.attention import PACKED
 from gdmtl_lib.backbones.card import model_card
-from gdmtl_lib.backbones.checkpoints import HEADS, INDEX, holds_others, write_sums
+from gdmtl_lib.backbones.checkpoints import HEADS, INDEX, holds_others, keep_others, write_sums
 from gdmtl_lib.backbones.families import Transform, by_kind_of_layer, family_of, ranking_class
 from gdmtl_lib.backbones.attention import last_layer_at
 from gdmtl_lib.backbones.reference import is_fast
@@ -152,7 +152,7 @@ class _Heads:
         push_to_hub: bool = False, max_shard_size: int | str = "50GB", variant: str | None = None, **hub,
     ) -> None:
         """Write configuration, weights (safetensors), tokenizer and model card; an existing checkpoint is replaced only
-        at the end, and other files that lie there stay. The arguments are transformers' own; hub: those of
+        at the end, and other files that lie there stay, a README of yours among them. The arguments are transformers' own; hub: those of
         `push_to_hub`, `repo_id` by default the folder's name. The language-model heads have a file of their own, so
         that the others are what transformers expects.
         """
@@ -182,6 +182,7 @@ class _Heads:
             (fresh / "README.md").write_text(card, encoding="utf-8")
             write_sums(fresh)
             if holds_others(folder):  # a repository's `.git`, say: the folder stays, and what is saved goes into it
+                keep_others(folder, fresh)
                 for path in (*folder.glob("model*.safetensors"), folder / INDEX, folder / HEADS):
                     path.unlink(missing_ok=True)
                 for path in sorted(fresh.iterdir()):

@@ -22,7 +22,7 @@ from gdmtl_lib.backbones.families import cut_layers, ranking_class, why_refused
 
 from .models import EncoderGDMTL, class_for, quiet
 from .settings import is_number, is_whole
-from .systems import PUBLISHED, System, get_system
+from .systems import PUBLISHED, SYSTEMS, System, get_system
 
 
 def build_model(
@@ -129,7 +129,12 @@ def load_model(folder: str | os.PathLike):
     check_sums(folder)
     with reading(folder / "config.json"):
         system = str(about["gdmtl"]["system"])
-    config = _config(folder, get_system(system), folder)
+    try:
+        config = _config(folder, get_system(system), folder)
+    except ValueError as error:
+        if system in {**SYSTEMS, **PUBLISHED}:
+            raise
+        raise ValueError(f"{folder}: {error}. One of your own is made known first, with systems.add_system") from None
     tokenizer = _tokenizer(folder, config)
     check_weights(folder)
     with torch.random.fork_rng(devices=[]), reading(needed[1], NOT_THIS_MODEL):

@@ -103,12 +103,13 @@ RANK_LOSSES = {
 }
 """What is learned of a query's passages, and what figures call it."""
 LABELS = _Labels({FIRST_STAGE: "BM25"} | {name: system.label for name, system in SYSTEMS.items()})
+_OURS = frozenset({"rank", *GENERATIVE_TASKS, *LABELS, *PUBLISHED})  # names that `add_task` and `add_system` do not take
 
 
 def add_task(task: Task) -> Task:
-    """Make a generative task of your own known under its name. Raises ValueError for a name that is taken, and for a
-    source or target that is not there."""
-    if task.name in ("rank", *GENERATIVE_TASKS):
+    """Make a generative task of your own known under its name; one that you added before is replaced. Raises ValueError for
+    a name that the library has, and for a source or target that is not there."""
+    if task.name in _OURS:
         raise ValueError(f"there is a task {task.name!r} already: choose another name")
     if task.source not in (("passage",), ("passage", "query")) or task.target not in ("query", "answer"):
         raise ValueError(
@@ -123,10 +124,12 @@ def add_task(task: Task) -> Task:
 
 
 def add_system(system: System) -> System:
-    """Make a system of your own known under its name, to `build_model` and everything after it. Raises ValueError for
-    a name that is taken, and for a backbone, layout, loss or task that is not there."""
-    if system.name in LABELS or system.name != system.name.lower():
-        raise ValueError(f"a system's name is new and in lower case, found {system.name!r}; there are {', '.join(LABELS)}")
+    """Make a system of your own known under its name, to `build_model` and everything after it; one that you added before
+    is replaced. Raises ValueError for a name that the library has, and for a backbone, layout, loss or task that is not
+    there."""
+    if system.name in _OURS or system.name != _canonical(system.name) or system.name.split() != [system.name]:
+        needed = "a system's name is new and in lower case, without spaces, + and -"
+        raise ValueError(f"{needed}, found {system.name!r}; there are {', '.join(LABELS)}")
     for what, found, known in (
         ("backbone", system.backbone, ("encoder", "encoder_decoder")),
         ("rank_layout", system.rank_layout, ("concatenated", "separate", "query_first")),
@@ -149,12 +152,16 @@ def unknown_name(kind: str, name: object, known: Iterable[str], have: str) -> st
     return f"unknown {kind} {name!r}{f' (did you mean {close[0]!r}?)' if close else ''}: {have} {', '.join(known)}"
 
 
+def _canonical(name: object) -> str:
+    return str(name).strip().lower().replace("+", "_plus").replace("-", "_")
+
+
 def system_name(name: str) -> str:
     """The canonical name of a system: any letter case, `gdmtl+` for `gdmtl_plus`, a hyphen for an underscore.
 
     Raises ValueError, with the known names, for anything else; `bm25` is a system of the paper and is accepted.
     """
-    canonical = str(name).strip().lower().replace("+", "_plus").replace("-", "_")
+    canonical = _canonical(name)
     if canonical not in LABELS and canonical not in PUBLISHED:
         raise ValueError(unknown_name("system", name, LABELS, "expected one of"))
     return canonical

@@ -546,6 +546,19 @@ def test_saving_leaves_what_others_have_put_there(tmp_path, toy_bert_folder, mon
         assert load_model(tmp_path).system.name == saved.system.name
         assert {".git", "notes.txt", "training_state.safetensors"} < {path.name for path in tmp_path.iterdir()}
     assert Path(os.getcwd()) == tmp_path and not (tmp_path / "generation_heads.safetensors").exists()
+    assert (tmp_path / "README.md").read_text().count("- gdmtl\n") == 1  # the model's card
+    for readme in ("# A project\n\n- gdmtl\n", "---\nlicense: mit\n---\nmine"):
+        (tmp_path / "README.md").write_text(readme)
+        model.save_pretrained(".")
+        assert (tmp_path / "README.md").read_text() == readme
+    load_model(".")
+    for config in ('{"compilerOptions": {}}', "// not JSON"):
+        Path("project").mkdir(exist_ok=True)
+        Path("project", "config.json").write_text(config)
+        with pytest.raises(ValueError, match="project/config.json is not a model's: save the checkpoint into a folder of its own"):
+            model.save_pretrained("project")
+        assert [path.name for path in Path("project").iterdir()] == ["config.json"]
+        assert Path("project", "config.json").read_text() == config
     # A link is followed; and what a killed process has left, whose number this one has, is no hindrance.
     model.save_pretrained("real")
     Path("link").symlink_to("real")

@@ -127,6 +127,20 @@ def holds_others(folder: Path) -> bool:
     return not {path.name for path in folder.iterdir()} <= {SUMS, *UNSUMMED, *_sums(folder)}
 
 
+def keep_others(folder: Path, fresh: Path) -> None:
+    """Take out of what is to be saved into a folder of others a card where there is a README of theirs. Raises ValueError for
+    a config.json that is no model's: then this is no place for a checkpoint."""
+    readme, config = folder / "README.md", folder / "config.json"
+    head = readme.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0] if readme.exists() else None
+    if head is not None and not (head.startswith("---\n") and "\n- gdmtl\n" in head):
+        (fresh / "README.md").unlink()
+    with suppress(ValueError):  # not JSON
+        if config.exists() and "model_type" in json.loads(config.read_text(encoding="utf-8", errors="replace")):
+            return
+    if config.exists():
+        raise ValueError(f"{config} is not a model's: save the checkpoint into a folder of its own")
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a checkpoint's weights: `model.safetensors`, or those that its index names."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():

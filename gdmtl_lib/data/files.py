@@ -31,11 +31,20 @@ _COMPRESSED = {b"\x1f\x8b": "name it .gz", b"PK\x03\x04": "unpack it", b"(\xb5/\
                b"\xfd7zXZ": "unpack it", b"BZh91AY&SY": "unpack it"}  # fmt: skip
 
 
+def kind_of(value: object) -> str:
+    """What a value is, in a few words of a message."""
+    if hasattr(value, "columns"):
+        return f"a frame with {', '.join(map(str, value.columns)) or 'no column':.100}"
+    if isinstance(value, dict) and value:
+        return f"a dict of {', '.join(map(str, value)):.100}"
+    return f"{value!r:.200}" if isinstance(value, str) or len(repr(value)) <= 60 else f"a {type(value).__name__}"
+
+
 def as_path(given: str | os.PathLike, name: str = "path") -> Path:
     """The path that a user gives, `~` being his own folder. Raises ValueError, naming the parameter, for none."""
     is_path = isinstance(given, str | os.PathLike) and given != ""
     if not is_path or any(len(part.encode(errors="replace")) > 255 for part in Path(given).parts):  # what stands in a file, say
-        raise ValueError(f"{name}: expected a path, found {given!r:.200}")
+        raise ValueError(f"{name}: expected a path, found {kind_of(given)}")
     return Path(os.path.expanduser(given))  # which, unlike Path's own, lets a file be called `~a`
 
 

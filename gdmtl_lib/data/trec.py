@@ -17,7 +17,7 @@ from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
 from gdmtl_lib.settings import is_whole
-from .files import read_rows, write_lines
+from .files import kind_of, read_rows, write_lines
 
 # trec_eval keeps grades in a C int and allocates one counter for every grade up to the highest.
 HIGHEST_GRADE = 1_000_000
@@ -242,7 +242,7 @@ def _best_first(run: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def require_columns(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
     if not isinstance(frame, pd.DataFrame) or not frame.columns.is_unique:
-        found = frame.columns.tolist() if isinstance(frame, pd.DataFrame) else type(frame).__name__
+        found = frame.columns.tolist() if isinstance(frame, pd.DataFrame) else kind_of(frame)
         raise ValueError(f"{name}: expected a frame with the columns {', '.join(columns)}, each once, found {found}")
     if missing := [column for column in columns if column not in frame.columns]:
         raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from gdmtl_lib.data.files import kind_of
 from gdmtl_lib.data.rounding import TOLERANCE, difference, equal
 from gdmtl_lib.data.trec import canonical_order, of_judged_queries, require_columns, validate_qrels, validate_run
 from gdmtl_lib.settings import check_count, is_number
@@ -318,6 +319,8 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
 
 
 def _check(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
+    if not isinstance(values_by_system, Mapping):
+        raise ValueError(f"values_by_system: expected a dict of names to values, found {kind_of(values_by_system)}")
     if baseline not in values_by_system:
         raise ValueError(f"baseline: expected one of {', '.join(values_by_system)}, found {baseline!r}")
     for system, values in values_by_system.items():

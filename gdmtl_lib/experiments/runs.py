@@ -13,7 +13,7 @@ from gdmtl_lib.data.passage_file import PassageFile
 from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import as_run, read_qrels
-from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate
+from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate, parse_measures
 from gdmtl_lib.systems import unknown_name
 from .notebook import results_folder
 from .results import Results
@@ -42,7 +42,8 @@ def open_runs(
         categories: a file `query_id<TAB>category`.
         folder: where tables and figures go; `papermill_runs/runs` when None.
 
-    Raises FileNotFoundError for a missing file; ValueError for a malformed one, with its line.
+    Raises FileNotFoundError for a missing file and ValueError for an unknown measure; a malformed run is refused, with its
+    line, when it is first read.
     """
     return Runs(runs, qrels, queries, passages, categories, relevance_level, measures, folder)
 
@@ -68,6 +69,10 @@ class Runs(Results):
         split = self._split(qrels, queries, categories)
         self.collection = Collection(SPLIT, self._texts(passages), {SPLIT: split})
         self._runs = dict(runs)
+        for run in self._runs.values():
+            if isinstance(run, str | os.PathLike) and not as_path(run, "runs").is_file():
+                raise FileNotFoundError(f"no file {run}")
+        parse_measures(measures, relevance_level)
         self._measured = relevance_level, list(dict.fromkeys([*PAPER_MEASURES, *measures]))
         self._read, self._evaluate = cache(self._read), cache(self._evaluate)
 

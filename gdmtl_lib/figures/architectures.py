@@ -57,7 +57,7 @@ def block_diagrams(systems: Sequence[str]) -> Figure:
     """Figures 3 and 4, for any neural systems: a line of diagrams for each, a column a task, from the inputs at the
     bottom over encoder and decoder to the heads and their losses. All columns of a system are passes through the same
     backbone; only the heads differ."""
-    chosen = [get_system(system) for system in systems]
+    chosen = [get_system(system) for system in ([systems] if isinstance(systems, str) else systems)]
     heights = [6.7 if system.backbone == "encoder" else 10.25 for system in chosen]
     unit, total = 0.33, sum(heights) + 1.7 * len(heights)
     width = max(5.2, (max(len(system.tasks) for system in chosen) * (_WIDTH + _GAP) + 0.6) * unit)

@@ -5,9 +5,11 @@ A function that draws is decorated with `drawn` and the question that its figure
 called with another `title=`. No text is markup, whatever signs a query or a category has.
 """
 
+import inspect
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import wraps
 from math import ceil
 from pathlib import Path
@@ -19,6 +21,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gdmtl_lib.data.files import kind_of
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
@@ -97,7 +100,15 @@ def drawn(question: str = "") -> Callable:
         @wraps(draw)
         @styled
         def titled(*args, title: str = question, **kwargs) -> Figure:
-            figure, *more = found if isinstance(found := draw(*args, **kwargs), tuple) else (found,)
+            try:
+                found = draw(*args, **kwargs)
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                with suppress(TypeError):  # where a parameter is missing Python says so
+                    given = inspect.signature(draw).bind(*args, **kwargs).arguments.items()
+                    what = "; ".join(f"{name}: {kind_of(value)}" for name, value in given)
+                    raise ValueError(f"{draw.__name__} cannot draw this ({what}): {error!s:.100}; help() says what it takes") from error
+                raise
+            figure, *more = found if isinstance(found, tuple) else (found,)
             across = int(11.4 * figure.get_figwidth())
             lines = [part for line in " ".join([title, *more]).strip().split("\n") for part in textwrap.wrap(line, across) or [""]]
             figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)

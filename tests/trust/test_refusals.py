@@ -21,6 +21,7 @@ from gdmtl_lib.experiments import notebook
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.inference import likelihood
 from gdmtl_lib.inside import attention
+from gdmtl_lib.inputs import as_texts
 from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.settings import TrainingSettings
 
@@ -183,7 +184,9 @@ FRAMES = [
      "run: expected the columns query_id, doc_id, score, found query_id, doc_id; add score"),
     (lambda: runs.validate_run(RUN.head(0)), "run: expected at least one row, found none"),
     (lambda: gdmtl.evaluate({"q": {"a": 1.0}}, QRELS),
-     "run: expected a frame with the columns query_id, doc_id, score, each once, found dict"),
+     "run: expected a frame with the columns query_id, doc_id, score, each once, found a dict of q"),
+    (lambda: gdmtl.evaluate({"train": RUN, "dev": RUN}, QRELS),
+     "run: expected a frame with the columns query_id, doc_id, score, each once, found a dict of train, dev"),
     (lambda: gdmtl.evaluate(RUN, pd.concat([QRELS, QRELS["relevance"]], axis=1)),
      "qrels: expected a frame with the columns query_id, doc_id, relevance, each once, found ['query_id', 'doc_id', "
      "'relevance', 'relevance']"),
@@ -228,7 +231,8 @@ FRAMES = [
     (lambda: gdmtl.compare({"a": VALUES}, "a", ["RR@10", "RR@10"]),
      "measures: expected a list of names, each once, found ['RR@10', 'RR@10']"),
     (lambda: gdmtl.compare({"a": "a.csv"}, "a"), "a: expected a frame with the columns query_id, measure, "
-     "value, each once, found str"),
+     "value, each once, found 'a.csv'"),
+    (lambda: gdmtl.compare([VALUES, VALUES], "a"), "values_by_system: expected a dict of names to values, found a list"),
     (lambda: gdmtl.comparison.compare_pairs({"a": VALUES}, ["RR@10"]), "expected two systems or more, found a"),
     (lambda: gdmtl.comparison.by_category({"a": VALUES}, VALUES[["measure"]], "a"),
      "categories: expected query_id, category, found measure"),
@@ -257,6 +261,30 @@ PARAMETERS = [
     (lambda: gdmtl.bm25_candidates(None, "dev", b=True), "expected b to be a number from 0 to 1, found True"),
     (lambda: gdmtl.bm25_candidates(None, "dev", b=1.1), "expected b to be a number from 0 to 1, found 1.1"),
     (lambda: load_collection(None), "collection: expected a path, found None"),
+    (lambda: load_collection(RUN), "collection: expected a path, found a frame with query_id, doc_id, score"),
+    (lambda: load_collection({"dev": RUN}), "collection: expected a path, found a dict of dev"),
+    (lambda: gdmtl.open_runs({"a": RUN}, QRELS, measures=["RR at 10"]), "measures: expected ir-measures' notation, found 'RR at 10' ("),
+    (lambda: gdmtl.open_runs({"a": RUN}, QRELS, measures="RR@10"), "measures: expected a list of names such as "),
+    (lambda: as_texts(pd.DataFrame({"id": ["1"], "text": ["ice"]}), "passages"),
+     "expected texts as passages, found a frame: give one of its columns, id, text"),
+    (lambda: gdmtl.plots.effectiveness(gdmtl.compare({"a": VALUES}, "a"), "b"),
+     "effectiveness cannot draw this (table: a frame with measure, system, mean, difference, low, high, p, p_corrected, mark; "
+     "baseline: 'b'): 'b'; help() says what it takes"),
+    (lambda: gdmtl.plots.win_tie_loss(VALUES, "RR@10"), "win_tie_loss cannot draw this ("),
+    (lambda: gdmtl.plots.rank_shifts({"a": RUN}, "b"), "rank_shifts cannot draw this ("),
+    (lambda: gdmtl.plots.query_deltas("b", {"a": VALUES}, "RR@10"), "query_deltas cannot draw this (deltas: 'b'; baseline: a dict of a; measure: 'RR@10'): unhashable type: 'dict'; help() says what it takes"),
+    (lambda: gdmtl.plots.differences(VALUES, "a", ["RR@10"]), "differences cannot draw this ("),
+    *[(lambda loss=loss: gdmtl.losses.add_rank_loss("mine", loss), f"loss 'mine': expected one that is called with scores, float "
+       f"[n, 1 + negatives], and \"sum\", and returns their scalar{found}")
+      for loss, found in (
+          (lambda scores, reduction: scores.relu(), ", with a gradient; it returns a tensor [2, 3]"),
+          (lambda scores: scores.sum(), ", but it raises TypeError("),
+          (lambda scores, reduction: 1.0, ", with a gradient; it returns 1.0"),
+          (lambda scores, reduction: scores.detach().sum(), ", with a gradient; it returns a tensor []"),
+          (None, ", but it raises TypeError("),
+      )],
+    (lambda: gdmtl.losses.add_rank_loss("listwise", lambda scores, reduction: scores.sum()),
+     "there is a ranking loss 'listwise' already: choose another name"),
     (lambda: load_collection(b"sample"), "collection: expected a path, found b'sample'"),
     (lambda: load_collection("sample").queries(["dev"]), "collection 'sample' has no split ['dev']: its splits are cast, dev, train"),
     (lambda: load_collection("squad:"), "collection 'squad:': expected a path, found ''"),
@@ -328,7 +356,7 @@ MODELS = [
        f"output_dir: expected a path, found {into!r}") for into in (None, 3, "")],
     (lambda m: m.rerank(output="."), "output: expected a file to write the run to, found the folder '.'"),
     (lambda m: m.rerank(candidates={"q0": ["d0"]}),
-     "run: expected a frame with the columns query_id, doc_id, score, each once, found dict"),
+     "run: expected a frame with the columns query_id, doc_id, score, each once, found a dict of q0"),
     (lambda m: gdmtl.rerank_texts(m("bert"), "ice", ["blue", "a \ud800 b"]),
      "the text ' a \\ud800 b' holds half of a surrogate pair: remove it"),
     (lambda m: m.rerank(processes=2, score="likelihood"),
