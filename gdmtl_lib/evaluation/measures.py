@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ir_measures
@@ -35,7 +36,7 @@ def evaluate(
     measures: Sequence[str] = PAPER_MEASURES, relevance_level: int = 1,
 ) -> pd.DataFrame:
     """Measure a run, query by query: each one's list in canonical order. A judged query that the run misses has value
-    0, and RBP residual 1; queries without judgments are left out.
+    0, and RBP residual 1 (a warning says of how many); queries without judgments are left out.
 
     run: `query_id` str, `doc_id` str, `score` number, or the path of a TREC run file.
     qrels: `query_id` str, `doc_id` str, `relevance` integer, or a path; a negative grade counts as 0.
@@ -57,6 +58,9 @@ def evaluate(
     qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].astype(np.int64).clip(lower=0))
     qrels = qrels.reset_index(drop=True)
     lists = _Lists(run, qrels)
+    if missing := len(lists.query_ids) - run["query_id"].nunique():
+        what = f"the run has no list for {missing:,} of {len(lists.query_ids):,} judged queries: they count as 0"
+        warnings.warn(f"{what}. Leave their judgments out if they were not to be ranked", stacklevel=2)
     others = [measure for measure in parsed.values() if _own(measure) is None]
     values = _by_ir_measures(others, run, qrels, lists.query_ids) if others else {}
     values |= {measure: own(lists, measure) for measure in parsed.values() if (own := _own(measure))}
@@ -217,8 +221,9 @@ def parse_measures(measures: Sequence[str], relevance_level: int) -> dict[str, i
             raise ValueError(f"measures: expected ir-measures' notation, found {name!r} ({why})") from None
         if not supported:
             raise ValueError(f"measures: ir-measures cannot compute {name!r}; these work: {WORKING}")
-        if measure in parsed.values():
-            raise ValueError(f"measures: expected each measure once, found {name!r} a second time")
+        if again := next((other for other, known in parsed.items() if known == measure), None):
+            also = f" (as {again!r})" * (again != name)
+            raise ValueError(f"measures: expected each measure once, found {name!r} a second time{also}")
         # What tools make of other ones is not an error: trec_eval, of P@0, ends the process.
         whole = [measure.params.get(key, 1) for key in ("rel", "cutoff")]
         if not all(is_whole(value) and value >= 1 for value in whole):

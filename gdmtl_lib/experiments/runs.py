@@ -1,6 +1,7 @@
 """Anybody's runs under the analyses: TREC runs and judgments of other tools, with the interface of `Results`."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -117,7 +118,8 @@ class Runs(Results):
 
     def _evaluate(self, name: str) -> pd.DataFrame:
         level, measures = self._measured
-        return evaluate(self._read(name), self.collection.qrels(SPLIT), measures, level)
+        with warnings.catch_warnings(action="ignore"):  # `gaps` says which run lacks what
+            return evaluate(self._read(name), self.collection.qrels(SPLIT), measures, level)
 
     def _found(self, system: str, file: str, seed: int | None = None) -> list[Path]:
         self.name(system)  # it is there, or unknown

@@ -41,7 +41,8 @@ def generate(
 
         gdmtl.generate(model, "Glacier ice looks blue because it absorbs red light.", method="sample", n=3)
 
-    Returns one text a passage or, where `n` is given, a list of n texts a passage.
+    Returns one text a passage or, where `n` is given, a list of n texts a passage; an empty one where the model, little
+    trained perhaps, ends it at once.
     Raises ValueError for a system that does not learn the task, a number of queries that does not fit, and settings
     out of range or of another method.
     """

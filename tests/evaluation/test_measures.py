@@ -1,5 +1,6 @@
 import re
 import time
+import warnings
 from math import log2
 
 import numpy as np
@@ -197,7 +198,7 @@ def test_more_queries_than_are_measured_at_a_time():
         ),
         (
             {"measures": ["RBP", "RBP(p=0.8)"]},
-            "measures: expected each measure once, found 'RBP(p=0.8)' a second time",
+            "measures: expected each measure once, found 'RBP(p=0.8)' a second time (as 'RBP')",
         ),
         ({"measures": ["RBP(p=1)"]}, "measures: expected 0 < p < 1 in RBP, found 'RBP(p=1)'"),
         (
@@ -308,3 +309,13 @@ def test_paper_names_are_the_papers():
         "RBP(p=0.5)": "RBP0.5",
         "RBP(p=0.8)": "RBP0.8",
     }
+
+
+def test_queries_that_a_run_lacks_are_counted_in_a_warning():
+    """They are 0 in the means, which look like those of a bad system."""
+    qrels = pd.DataFrame({"query_id": ["a", "b", "c"], "doc_id": "d", "relevance": 1})
+    run = pd.DataFrame({"query_id": ["b", "elsewhere"], "doc_id": "d", "score": 1.0})
+    with pytest.warns(UserWarning, match="^the run has no list for 2 of 3 judged queries: they count as 0. Leave their"):
+        assert evaluate(run, qrels, ["RR@10"])["value"].tolist() == [0, 1, 0]
+    with warnings.catch_warnings(action="error"):
+        evaluate(run.assign(query_id=["b", "a"]), qrels.iloc[:2], ["RR@10"])
