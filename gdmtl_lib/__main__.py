@@ -4,7 +4,9 @@ Each command is a few calls of the library; whatever more is wanted is a noteboo
 """
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,21 +33,23 @@ def compare(options) -> None:
     opened = _open(options)
     if len(opened.systems()) < 2:
         raise ValueError("one run: there is nothing to compare it with; `evaluate` measures it")
-    baseline, _ = opened.pair(options.baseline)
+    by_path = dict(zip(options.runs, opened.systems()))
+    baseline, _ = opened.pair(by_path.get(options.baseline, options.baseline))
     values = opened.values_by_system()
     tests = gdmtl.compare(values, baseline, options.measures)
     shown = {name: of[of["measure"].isin(options.measures)] for name, of in values.items()}
     effectiveness = marked_effectiveness(shown, tests)
-    columns = ["measure", "system", "mean", "difference", "low", "high", "p", "p_corrected", "mark"]
-    differences = labelled(tests[tests["system"] != baseline])[columns].replace({"measure": PAPER_NAMES})
+    columns = ["measure", "system", "baseline", "mean", "difference", "low", "high", "p", "p_corrected", "mark"]
+    differences = labelled(tests[tests["system"] != baseline].assign(baseline=baseline))[columns].replace({"measure": PAPER_NAMES})
     small = dict.fromkeys(("p", "p_corrected"), "{:.2g}".format)
+    opened.save_table(effectiveness, "effectiveness")
+    opened.save_table(differences.reset_index(drop=True), "differences")
     print(f"{opened!r}; marks and differences are against {baseline}")
     print(f"\n{effectiveness.rename_axis(None).to_string()}\n\n{differences.to_string(index=False, float_format='%.4f', formatters=small)}")
     print("""
 Better ▲ p < 0.01, △ p < 0.05; worse ▼, ▽. Paired t-tests, Holm-corrected over the runs of one measure; low and high: the
-95% interval of the difference, not corrected. RBP's second number: what unjudged passages could add.""")
-    opened.save_table(effectiveness, "effectiveness")
-    opened.save_table(differences.reset_index(drop=True), "differences")
+95% interval of the difference, not corrected. RBP's second number: what unjudged passages could add. Equal scores are ordered
+by passage id, as trec_eval does it.""")
     print(f"written: effectiveness and differences, .csv and .tex, in {opened.folder / 'tables'}")
 
 
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (evaluate, "Measure runs of any tool."),
     ):
         add = command(function, words)
-        add("runs", nargs="+", help="TREC run files, plain or .gz; the first is what the others are tested against")
+        add("runs", nargs="+", help="TREC run files, plain or .gz")
         add("--qrels", required=True, help="a file of TREC judgments, or irds:<id> of ir_datasets")
         add("--measures", nargs="+", default=list(PAPER_MEASURES), help="in ir-measures' notation (default: the paper's six)")
         add("--level", type=int, default=1, help="the lowest grade that counts as relevant (default: 1)")
@@ -122,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(given or ["--help"])
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, RuntimeError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
@@ -134,4 +141,5 @@ def _open(options) -> Runs:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     main()

@@ -55,7 +55,7 @@ def read_lines(path: str | os.PathLike | zipfile.Path) -> Iterator[tuple[int, st
     return within a line, is compressed in another way, or is named `.gz` and is damaged or something else.
     """
     path, number = path if isinstance(path, zipfile.Path) else as_path(path), 0
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe is read as well
         raise FileNotFoundError(f"no file {path}")
     try:
         with path.open("rb") as content, gzip.open(content) if path.suffix == ".gz" else nullcontext(content) as file:
@@ -94,12 +94,24 @@ _NAMES = frozenset(
 
 def read_rows(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
     """The lines' numbers and fields (see `split_line`). forms: the first is what is expected, others are accepted: the
-    number of the first line's fields says which one it is."""
-    form = forms[0]
+    number of the first line's fields says which one it is. Empty lines at the end are none, and neither is a header of
+    ir-metadata."""
+    form, is_header, has_rows, empty = forms[0], False, False, []
     for number, line in read_lines(path):
-        if number == 1:
-            form = next((form for form in forms if len(form.split()) == len(line.split())), form)
-        yield number, split_line(path, number, line, form)
+        is_header = is_header or number == 1 and line.strip() == "# ir_metadata.start"
+        if is_header:
+            is_header = line.strip() != "# ir_metadata.end"
+        elif not line.strip():
+            empty.append(number)
+        else:
+            for gap in empty[:1]:
+                split_line(path, gap, "", form)  # which is refused
+            if number == 1 and not line.lstrip().startswith(("{", "[")):
+                form = next((form for form in forms if len(form.split()) == len(line.split())), form)
+            has_rows = True
+            yield number, split_line(path, number, line, form)
+    if not has_rows:
+        split_line(path, number, "", form)
 
 
 def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> list[str]:

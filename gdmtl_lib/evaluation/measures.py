@@ -238,6 +238,8 @@ def parse_measures(measures: Sequence[str], relevance_level: int) -> dict[str, i
 def _meant(name: str) -> str | None:
     """What other tools' name of a measure is in ir-measures' notation, `nDCG@10` for `ndcg_cut_10`; None for a name
     that is known, or that no tool has."""
+    if own := next((measure for measure, shown in PAPER_NAMES.items() if shown == name and shown.startswith("RBP")), None):
+        return own
     known = ir_measures.measures.registry
     match = re.fullmatch(r"([a-z_]*?[a-z])(?:_cut)?(?:([_.@-]?)(\d+))?", str(name), re.IGNORECASE)
     if match is None or match[1] in known and match[2] in (None, "@"):

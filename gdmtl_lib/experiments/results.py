@@ -36,6 +36,11 @@ _LATEX_MARKS = {
 }  # fmt: skip
 
 
+def _p(value: float) -> str:
+    """A p value in LaTeX."""
+    return "" if value != value else "$<$0.001" if value < 0.0005 else f"{value:.3f}"
+
+
 class Results:
     """The results of a config.
 
@@ -166,7 +171,8 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         index = any(name is not None for name in table.index.names)
         table.to_csv(folder / f"{name}.csv", index=index)
-        latex = table.to_latex(index=index, escape=True, float_format="%.3f", na_rep="")
+        small = {column: _p for column in table if column in ("p", "p_corrected")}
+        latex = table.to_latex(index=index, escape=True, float_format="%.3f", na_rep="", formatters=small)
         for mark, command in _LATEX_MARKS.items():
             latex = latex.replace(mark, command)
         (folder / f"{name}.tex").write_text(latex, encoding="utf-8")

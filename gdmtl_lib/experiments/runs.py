@@ -15,7 +15,7 @@ from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
 from gdmtl_lib.data.trec import as_run, read_qrels
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate, parse_measures
-from gdmtl_lib.systems import unknown_name
+from gdmtl_lib.systems import LABELS, unknown_name
 from .notebook import results_folder
 from .results import Results
 
@@ -41,10 +41,11 @@ def open_runs(
         queries: a file `query_id<TAB>text`, or a frame `query_id, text` (and `category`). Without it, ids are shown.
         passages: a file `doc_id<TAB>text`, or whatever `load_collection` takes. Without it, ids are shown.
         categories: a file `query_id<TAB>category`.
+        relevance_level, measures: as of `evaluate`; the paper's measures come beside those that are asked for.
         folder: where tables and figures go; `papermill_runs/runs` when None.
 
-    Raises FileNotFoundError for a missing file and ValueError for an unknown measure; a malformed run is refused, with its
-    line, when it is first read.
+    Raises FileNotFoundError for a missing file; ValueError for a malformed one, with its line, an unknown measure and a
+    relevance_level above all grades.
     """
     return Runs(runs, qrels, queries, passages, categories, relevance_level, measures, folder)
 
@@ -62,20 +63,29 @@ class Runs(Results):
                 raise ValueError(f"expected each run once, found {again} twice")
             names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in runs]
             runs = dict(zip(names if len(set(names)) == len(names) else map(str, runs), runs))
-        self.folder, self.lacks = as_path(folder or results_folder(SPLIT), "folder"), []
+        for shown, names in pd.Series(list(runs)).groupby([LABELS[str(name)] for name in runs]):
+            if len(names) > 1:
+                raise ValueError(f"runs: {' and '.join(names)} would both be shown as {shown}: give one another name")
+        self.folder, self.lacks = as_path(results_folder(SPLIT) if folder is None else folder, "folder"), []
         self.output = self.folder
         if self.folder.is_file():
             raise ValueError(f"{self.folder} is a file: give a folder for tables and figures")
         self.folder.mkdir(parents=True, exist_ok=True)
         split = self._split(qrels, queries, categories)
         self.collection = Collection(SPLIT, self._texts(passages), {SPLIT: split})
-        self._runs = dict(runs)
-        for run in self._runs.values():
-            if isinstance(run, str | os.PathLike) and not as_path(run, "runs").is_file():
-                raise FileNotFoundError(f"no file {run}")
-        parse_measures(measures, relevance_level)
-        self._measured = relevance_level, list(dict.fromkeys([*PAPER_MEASURES, *measures]))
-        self._read, self._evaluate = cache(self._read), cache(self._evaluate)
+        asked = parse_measures(measures, relevance_level)
+        papers = parse_measures(PAPER_MEASURES, relevance_level).items()
+        self._measured = relevance_level, [*asked, *(name for name, known in papers if known not in asked.values())]
+        qrels = self.collection.qrels(SPLIT)
+        if relevance_level > (highest := qrels["relevance"].max()):
+            raise ValueError(f"relevance_level: expected a grade of the judgments, at most {highest}, found {relevance_level}")
+        self._runs = {name: as_run(run) for name, run in runs.items()}
+        judged = set(qrels["query_id"])
+        missing = {name: len(judged.difference(run["query_id"])) for name, run in self._runs.items()}
+        self._gaps = {name: f"{name} lacks {count:,} of {len(judged):,} judged queries: they count as 0."
+                      for name, count in missing.items() if 0 < count < len(judged)}  # fmt: skip
+        self._said: set[str] = set()
+        self._evaluate = cache(self._evaluate)
 
     def __repr__(self) -> str:
         return f"<runs {', '.join(self._runs)} on {self.collection.qrels(SPLIT)['query_id'].nunique():,} judged queries>"
@@ -99,7 +109,7 @@ class Runs(Results):
         return [None]
 
     def run(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:
-        return self._read(self.name(system))
+        return self._runs[self.name(system)]
 
     def values(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:
         return self._evaluate(self.name(system))
@@ -109,17 +119,16 @@ class Runs(Results):
 
     def gaps(self) -> list[str]:
         """A sentence for every run that lacks judged queries: a file cut short looks like a bad system."""
-        judged = set(self.collection.qrels(SPLIT)["query_id"])
-        missing = {name: len(judged.difference(self._read(name)["query_id"])) for name in self._runs}
-        return [f"{name} lacks {count:,} of {len(judged):,} judged queries: they count as 0." for name, count in missing.items() if count]
-
-    def _read(self, name: str) -> pd.DataFrame:
-        return as_run(self._runs[name])
+        self._said |= set(self._gaps)
+        return list(self._gaps.values())
 
     def _evaluate(self, name: str) -> pd.DataFrame:
+        if name in self._gaps and name not in self._said:
+            self._said.add(name)
+            warnings.warn(self._gaps[name], stacklevel=5)
         level, measures = self._measured
-        with warnings.catch_warnings(action="ignore"):  # `gaps` says which run lacks what
-            return evaluate(self._read(name), self.collection.qrels(SPLIT), measures, level)
+        with warnings.catch_warnings(action="ignore"):  # which says the same without the name
+            return evaluate(self._runs[name], self.collection.qrels(SPLIT), measures, level)
 
     def _found(self, system: str, file: str, seed: int | None = None) -> list[Path]:
         self.name(system)  # it is there, or unknown

@@ -233,6 +233,8 @@ def differences(table: pd.DataFrame, baseline: str, measures: Sequence[str]) -> 
     """Section 6.4: each system's difference to the baseline with its 95% interval, a panel for each of some measures.
     table: what `comparison.compare` returns."""
     systems = [system for system in table["system"].unique() if system != baseline]
+    if not systems:
+        raise ValueError(f"differences: expected a system beside {baseline!r} in the table, found none")
     figure, axes = panels(len(measures), 1.3 + 0.27 * len(systems), 4.2, sharey=True)
     for axis, measure in zip(axes, measures):
         rows = table[table["measure"] == measure].set_index("system", drop=False).loc[systems]

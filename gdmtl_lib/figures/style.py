@@ -46,10 +46,13 @@ styled = plt.rc_context(STYLE)
 
 
 class _Colours(dict):
-    """Colours of what is known; what a user adds gets one of five further colours."""
+    """Colours of what is known; what a user adds gets one of twelve further colours."""
+
+    FURTHER = ("#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#CC6677", "#88CCEE", "#DDCC77", "#661100", "#4477AA",
+               "#66CC33", "#BB8866")  # fmt: skip
 
     def __missing__(self, name: str) -> str:
-        self[name] = ("#882255", "#44AA99", "#999933", "#AA4499", "#117733")[len(self) % 5]
+        self[name] = self.FURTHER[(len(self) - 9) % len(self.FURTHER)]
         return self[name]
 
 
@@ -59,6 +62,7 @@ SYSTEM_COLOURS = _Colours(
 )
 SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MOST_CATEGORIES = 50  # rows of a figure: of 5,000 it would be a file of 300,000 pixels that nothing opens
+LONG_NAME = 34  # letters beside a row
 GAIN, LOSS, SAME = "#0072B2", "#D55E00", "#cccccc"
 
 
@@ -109,6 +113,8 @@ def drawn(question: str = "") -> Callable:
                     raise ValueError(f"{draw.__name__} cannot draw this ({what}): {error!s:.100}; help() says what it takes") from error
                 raise
             figure, *more = found if isinstance(found, tuple) else (found,)
+            for axis in figure.axes:
+                _within(axis, figure)
             across = int(11.4 * figure.get_figwidth())
             lines = [part for line in " ".join([title, *more]).strip().split("\n") for part in textwrap.wrap(line, across) or [""]]
             figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
@@ -119,9 +125,20 @@ def drawn(question: str = "") -> Callable:
     return decorate
 
 
+def _within(axis: Axes, figure: Figure) -> None:
+    """Break the title and the label under an axis where they are longer than it is wide; the names of runs have any length."""
+    place = axis.get_subplotspec()
+    inches = figure.get_figwidth() * (len(place.colspan) / place.get_gridspec().ncols if place else 1)
+    title, label = (axis.set_title, axis.get_title("left"), 10.5), (axis.set_xlabel, axis.get_xlabel(), 11.4)
+    for set_text, text, letters in (title, label):  # an inch
+        if max(map(len, text.split("\n"))) > letters * inches:
+            set_text(textwrap.fill(text, int(letters * inches), break_on_hyphens=False))
+
+
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
-    """Names at the rows of an axis, the first on top; lines between rows say nothing and go."""
-    names = list(names)
+    """Names at the rows of an axis, the first on top, the middle of long ones left out; lines between rows say nothing and
+    go."""
+    names = [name if len(name) <= LONG_NAME or "\n" in name else f"{name[:LONG_NAME - 16]}…{name[-15:]}" for name in names]
     axis.set_yticks(range(len(names)), names, **style)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -197,7 +214,7 @@ def follow(
     low, high = (values if side is None else np.where(np.isnan(side), values, side) for side in (low, high))
     shown = np.ones(len(values), bool) if usual is None else np.array(usual)
     shown[shown] = near(values[shown])
-    start, end = min(*low[shown], *include), max(*high[shown], *include)
+    start, end = min([*low[shown], *include]), max([*high[shown], *include])
     room = 0.08 * (end - start) or 0.01
     axis.set_xlim(start - room, end + room)
     for place in np.flatnonzero((values < start - room) | (values > end + room)):

@@ -1,7 +1,11 @@
 """Runs of other tools under the analyses, and the command line over them."""
 
 import gzip
+import os
 import random
+import subprocess
+import sys
+import warnings
 
 import pandas as pd
 import pytest
@@ -173,6 +177,14 @@ def test_rerank_and_generate_are_those_of_the_library(folder, toy_bert_folder, c
     (["compare", "nothing.run", "--qrels", "qrels.txt"], "no file nothing.run"),
     (["compare", "pyserini.run", "pyserini.run", "--qrels", "qrels.txt"], "expected each run once, found pyserini.run twice"),
     (["compare", "pyserini.run", "--qrels", "qrels.txt", "--output", "qrels.txt"], "qrels.txt is a file: give a folder for"),
+    (["compare", "pyserini.run", "--qrels", "qrels.txt"], "one run: there is nothing to compare it with; `evaluate` measures"),
+    (["compare", "pyserini.run", "pyterrier.res", "--qrels", "qrels.txt", "--output", ""], "folder: expected a path, found ''"),
+    (["evaluate", "pyserini.run", "--qrels", "qrels.txt", "--level", "2"],
+     "relevance_level: expected a grade of the judgments, at most 1, found 2"),
+    (["evaluate", "pyserini.run", "--qrels", "qrels.txt", "--measures", "RBP0.5"],
+     "measures: expected ir-measures' notation, found 'RBP0.5'; did you mean RBP(p=0.5)?"),
+    (["evaluate", "pyserini.run", "--qrels", "qrels.txt", "--measures", "RR@10", "MRR@10"],
+     "measures: expected each measure once, found 'MRR@10' a second time (as 'RR@10')"),
     (["evaluate", "pyserini.run", "--qrels", "qrels.txt", "--measures", "P@0"], "measures: expected a cutoff and a rel that"),
     (["evaluate", "pyserini.run", "--qrels", "."], "no file ."),
     (["generate", "nothing", "qrels.txt"], "no checkpoint folder nothing"),
@@ -182,3 +194,57 @@ def test_the_command_line_says_what_is_wrong_in_a_sentence(folder, capsys, argum
         main(arguments)
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith(f"python -m gdmtl_lib: {words}")
+
+
+def test_measures_may_be_called_as_they_are_printed(folder):
+    opened = open_runs({"a": "pyserini.run"}, "qrels.txt", measures=["MRR@10", "NDCG@10", "AP"])
+    values = opened.values("a")
+    assert list(values["measure"].unique()) == ["MRR@10", "NDCG@10", "AP", "RR@100", "nDCG@20", "RBP(p=0.5)", "RBP(p=0.8)"]
+
+
+def test_what_a_run_lacks_is_warned_of_once_and_by_name(folder):
+    lines = (folder / "pyserini.run").read_text().splitlines(keepends=True)
+    (folder / "cut.run").write_text("".join(lines[:24]))
+    opened = open_runs({"whole": "pyserini.run", "cut": "cut.run"}, "qrels.txt")
+    with pytest.warns(UserWarning, match="^cut lacks 9 of 12 judged queries: they count as 0.$"):
+        opened.values_by_system()
+    opened = open_runs({"whole": "pyserini.run", "cut": "cut.run"}, "qrels.txt")
+    assert opened.gaps() == ["cut lacks 9 of 12 judged queries: they count as 0."]
+    with warnings.catch_warnings(action="error"):
+        opened.values_by_system()
+
+
+def test_two_names_that_are_shown_alike_are_refused(folder):
+    with pytest.raises(ValueError, match="^runs: bert and BERT would both be shown as BERT: give one another name$"):
+        open_runs({"bert": "pyserini.run", "BERT": "pyterrier.res"}, "qrels.txt")
+
+
+def test_a_single_run_is_drawn_and_has_no_differences(folder):
+    tests = gdmtl.compare(open_runs({"a": "pyserini.run"}, "qrels.txt").values_by_system(), "a")
+    assert len(gdmtl.plots.effectiveness(tests, "a").axes) == 6
+    with pytest.raises(ValueError, match="^differences: expected a system beside 'a' in the table, found none$"):
+        gdmtl.plots.differences(tests, "a", ["RR@10"])
+
+
+def test_runs_of_a_header_and_of_empty_last_lines(folder):
+    plain = (folder / "pyserini.run").read_text()
+    (folder / "annotated.run").write_text("# ir_metadata.start\n# platform:\n#   hardware: {}\n# ir_metadata.end\n" + plain + "\n\n")
+    pd.testing.assert_frame_equal(gdmtl.read_run("annotated.run"), gdmtl.read_run("pyserini.run"))
+    (folder / "gap.run").write_text(plain.replace("\n", "\n\n", 1))
+    with pytest.raises(ValueError, match="^gap.run, line 2: expected 6 columns .* found 0"):
+        gdmtl.read_run("gap.run")
+    (folder / "ranx.json").write_text('{"q1": {"d1": 1.0}}\n')
+    with pytest.raises(ValueError, match="^ranx.json, line 1: expected 6 columns .* found 3; this looks like JSON$"):
+        gdmtl.read_run("ranx.json")
+    (folder / "nothing.run").write_text("# ir_metadata.start\n# ir_metadata.end\n\n")
+    with pytest.raises(ValueError, match="^nothing.run, line 3: expected 6 columns"):
+        gdmtl.read_run("nothing.run")
+
+
+def test_the_command_line_in_pipes(folder):
+    """A run comes through one, and whoever reads the table has seen enough of it."""
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    call = f"{sys.executable} -m gdmtl_lib compare <(cat pyserini.run) pyterrier.res --qrels <(cat qrels.txt) --baseline pyterrier.res"
+    done = subprocess.run(["bash", "-c", f"{call} | head -1; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, env=here)
+    assert done.stderr == "" and done.stdout.endswith("judged queries>; marks and differences are against pyterrier\n0\n")
+    assert pd.read_csv("tables/differences.csv")["baseline"].unique().tolist() == ["pyterrier"]
