@@ -129,7 +129,7 @@ def _within(axis: Axes, figure: Figure) -> None:
     """Break the title and the label under an axis where they are longer than it is wide; the names of runs have any length."""
     place = axis.get_subplotspec()
     inches = figure.get_figwidth() * (len(place.colspan) / place.get_gridspec().ncols if place else 1)
-    title, label = (axis.set_title, axis.get_title("left"), 10.5), (axis.set_xlabel, axis.get_xlabel(), 11.4)
+    title, label = (axis.set_title, axis.get_title("left"), 11), (axis.set_xlabel, axis.get_xlabel(), 11.4)
     for set_text, text, letters in (title, label):  # an inch
         if max(map(len, text.split("\n"))) > letters * inches:
             set_text(textwrap.fill(text, int(letters * inches), break_on_hyphens=False))
