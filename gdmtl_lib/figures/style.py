@@ -128,11 +128,10 @@ def drawn(question: str = "") -> Callable:
 def _within(axis: Axes, figure: Figure) -> None:
     """Break the title and the label under an axis where they are longer than it is wide; the names of runs have any length."""
     place = axis.get_subplotspec()
-    inches = figure.get_figwidth() * (len(place.colspan) / place.get_gridspec().ncols if place else 1)
-    title, label = (axis.set_title, axis.get_title("left"), 11), (axis.set_xlabel, axis.get_xlabel(), 11.4)
-    for set_text, text, letters in (title, label):  # an inch
-        if max(map(len, text.split("\n"))) > letters * inches:
-            set_text(textwrap.fill(text, int(letters * inches), break_on_hyphens=False))
+    letters = int(11.4 * figure.get_figwidth() * (len(place.colspan) / place.get_gridspec().ncols if place else 1))
+    for set_text, text in ((axis.set_title, axis.get_title("left")), (axis.set_xlabel, axis.get_xlabel())):
+        if max(map(len, text.split("\n"))) > letters:
+            set_text(textwrap.fill(text, letters, break_on_hyphens=False))
 
 
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:

@@ -1070,7 +1070,8 @@ def test_the_first_stage_cannot_be_drawn():
 def test_interactions_are_orange_where_the_texts_meet(tokenizers):
     attentions = {"bart_s": ranking_layouts("bart_s", tokenizers["encoder"], "ice water river", "old king")}
     figure = plots.interactions(attentions)
-    assert titles(figure) == [f"BART_S: {name}" for name in ("self-attention, encoder", "self-attention, decoder", "cross-attention")]
+    names = [f"BART_S: {name}" for name in ("self-attention, encoder", "self-attention, decoder", "cross-attention")]
+    assert [title.replace("\n", " ") for title in titles(figure)] == names  # narrow panels break them
     orange = to_rgb("#D55E00")
     cells = [axis.collections[0] for axis in figure.axes]
     assert [int((each.cmap(each.norm(each.get_array()))[..., :3] == orange).all(axis=-1).sum()) for each in cells] == [0, 0, 6]
