@@ -225,7 +225,7 @@ def _run_kernel(arguments: list[str], environment: Mapping[str, str], cwd: str) 
 
     plain = auto.tqdm  # chosen on import, where there was no kernel yet
     for module in list(sys.modules.values()):
-        if getattr(module, "tqdm", None) is plain:
+        if vars(module).get("tqdm") is plain:  # getattr would load what a lazy module has
             module.tqdm = notebook.tqdm
     try:
         _enter(environment, cwd)

@@ -94,24 +94,16 @@ _NAMES = frozenset(
 
 def read_rows(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
     """The lines' numbers and fields (see `split_line`). forms: the first is what is expected, others are accepted: the
-    number of the first line's fields says which one it is. Empty lines at the end are none, and neither is a header of
-    ir-metadata."""
-    form, is_header, has_rows, empty = forms[0], False, False, []
+    number of the first line's fields says which one it is. A header of ir-metadata before them is left out."""
+    form, is_header = forms[0], False
     for number, line in read_lines(path):
         is_header = is_header or number == 1 and line.strip() == "# ir_metadata.start"
-        if is_header:
-            is_header = line.strip() != "# ir_metadata.end"
-        elif not line.strip():
-            empty.append(number)
-        else:
-            for gap in empty[:1]:
-                split_line(path, gap, "", form)  # which is refused
+        if not is_header:
             if number == 1 and not line.lstrip().startswith(("{", "[")):
                 form = next((form for form in forms if len(form.split()) == len(line.split())), form)
-            has_rows = True
             yield number, split_line(path, number, line, form)
-    if not has_rows:
-        split_line(path, number, "", form)
+        elif line.strip() == "# ir_metadata.end":
+            is_header = False
 
 
 def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> list[str]:

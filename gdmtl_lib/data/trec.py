@@ -108,6 +108,8 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
                 column.clear()
     if scores:
         parts.append(_part_of_run(*columns))
+    if not parts:
+        raise ValueError(f"{path} has no rows below its header")
     run = pd.concat(parts, ignore_index=True)
     if len(fields) == 3 and (again := run.duplicated(["query_id", "score"])).any():
         row = int(np.argmax(again))

@@ -181,7 +181,7 @@ def query_deltas(values_a: pd.DataFrame, values_b: pd.DataFrame, measure: str) -
     values = _aligned({"baseline": values_a, "system": values_b}, measure).reset_index()
     values["difference"] = difference(values["system"], values["baseline"])
     place = values["difference"].round(12)  # differences that are equal but for rounding stand by query_id
-    order = np.lexsort((values["query_id"].rank(method="first"), -place))
+    order = np.lexsort((np.unique(values["query_id"].to_numpy(dtype=object), return_inverse=True)[1], -place))
     return values.iloc[order].reset_index(drop=True)
 
 

@@ -73,7 +73,7 @@ class Runs(Results):
         self.folder.mkdir(parents=True, exist_ok=True)
         split = self._split(qrels, queries, categories)
         self.collection = Collection(SPLIT, self._texts(passages), {SPLIT: split})
-        asked = parse_measures(measures, relevance_level)
+        asked = parse_measures(measures, relevance_level) if measures else {}
         papers = parse_measures(PAPER_MEASURES, relevance_level).items()
         self._measured = relevance_level, [*asked, *(name for name, known in papers if known not in asked.values())]
         qrels = self.collection.qrels(SPLIT)

@@ -317,5 +317,5 @@ def test_queries_that_a_run_lacks_are_counted_in_a_warning():
     run = pd.DataFrame({"query_id": ["b", "elsewhere"], "doc_id": "d", "score": 1.0})
     with pytest.warns(UserWarning, match="^the run has no list for 2 of 3 judged queries: they count as 0. Leave their"):
         assert evaluate(run, qrels, ["RR@10"])["value"].tolist() == [0, 1, 0]
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         evaluate(run.assign(query_id=["b", "a"]), qrels.iloc[:2], ["RR@10"])

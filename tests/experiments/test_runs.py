@@ -226,19 +226,20 @@ def test_a_single_run_is_drawn_and_has_no_differences(folder):
         gdmtl.plots.differences(tests, "a", ["RR@10"])
 
 
-def test_runs_of_a_header_and_of_empty_last_lines(folder):
-    plain = (folder / "pyserini.run").read_text()
-    (folder / "annotated.run").write_text("# ir_metadata.start\n# platform:\n#   hardware: {}\n# ir_metadata.end\n" + plain + "\n\n")
+def test_a_run_with_ir_metadatas_header(folder):
+    header, plain = "# ir_metadata.start\n# platform:\n#   hardware: {}\n# ir_metadata.end\n", (folder / "pyserini.run").read_text()
+    (folder / "annotated.run").write_text(header + plain)
     pd.testing.assert_frame_equal(gdmtl.read_run("annotated.run"), gdmtl.read_run("pyserini.run"))
-    (folder / "gap.run").write_text(plain.replace("\n", "\n\n", 1))
-    with pytest.raises(ValueError, match="^gap.run, line 2: expected 6 columns .* found 0"):
-        gdmtl.read_run("gap.run")
+    for content, problem in (
+        (header, " has no rows"), (header.rpartition("# ir")[0] + plain, " has no rows"),
+        (header + plain + "q 1\n", ", line 101: expected 6 columns "), (plain + header, ", line 97: expected 6 columns "),
+    ):  # fmt: skip
+        (folder / "bad.run").write_text(content)
+        with pytest.raises(ValueError, match=f"^bad.run{problem}"):
+            gdmtl.read_run("bad.run")
     (folder / "ranx.json").write_text('{"q1": {"d1": 1.0}}\n')
     with pytest.raises(ValueError, match="^ranx.json, line 1: expected 6 columns .* found 3; this looks like JSON$"):
         gdmtl.read_run("ranx.json")
-    (folder / "nothing.run").write_text("# ir_metadata.start\n# ir_metadata.end\n\n")
-    with pytest.raises(ValueError, match="^nothing.run, line 3: expected 6 columns"):
-        gdmtl.read_run("nothing.run")
 
 
 def test_the_command_line_in_pipes(folder):

@@ -270,7 +270,9 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
         jobs |= {"08_query_categories_dev-small", "09_training_size", "10_transfer_msmarco.cast-2019"}
     if config == "denoising":  # the study alone trains
         jobs = jobs - {"train_bert_seed0"} | {"17_denoising"}
-    if config.startswith("choices"):
+    if config == "choices_graded":
+        jobs |= {"16_choices", "train_choices_graded_sources_gdmtl_seed2"}
+    elif config.startswith("choices"):
         jobs |= {"16_choices", "train_choices_mlm_expansion_gdmtl_seed0"}
         assert "train_choices_mlm_expansion_bert" not in listed  # a mask of generation does not concern it
     if config == "squad_sentences_cpu":
