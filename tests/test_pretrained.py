@@ -552,7 +552,7 @@ def test_saving_leaves_what_others_have_put_there(tmp_path, toy_bert_folder, mon
         model.save_pretrained(".")
         assert (tmp_path / "README.md").read_text() == readme
     load_model(".")
-    for config in ('{"compilerOptions": {}}', "// not JSON"):
+    for config in ('{"compilerOptions": {}}', "// not JSON", "3"):
         Path("project").mkdir(exist_ok=True)
         Path("project", "config.json").write_text(config)
         with pytest.raises(ValueError, match="project/config.json is not a model's: save the checkpoint into a folder of its own"):

@@ -134,7 +134,7 @@ def keep_others(folder: Path, fresh: Path) -> None:
     head = readme.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0] if readme.exists() else None
     if head is not None and not (head.startswith("---\n") and "\n- gdmtl\n" in head):
         (fresh / "README.md").unlink()
-    with suppress(ValueError):  # not JSON
+    with suppress(ValueError, TypeError):  # not JSON, or no object
         if config.exists() and "model_type" in json.loads(config.read_text(encoding="utf-8", errors="replace")):
             return
     if config.exists():
