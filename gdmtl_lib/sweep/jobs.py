@@ -194,6 +194,8 @@ def _of_runs(config: Config) -> Iterator[Job]:
     known = config.runs | {"baseline": config.baseline, "relevance_level": level, "results_dir": config.folder}
     for notebook, which in ANALYSES.items():
         given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
+        if notebook != "04_rerank_and_evaluate" and len(opened.systems()) == 1:
+            continue  # the others compare
         if "runs" in given and (which != "categories" or "category" in opened.collection.queries(SPLIT)):
             does = {"notebook": notebook, "name": notebook, "parameters": given, "computes": False}
             of = _hash([__version__, _code(config, notebook), given, contents])

@@ -69,6 +69,8 @@ def test_a_changed_run_is_looked_at_again_and_nothing_is_looked_at_twice(given, 
     changed = prepare(read(given))
     assert not set(keys) & {job.key for job in changed}
     assert [job.name[:2] for job in prepare(read(given, categories=None))] == ["04", "05", "06", "07"]
+    alone = {name: given["runs"][name] for name in NAMES[:1]}
+    assert [job.name for job in prepare(read(given, runs=alone))] == ["04_rerank_and_evaluate"]  # the others compare
     assert list(missing(read(given))) == []
     (tmp_path / "qrels").write_text("damaged\n")
     with pytest.raises(ValueError, match="qrels, line 1: expected 4 columns"):
