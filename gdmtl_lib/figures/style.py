@@ -159,9 +159,10 @@ def colour_bar(figure: Figure, image, label: str, **style) -> Axes:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
-    """One legend for a figure, under it: of some handles, or of what has a label in the first panel."""
+    """One legend for a figure, under it, no wider than that: of some handles, or of what has a label in the first panel."""
     handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
     if handles:
+        columns = min(columns, max(1, int(14 * figure.get_figwidth() / (7 + max(len(str(each.get_label())) for each in handles)))))
         across = ceil(len(handles) / ceil(len(handles) / columns))
         figure.legend(handles=handles, loc="outside lower left", ncols=across, fontsize=9)
 
