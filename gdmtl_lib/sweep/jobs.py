@@ -192,11 +192,9 @@ def _of_runs(config: Config) -> Iterator[Job]:
     contents = [content_of(Path(file)) if Path(file).is_file() else load_collection(file).fingerprint()
                 for file in files if not file.startswith("irds:")]  # fmt: skip
     known = config.runs | {"baseline": config.baseline, "relevance_level": level, "results_dir": config.folder}
-    for notebook, which in ANALYSES.items():
+    for notebook in ANALYSES if len(opened.systems()) > 1 else ["04_rerank_and_evaluate"]:  # the others compare
         given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
-        if notebook != "04_rerank_and_evaluate" and len(opened.systems()) == 1:
-            continue  # the others compare
-        if "runs" in given and (which != "categories" or "category" in opened.collection.queries(SPLIT)):
+        if "runs" in given and (ANALYSES[notebook] != "categories" or "category" in opened.collection.queries(SPLIT)):
             does = {"notebook": notebook, "name": notebook, "parameters": given, "computes": False}
             of = _hash([__version__, _code(config, notebook), given, contents])
             yield Job(notebook, "analyse", of, config.folder, does, [], seconds=NOTEBOOK)
