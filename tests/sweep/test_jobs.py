@@ -13,6 +13,7 @@ import pytest
 from gdmtl_lib import systems
 from gdmtl_lib.backbones import checkpoints
 from gdmtl_lib.experiments.notebook import notebook_parameters
+from gdmtl_lib.sweep import costs
 from gdmtl_lib.sweep.config import read_config
 from gdmtl_lib.sweep.jobs import _compared_with, plan, prepare, read_plan
 from gdmtl_lib.sweep.trainings import trainings
@@ -292,7 +293,8 @@ def test_the_epoch_is_chosen_in_folds_where_the_config_says_so(read, changed):
     assert not before and len(after) == 4
 
 
-def test_what_computes_with_a_model_asks_for_a_gpu_and_everything_for_time_and_memory(planned):
+def test_what_computes_with_a_model_asks_for_a_gpu_and_everything_for_time_and_memory(planned, monkeypatch):
+    monkeypatch.setattr(costs, "speed", lambda: 1e11)  # on a fast machine a notebook's own seconds are most of a small job's
     jobs = planned(parameters={"processes": 2}, overrides={})
     wanting = {name: job.gpus for name, job in jobs.items() if job.gpus}
     assert {name for name, gpus in wanting.items() if gpus == 2} == {name for name in jobs if name.startswith(("train_", "rerank_"))}
