@@ -134,11 +134,12 @@ def keep_others(folder: Path, fresh: Path) -> None:
     head = readme.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0] if readme.exists() else None
     if head is not None and not (head.startswith("---\n") and "\n- gdmtl\n" in head):
         (fresh / "README.md").unlink()
+    if not config.exists():
+        return
     with suppress(ValueError, TypeError):  # not JSON, or no object
-        if config.exists() and "model_type" in json.loads(config.read_text(encoding="utf-8", errors="replace")):
+        if "model_type" in json.loads(config.read_text(encoding="utf-8", errors="replace")):
             return
-    if config.exists():
-        raise ValueError(f"{config} is not a model's: save the checkpoint into a folder of its own")
+    raise ValueError(f"{config} is not a model's: save the checkpoint into a folder of its own")
 
 
 def weight_files(folder: Path) -> list[Path]:

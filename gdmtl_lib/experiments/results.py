@@ -38,7 +38,7 @@ _LATEX_MARKS = {
 
 def _p(value: float) -> str:
     """A p value in LaTeX."""
-    return "" if value != value else "$<$0.001" if value < 0.0005 else f"{value:.3f}"
+    return "$<$0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 class Results:

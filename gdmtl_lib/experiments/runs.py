@@ -127,7 +127,8 @@ class Runs(Results):
             self._said.add(name)
             warnings.warn(self._gaps[name], stacklevel=5)
         level, measures = self._measured
-        with warnings.catch_warnings(action="ignore"):  # which says the same without the name
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the run has no list for")  # the same without the name
             return evaluate(self._runs[name], self.collection.qrels(SPLIT), measures, level)
 
     def _found(self, system: str, file: str, seed: int | None = None) -> list[Path]:

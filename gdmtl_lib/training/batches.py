@@ -177,21 +177,20 @@ class Batches:
     def sequences(self, epoch: int, indices, tasks: tuple[str, ...] | None = None) -> list[TokenSequence]:
         """Of each instance its relevant passage, its negatives, and what is to be generated."""
         tasks = tasks or self.settings.tasks_of(self.system)
+        generative = [task for task in tasks if task != "rank"]
         instances = [self.instances.instance(epoch, int(index)) for index in indices]
         queries = self._tokens("query", [each.query_id for each in instances])
-        doc_ids = [doc_id for each in instances for doc_id in (each.positive, *each.negatives)]
+        doc_ids = [doc_id for each in instances for doc_id in (each.positive, *each.negatives, each.source)]
         passages = iter(self._tokens("passage", doc_ids))
         sequences = []
         for instance, query in zip(instances, queries):
-            group = [next(passages) for _ in range(1 + self.settings.negatives)]
-            [source] = group[:1] if instance.source == instance.positive else self._tokens("passage", [instance.source])
+            group, source = [next(passages) for _ in range(1 + self.settings.negatives)], next(passages)
             if "rank" in tasks:
                 sequences += [
                     replace(self.builder.rank(passage, query), teacher=self._teacher.get((instance.query_id, doc_id)))
                     for passage, doc_id in zip(group, (instance.positive, *instance.negatives))
                 ]
-            written = [task for task in tasks if task != "rank"]
-            sequences += [self._generation(task, epoch, instance, group[0], source, query) for task in written]
+            sequences += [self._generation(task, epoch, instance, group[0], source, query) for task in generative]
         return sequences
 
     def _generation(self, task: str, epoch: int, instance: Instance, passage, source, query) -> TokenSequence:
