@@ -6,9 +6,11 @@ h heads, t packed tokens, d head dimension; of one span r rows, c columns.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,11 +18,15 @@ from transformers import AttentionInterface
 
 from gdmtl_lib.masks import Spans, span_mask
 
+from .dropout import not_dropped
 from .flash import suits, varlen_attention
 from .linear import replaced
 from .reference import is_fast
 
 PACKED = "gdmtl_packed"
+STEP_OF_SHAPES = 32  # rows and columns of padded spans are multiples of it
+WEIGHTS_AT_ONCE = 2**17  # of a head: more would not stay in a cache
+HIDDEN = -1e30  # finite: a row of padding may attend to nothing at all
 FEW_ROWS = 32  # up to so many rows attend to a longer text by plain products, on a CPU without gradients
 
 
@@ -58,12 +64,12 @@ def packed_attention(
         return varlen_attention(query, key, value, spans, dropout, scaling, sliding_window), None
     if is_fast("stacked spans") and _computes_alone(query, dropout):
         return _stacked_attention(query, key, value, spans, scaling, sliding_window), None
+    if dropout and query.device.type == "cpu" and is_fast("dropout"):
+        return _padded_attention(query, key, value, spans, dropout, scaling, sliding_window), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
     masks = (span_mask(span, sliding_window, query.device) for span in spans)
-    saves_memory = dropout and query.device.type == "cpu" and is_fast("dropout")
-    attend = dropout_attention if saves_memory else F.scaled_dot_product_attention
     each = zip(rows, _columns(key, spans), _columns(value, spans), masks)
-    outputs = [attend(*given, dropout, scale=scaling) for given in each]
+    outputs = [F.scaled_dot_product_attention(*given, dropout, scale=scaling) for given in each]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -104,7 +110,69 @@ def _columns(states: Tensor, spans: Spans) -> list[Tensor]:
 AttentionInterface.register(PACKED, packed_attention)
 
 
-# --- dropout whose backward pass needs little memory: torch's own, on a CPU, keeps three matrices of floats a layer for it
+# --- a CPU's training: few products of few shapes, and dropout whose backward pass needs little memory
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Spans of about one shape, padded to one. rows, columns: int64 [n, r] and [n, c], which tokens attend and which are
+    attended to; t and u, as many as there are, where there is none. mask: float [n, 1, r, c], 0, and HIDDEN where a row may
+    not attend."""
+
+    rows: Tensor
+    columns: Tensor
+    mask: Tensor
+
+
+def stacks_of(spans: Spans, tokens: int, keys: int, window: int | None) -> tuple[list[Stack], Tensor]:
+    """The stacks that spans come to, which all layers share, and where each row stands among theirs, int64 [t]. tokens,
+    keys: t and u."""
+    key = ("stacks", tokens, keys, window)
+    if key not in spans.memo:
+        table = spans.table[spans.table[:, 1] > spans.table[:, 0]]
+        shapes = -(-(table[:, [1, 3]] - table[:, [0, 2]]) // STEP_OF_SHAPES) * STEP_OF_SHAPES
+        stacks = []
+        for shape in np.unique(shapes, axis=0):
+            group = table[(shapes == shape).all(axis=1)]
+            stacks += (
+                _stack(part, shape, tokens, keys, window)
+                for part in np.array_split(group, -(-len(group) * shape.prod() // WEIGHTS_AT_ONCE)) if len(part)
+            )  # fmt: skip
+        places = torch.cat([stack.rows.flatten() for stack in stacks])
+        order = torch.empty(tokens + 1, dtype=torch.int64).index_copy_(0, places, torch.arange(len(places)))
+        spans.memo[key] = stacks, order[:tokens]
+    return spans.memo[key]
+
+
+def _stack(table: np.ndarray, shape: np.ndarray, tokens: int, keys: int, window: int | None) -> Stack:
+    start, end, first, last, causal = table.T[:, :, None]
+    rows, columns = start + np.arange(shape[0]), first + np.arange(shape[1])
+    sees = last - causal * (end - 1 - rows)  # the end of what a row attends to
+    mask = columns[:, None, :] < np.minimum(sees, last)[:, :, None]
+    if window is not None:  # a row stands where it stands in a causal span
+        mask &= np.abs(columns[:, None, :] - (last - end + rows)[:, :, None]) < window
+    places = np.where(rows < end, rows, tokens), np.where(columns < last, columns, keys)
+    return Stack(*map(torch.from_numpy, (*places, np.where(mask[:, None], 0, np.float32(HIDDEN)))))
+
+
+def _padded_attention(
+    query: Tensor, key: Tensor, value: Tensor, spans: Spans, dropout: float, scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """Arguments and result as in `packed_attention`. A library makes a program for every shape that it multiplies, which
+    on matrix units (AMX) takes longer than to multiply: so there are few shapes."""
+    heads, size = query.shape[1], query.shape[3]
+    stacks, order = stacks_of(spans, query.shape[2], key.shape[2], sliding_window)
+    query, key, value = (F.pad(part[0].transpose(0, 1).flatten(1), (0, 0, 0, 1)) for part in (query, key, value))
+    outputs = []
+    for stack in stacks:
+        of_stack = (
+            states.index_select(0, places.flatten()).view(*places.shape, heads, size).transpose(1, 2).contiguous()
+            for states, places in ((query, stack.rows), (key, stack.columns), (value, stack.columns))
+        )
+        attended = dropout_attention(*of_stack, stack.mask, dropout, scaling)
+        outputs.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, order).unflatten(-1, (heads, size))[None]
 
 
 def dropout_attention(
@@ -113,8 +181,9 @@ def dropout_attention(
     """Scaled dot-product attention, its weights dropped with a probability; differentiable once. What is kept is whether
     a weight was dropped; the weights are computed again.
 
-    query: float [..., h, r, d]; key, value: float [..., h, c, d]; mask: bool [r, c], True = may attend, or None.
-    dropout: in [0, 1). scale: of the products; 1 / sqrt(d) unless given. Returns float [..., h, r, d].
+    query: float [..., h, r, d]; key, value: float [..., h, c, d]; mask: bool, True = may attend, or float, added to the
+    products, of any shape that broadcasts to [..., h, r, c]; or None. dropout: in [0, 1). scale: of the products; 1 / sqrt(d)
+    unless given. Returns float [..., h, r, d].
     """
     return _DropoutAttention.apply(query, key, value, mask, dropout, scale)
 
@@ -124,29 +193,36 @@ class _DropoutAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, mask, dropout, scale):
         ctx.dropout, ctx.scale = dropout, scale
         weights = attention_weights(query, key, mask, scale)
-        kept = torch.empty(weights.shape, dtype=torch.bool, device=weights.device).bernoulli_(1 - dropout)
-        ctx.save_for_backward(query, key, value, mask, kept)
-        return torch.matmul(weights.mul_(kept).div_(1 - dropout).to(value.dtype), value)
+        kept = not_dropped(weights.shape, dropout)
+        output = torch.matmul(weights.mul_(kept).to(value.dtype), value / (1 - dropout))
+        ctx.save_for_backward(query, key, value, mask, kept, output)
+        return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        query, key, value, mask, kept = ctx.saved_tensors
+        query, key, value, mask, kept, output = ctx.saved_tensors
         weights = attention_weights(query, key, mask, ctx.scale)
-        share = kept.to(weights.dtype).div_(1 - ctx.dropout)
-        of_value = torch.matmul((weights * share).to(gradient.dtype).transpose(-1, -2), gradient)
-        of_weights = torch.matmul(gradient, value.transpose(-1, -2)).to(weights.dtype).mul_(share)
+        gradient = gradient.contiguous()
+        stay, kept = gradient / (1 - ctx.dropout), kept.to(weights.dtype)
+        of_value = torch.matmul((weights * kept).to(gradient.dtype).transpose(-1, -2), stay)
+        of_weights = kept.mul_(torch.matmul(stay, value.transpose(-1, -2)))
         # Softmax: what a row's weights gain together, none of them keeps.
-        products = weights.mul_(of_weights.sub_((of_weights * weights).sum(-1, keepdim=True)))
-        products = products.mul_(_scale(query, ctx.scale)).to(query.dtype)
-        return torch.matmul(products, key), torch.matmul(products.transpose(-1, -2), query), of_value, None, None, None
+        together = (gradient.to(weights.dtype) * output.to(weights.dtype)).sum(-1, keepdim=True)
+        products = weights.mul_(of_weights.sub_(together)).to(query.dtype)
+        scale = _scale(query, ctx.scale)
+        of_query = torch.matmul(products, key * scale)
+        return of_query, torch.matmul(products.transpose(-1, -2), query * scale), of_value, None, None, None
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """Who attends how much to whom, float32 [..., h, r, c] (float64 of such). Arguments as of `dropout_attention`."""
     products = torch.matmul(query * _scale(query, scale), key.transpose(-1, -2))
-    if mask is not None:  # finite: a row of padding may attend to nothing at all
-        products.masked_fill_(~mask, torch.finfo(products.dtype).min)
+    hidden = max(HIDDEN, torch.finfo(products.dtype).min)
+    if mask is not None and mask.dtype == torch.bool:
+        products.masked_fill_(~mask, hidden)
+    elif mask is not None:
+        products.add_(mask.clamp(min=hidden).to(products.dtype))
     return products.softmax(-1, dtype=torch.promote_types(products.dtype, torch.float32))
 
 

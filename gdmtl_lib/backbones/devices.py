@@ -23,6 +23,8 @@ from .reference import is_fast
 # Both are read when it first computes; the layers of one pass need a few.
 for _kept in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_kept, "64")
+# Large tensors come in large pages: gradients of a vocabulary are zeroed in a third of the time. Read with the first one.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLEARLY = 1.15  # so many times faster bf16 is chosen: what is measured scatters, and there are casts besides products

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
+from gdmtl_lib.backbones.dropout import fast_dropout
 from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import as_path
@@ -314,7 +315,8 @@ class _Training:
         sums = torch.zeros_like(counts)
         for number, (weight, batch) in enumerate(parts):
             is_last = number == len(parts) - 1
-            with nullcontext() if is_last else accelerator.no_sync(joint), fast_products(accelerator.device):
+            on_its_own = nullcontext() if is_last else accelerator.no_sync(joint)
+            with on_its_own, fast_products(accelerator.device), fast_dropout(accelerator.device):
                 part_sums = weight * joint(batch.to(accelerator.device))
                 loss = loss_of_part(self.joint, part_sums, counts, accelerator.num_processes, 1 / len(parts))
                 accelerator.backward(loss)

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
+from gdmtl_lib.backbones.dropout import fast_dropout
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.splits import stable_hash
 from gdmtl_lib.data.trec import frame_hash
@@ -211,7 +212,7 @@ class _Denoising:
         batch, embeddings = batch.to(self.device), self.model.get_input_embeddings().weight
         # fp16 would take a scaler of gradients, and is computed in fp32.
         precise = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with fast_products(self.device), precise:
+        with fast_products(self.device), fast_dropout(self.device), precise:
             states = self.model.states(batch)[batch.predict_at[TASK]]
             logits = F.linear(states, embeddings[self.pieces], self.head.bias[self.pieces])
         return generation_cross_entropy(logits, torch.searchsorted(self.pieces, batch.targets[TASK]))
