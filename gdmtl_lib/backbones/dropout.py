@@ -35,6 +35,6 @@ def fast_dropout(device: torch.device) -> Iterator[None]:
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if not training or inplace or not 0 < p < 1:
+    if not training or inplace or not 0 < p < 1 or input.device.type != "cpu":
         return _of_torch(input, p, training, inplace)
     return input * not_dropped(input.shape, p).to(input.dtype).div_(1 - p)

@@ -8,7 +8,7 @@ FAST_PATHS = frozenset({
     "products",  # of fp32 matrices by what is fast here, with bias and GELU at once (devices, linear)
     "stacked spans",  # spans of one shape at once (attention)
     "few rows",  # attend by plain products (attention)
-    "dropout",  # of attention weights that are computed again (attention)
+    "dropout",  # drawn four at a time (dropout); of attention weights that are computed again, span beside span (attention)
     "flash",  # one kernel for sequences of various lengths (flash)
     "last layer",  # where it is read (attention)
     "pairs",  # of re-ranking packed as arrays (inference.scoring)

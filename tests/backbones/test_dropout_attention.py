@@ -182,6 +182,7 @@ def test_dropout_of_modules_and_functions_is_drawn_so_while_the_block_runs():
         torch.manual_seed(1)
         assert torch.equal(output, F.dropout(states, p=0.2, training=True))
         assert torch.equal(F.dropout(states, 0.2, False), states) and not F.dropout(states, 1.0).any()
+        assert F.dropout(torch.ones(3, device="meta"), 0.2).device.type == "meta"
     torch.manual_seed(1)
     assert torch.equal(output, not_dropped(states.shape, 0.2) * 1.25)
     [gradient] = torch.autograd.grad(output.sum(), states)
