@@ -1,7 +1,7 @@
 """Draws the pictures of gallery.md, of what needs no training, and of the README's table: python docs/draw_gallery.py
 
 Given folders of sweeps, it takes those of trained systems from the first one that has them: ... papermill_runs/sample
-papermill_runs/loss_weighting papermill_runs/choices_cpu papermill_runs/denoising
+papermill_runs/loss_weighting papermill_runs/choices_cpu papermill_runs/choices_sentences papermill_runs/denoising
 """
 
 import io
@@ -26,7 +26,7 @@ TRAINED = {
     for name in (
         "mixed_mask", "effectiveness.dev", "score_distributions.dev", "query_deltas.dev", "rank_shifts.dev", "categories.dev",
         "training_size.dev", "transfer.cast", "query_likelihood.dev", "generated_queries.dev", "attention_moved.dev",
-        "loss_weighting.dev", "choices.dev", "cross_attention_after",
+        "loss_weighting.dev", "choices.dev", "choices.test", "cross_attention_after",
     )
 } | {"training_curves": "gdmtl/seed0/training_curves.png"}  # fmt: skip
 WIDTH, COLOURS = 850, 64  # pixels and shades, at most
