@@ -255,7 +255,7 @@ def test_snakemake_lists_the_jobs_of_every_config(config, folder, toy, tmp_path,
             line = f"Q{number}\twhat is ice\tD{number}\tIce\tD{number}-0\tIce is water.\t1\n"
             (tmp_path / f"WikiQA-{split}.tsv").write_text(header + line)
         change["collection"] = f"wikiqa:{tmp_path}"
-    if config.startswith("squad_sentences"):
+    if config.startswith("squad_sentences") or config == "choices_sentences":
         for split in ("dev", "test"):
             (tmp_path / f"src-{split}.txt").write_text(f"ice is water in {split} .\n")
             (tmp_path / f"tgt-{split}.txt").write_text(f"what is ice in {split} ?\n")

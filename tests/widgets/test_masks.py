@@ -11,6 +11,7 @@ import pytest
 from matplotlib.text import Text
 from nbclient import NotebookClient
 from PIL import Image
+from tests.conftest import PATIENCE
 
 from gdmtl_lib import figures as plots
 from gdmtl_lib import pretrained
@@ -161,7 +162,7 @@ def test_answers_come_at_once(tmp_path, one_thread):
                 start = time.process_time()
                 choose(explorer, **{control: value})
                 taken.append(time.process_time() - start)
-            assert min(taken) < seconds
+            assert min(taken) < seconds * PATIENCE
 
 
 def test_papermill_gets_the_figure_and_jupyterlab_the_widget(tmp_path):
