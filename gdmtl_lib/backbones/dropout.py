@@ -1,13 +1,13 @@
 """Dropout on a CPU: torch draws one number after the other there, which takes a tenth of a small encoder's step."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import replaced
 from .reference import is_fast
 
 _of_torch = F.dropout
@@ -22,16 +22,9 @@ def not_dropped(shape: tuple[int, ...], dropout: float) -> Tensor:
     return (draws[:count] >= round(dropout * 2**16) - 2**15).view(shape)
 
 
-@contextmanager
-def fast_dropout(device: torch.device) -> Iterator[None]:
+def fast_dropout(device: torch.device) -> AbstractContextManager[None]:
     """While the block runs, `torch.nn.functional.dropout`, which transformers' layers call, draws as `not_dropped`."""
-    before = F.dropout
-    if device.type == "cpu" and is_fast("dropout"):
-        F.dropout = _dropout
-    try:
-        yield
-    finally:
-        F.dropout = before
+    return replaced(F, "dropout", _dropout) if device.type == "cpu" and is_fast("dropout") else nullcontext()
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

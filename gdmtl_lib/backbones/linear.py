@@ -7,6 +7,7 @@ with its GELU takes two thirds of the time. Weights laid out once as the process
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def _linear(weight: Tensor, bias: Tensor | None, activation: str, states: Tensor
 
 
 @contextmanager
-def replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
+def replaced(module: nn.Module | ModuleType, name: str, value: object) -> Iterator[None]:
     """While the block runs, an attribute of one module is another: its `forward`, or a part of it."""
     before = vars(module).get(name, getattr(module, name))
     own = name in vars(module) or name in module._modules
