@@ -7,11 +7,12 @@ b batch, s sequence, t packed tokens, n predicted tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import TokenSequence
@@ -19,6 +20,8 @@ from .masks import Spans, causal_mask, cross_attention_mask, cross_spans, mixed_
 
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 """Tokens of one pass without gradients, by device: more do not make it faster."""
+FILLED_TO = {"cpu": 256}
+"""And of what their number is a multiple."""
 
 
 def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
@@ -127,6 +130,17 @@ def pack_pairs(lefts: list[np.ndarray], rights: list[np.ndarray], between: int) 
         spans=spans, score_at=torch.from_numpy(starts), predict_at={}, targets={},
         read_at=torch.from_numpy(starts), read_spans=spans_at(spans, starts),
     )  # fmt: skip
+
+
+def filled(batch: PackedBatch, multiple: int) -> PackedBatch:
+    """An encoder's batch, with tokens after the others that nothing attends to and nobody reads, up to a multiple: on a CPU's
+    matrix units (AMX) to prepare a product of a new number of tokens takes longer than the product."""
+    tokens = batch.input_ids.shape[1]
+    if not (more := -tokens % multiple):
+        return batch
+    rows = {name: F.pad(getattr(batch, name), (0, more)) for name in ("input_ids", "segment_ids", "position_ids")}
+    alone = [(tokens, tokens + more, tokens, tokens + more, False)]
+    return replace(batch, **rows, spans=Spans(np.concatenate([batch.spans.table, alone])))
 
 
 def pad(sequences: list[TokenSequence], pad_id: int) -> PaddedBatch:

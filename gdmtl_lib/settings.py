@@ -98,6 +98,7 @@ class TrainingSettings:
         0: never. It changes nothing of the training.
     precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
     device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
+    compile: the layers by torch.compile, for long trainings on a GPU: it takes a minute at the start.
     seed: of the order of instances, the negatives and dropout.
     tracker: `tensorboard` (into the training's folder) or `wandb`: where losses and validation are logged; or None.
 
@@ -133,6 +134,7 @@ class TrainingSettings:
     gradient_cosines_every: int = 0
     precision: str = "auto"
     device: str = "auto"
+    compile: bool = False
     seed: int = 0
     tracker: str | None = None
 

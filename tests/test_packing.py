@@ -4,11 +4,11 @@ import random
 
 import pytest
 import torch
-from tests.conftest import as_matrix, plain_pack
+from tests.conftest import as_matrix, outputs, plain_pack, random_batches
 
 from gdmtl_lib.inputs import TokenSequence
 from gdmtl_lib.masks import Span, bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
-from gdmtl_lib.packing import pack, pad
+from gdmtl_lib.packing import filled, pack, pad
 from gdmtl_lib.systems import SYSTEMS
 
 
@@ -179,3 +179,16 @@ def test_a_batch_moves_to_a_device_whole(builder_of, make):
                 assert item.device.type == "meta", name
             else:
                 assert item == getattr(batch, name)
+
+
+def test_what_fills_a_batch_up_changes_nothing_of_it(toys):
+    """Every family of sequences of an encoder: scores and logits stay, to rounding; a full one stays what it is."""
+    for name in ("bert", "gdmtl_plus"):
+        model = toys[name].eval()
+        for _, sequences in random_batches(model, 3):
+            batch = pack(sequences)
+            more = filled(batch, 256)
+            assert more.input_ids.shape == more.position_ids.shape == more.segment_ids.shape
+            assert more.input_ids.shape[1] % 256 == 0 and filled(more, 256) is more
+            for found, expected in zip(outputs(model, more), outputs(model, batch), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -38,6 +38,7 @@ def test_defaults_are_the_papers():
         "gradient_cosines_every": 0,
         "precision": "auto",
         "device": "auto",
+        "compile": False,
         "seed": 0,
         "tracker": None,
     }
@@ -94,7 +95,7 @@ NAN, INFINITE = float("nan"), float("inf")
 
 def test_every_setting_is_tried_below():
     names = {field.name for field in dataclasses.fields(TrainingSettings)}
-    others = {"loss_weighting", "max_gradient_norm", "keep_epoch_runs", "generation_level"}
+    others = {"loss_weighting", "max_gradient_norm", "keep_epoch_runs", "compile", "generation_level"}
     assert {*INTEGERS, *NUMBERS, *TEXTS, *OPTIONAL_TEXTS, *others} == names
 
 

@@ -64,7 +64,7 @@ def packed_attention(
         return varlen_attention(query, key, value, spans, dropout, scaling, sliding_window), None
     if is_fast("stacked spans") and _computes_alone(query, dropout):
         return _stacked_attention(query, key, value, spans, scaling, sliding_window), None
-    if dropout and query.device.type == "cpu" and is_fast("dropout"):
+    if (dropout or torch.is_grad_enabled()) and query.device.type == "cpu" and is_fast("padded spans"):
         return _padded_attention(query, key, value, spans, dropout, scaling, sliding_window), None
     rows = query.split([span.end - span.start for span in spans], dim=2)
     masks = (span_mask(span, sliding_window, query.device) for span in spans)
@@ -193,8 +193,9 @@ class _DropoutAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, mask, dropout, scale):
         ctx.dropout, ctx.scale = dropout, scale
         weights = attention_weights(query, key, mask, scale)
-        kept = not_dropped(weights.shape, dropout)
-        output = torch.matmul(weights.mul_(kept).to(value.dtype), value / (1 - dropout))
+        kept = not_dropped(weights.shape, dropout) if dropout else None
+        weights, value_ = (weights.mul_(kept), value / (1 - dropout)) if dropout else (weights, value)
+        output = torch.matmul(weights.to(value.dtype), value_)
         ctx.save_for_backward(query, key, value, mask, kept, output)
         return output
 
@@ -204,9 +205,10 @@ class _DropoutAttention(torch.autograd.Function):
         query, key, value, mask, kept, output = ctx.saved_tensors
         weights = attention_weights(query, key, mask, ctx.scale)
         gradient = gradient.contiguous()
-        stay, kept = gradient / (1 - ctx.dropout), kept.to(weights.dtype)
-        of_value = torch.matmul((weights * kept).to(gradient.dtype).transpose(-1, -2), stay)
-        of_weights = kept.mul_(torch.matmul(stay, value.transpose(-1, -2)))
+        stay, kept = (gradient / (1 - ctx.dropout), kept.to(weights.dtype)) if ctx.dropout else (gradient, None)
+        of_value = torch.matmul((weights if kept is None else weights * kept).to(gradient.dtype).transpose(-1, -2), stay)
+        of_weights = torch.matmul(stay, value.transpose(-1, -2)).to(weights.dtype)
+        of_weights = of_weights if kept is None else of_weights.mul_(kept)
         # Softmax: what a row's weights gain together, none of them keeps.
         together = (gradient.to(weights.dtype) * output.to(weights.dtype)).sum(-1, keepdim=True)
         products = weights.mul_(of_weights.sub_(together)).to(query.dtype)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from .devices import DTYPES, multiplies_with_onednn
+from .devices import multiplies_with_onednn
+from .reference import is_fast
 
 # Where transformers' layers keep the wide linear layer, and the activation that follows it.
 WIDE_LAYERS = (("dense", "intermediate_act_fn"), ("fc1", "activation_fn"))
@@ -24,20 +25,19 @@ LAID_OUT_FROM = 4096  # tokens; to lay a weight out takes as long as it saves on
 @contextmanager
 def fused_layers(model: nn.Module, tokens: int = 0) -> Iterator[None]:
     """While the block runs, under `torch.inference_mode()`, the model's linear layers and the GELU after the wide ones
-    are computed at once, where `fast_products` changes anything. tokens: about how many will go through the layers,
+    are computed at once, where oneDNN multiplies. tokens: about how many will go through the layers,
     which decides whether weights, which nothing may change in the block, are laid out first."""
     with ExitStack() as stack:
-        if _by_onednn(*model.parameters()):
-            for module in model.modules():
-                for linear, activation in WIDE_LAYERS:
-                    gelu, is_linear = getattr(module, activation, None), type(getattr(module, linear, None)) is nn.Linear
-                    # By the error function, as oneDNN's is, and not one of its approximations.
-                    if is_linear and isinstance(gelu, GELUActivation) and gelu.act is F.gelu:
-                        stack.enter_context(replaced(module, activation, nn.Identity()))
-                        wide = getattr(module, linear)
-                        stack.enter_context(replaced(wide, "forward", linear_layer(wide.weight, wide.bias, tokens, "gelu")))
-                if type(module) is nn.Linear and "forward" not in vars(module):
-                    stack.enter_context(replaced(module, "forward", linear_layer(module.weight, module.bias, tokens)))
+        for module in model.modules():
+            for linear, activation in WIDE_LAYERS:
+                gelu, wide = getattr(module, activation, None), getattr(module, linear, None)
+                # By the error function, as oneDNN's is, and not one of its approximations.
+                is_gelu = isinstance(gelu, GELUActivation) and gelu.act is F.gelu
+                if is_gelu and type(wide) is nn.Linear and _by_onednn(wide.weight):
+                    stack.enter_context(replaced(module, activation, nn.Identity()))
+                    stack.enter_context(replaced(wide, "forward", linear_layer(wide.weight, wide.bias, tokens, "gelu")))
+            if type(module) is nn.Linear and "forward" not in vars(module) and _by_onednn(module.weight):
+                stack.enter_context(replaced(module, "forward", linear_layer(module.weight, module.bias, tokens)))
         yield
 
 
@@ -53,12 +53,14 @@ def linear_layer(
     return partial(_linear, weight, bias, activation)
 
 
-def _by_onednn(*weights: Tensor) -> bool:
-    """Whether oneDNN multiplies by such weights here: with fp16 or bf16 it does on some processors alone."""
-    kinds = {weight.dtype for weight in weights}
-    return multiplies_with_onednn(weights[0].device) and all(
-        getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")() for name in ("fp16", "bf16") if DTYPES[name] in kinds
-    )
+def _by_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by such a weight here: fp32 where it was measured to be faster, fp16 and bf16, which torch
+    leaves to it, on some processors alone."""
+    kind = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(weight.dtype)
+    if kind is None:
+        return weight.dtype == torch.float32 and multiplies_with_onednn(weight.device)
+    there = weight.device.type == "cpu" and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
+    return there and is_fast("products")
 
 
 def _linear(weight: Tensor, bias: Tensor | None, activation: str, states: Tensor) -> Tensor:

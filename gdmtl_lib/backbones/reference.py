@@ -8,9 +8,12 @@ FAST_PATHS = frozenset({
     "products",  # of fp32 matrices by what is fast here, with bias and GELU at once (devices, linear)
     "stacked spans",  # spans of one shape at once (attention)
     "few rows",  # attend by plain products (attention)
-    "dropout",  # drawn four at a time (dropout); of attention weights that are computed again, span beside span (attention)
+    "padded spans",  # to few shapes, where a CPU trains, and weights that are computed again (attention)
+    "dropout",  # drawn four at a time (dropout)
+    "compiled",  # layers, where a training asks for it (compiled)
     "flash",  # one kernel for sequences of various lengths (flash)
     "last layer",  # where it is read (attention)
+    "filled passes",  # of re-ranking, to few numbers of tokens (inference.scoring)
     "pairs",  # of re-ranking packed as arrays (inference.scoring)
 })  # fmt: skip
 _OFF: ContextVar[frozenset[str]] = ContextVar("fast paths that are off", default=frozenset())

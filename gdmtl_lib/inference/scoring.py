@@ -23,7 +23,7 @@ from gdmtl_lib.backbones.linear import fused_layers
 from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.provenance import differences
 from gdmtl_lib.data.trec import whole_queries
-from gdmtl_lib.packing import BATCH_TOKENS, PackedBatch, by_budget, pack, pack_pairs
+from gdmtl_lib.packing import BATCH_TOKENS, FILLED_TO, PackedBatch, by_budget, filled, pack, pack_pairs
 
 CACHED_TOKENS = 1 << 25  # at 4 bytes each
 
@@ -105,7 +105,10 @@ def score_pairs(
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
     with fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
-            output = model(pack_some(batch).to(device))
+            packed = pack_some(batch)
+            if packed.decoder_ids is None and is_fast("filled passes"):
+                packed = filled(packed, FILLED_TO.get(device.type, 1))
+            output = model(packed.to(device))
             passes.append((batch, output.scores.float()))
             if on_progress:
                 on_progress(len(batch))

@@ -25,6 +25,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from gdmtl_lib.backbones.compiled import compiled_layers
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.dropout import fast_dropout
 from gdmtl_lib.data.candidates import Candidates
@@ -243,6 +244,7 @@ class _Training:
             start_fresh_heads(self.model, self.batches)
             warm_up_heads(self.model, self.batches, accelerator)
         self.model.config.gdmtl["fresh_heads"] = False
+        self.layers = compiled_layers(self.model) if self.settings.compile else nullcontext
         joint, self.optimizer = accelerator.prepare(self.joint, optimizer)
         if progress.scaler:
             accelerator.scaler.load_state_dict(progress.scaler)
@@ -316,7 +318,7 @@ class _Training:
         for number, (weight, batch) in enumerate(parts):
             is_last = number == len(parts) - 1
             on_its_own = nullcontext() if is_last else accelerator.no_sync(joint)
-            with on_its_own, fast_products(accelerator.device), fast_dropout(accelerator.device):
+            with on_its_own, fast_products(accelerator.device), fast_dropout(accelerator.device), self.layers():
                 part_sums = weight * joint(batch.to(accelerator.device))
                 loss = loss_of_part(self.joint, part_sums, counts, accelerator.num_processes, 1 / len(parts))
                 accelerator.backward(loss)

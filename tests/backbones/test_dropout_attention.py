@@ -122,7 +122,7 @@ def test_padded_spans_of_a_decoder_read_columns_that_lie_anywhere_and_more_than_
     query = torch.randn(1, 2, 8, 4, dtype=torch.float64, requires_grad=True)
     keys = torch.randn(2, 1, 2, 9, 4, dtype=torch.float64, requires_grad=True)
     spans = Spans([Span(0, 3, 4, 9, causal), Span(3, 6, 1, 6, causal), Span(6, 8, 0, 4, causal)])
-    with reference("stacked spans"):
+    with reference("stacked spans", "padded spans"):
         expected, _ = attention.packed_attention(None, query, *keys, spans=spans)
     found = padded((query, *keys), spans)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

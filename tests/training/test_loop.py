@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -255,6 +256,18 @@ def steady_bert_folder(toy_bert_folder, tmp_path_factory):
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def test_compiled_layers_are_trained_as_plain_ones(toy_bert_folder, tmp_path, monkeypatch):
+    """Down to dropout, whose numbers a backend that makes no kernels of its own leaves as they are."""
+    graphs = []
+    backend = lambda graph, _: graphs.append(graph) or graph.forward  # noqa: E731
+    train = Training(toy_bert_folder, "gdmtl", epochs=1)
+    _, plain = train(tmp_path / "plain")
+    monkeypatch.setattr(training, "compiled_layers", partial(training.compiled_layers, backend=backend))
+    _, compiled = train(tmp_path / "compiled", settings={"compile": True})
+    assert graphs
+    pd.testing.assert_frame_equal(compiled, plain, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [ENCODER, ENCODER_DECODER, "mono"])
