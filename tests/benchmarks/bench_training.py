@@ -29,12 +29,12 @@ CPU = torch.device("cpu")
 class Step:
     """A model with its optimiser, and one step over the same instances in two ways."""
 
-    def __init__(self, system: str, queries: list[str], passages: list[str], device: torch.device = CPU, **options):
-        settings = TrainingSettings(batch_size=INSTANCES, precision="fp32")
+    def __init__(self, system: str, queries: list[str], passages: list[str], device: torch.device = CPU, number: int = INSTANCES, **options):
+        settings = TrainingSettings(batch_size=number, precision="fp32")
         self.joint = JointLoss(build_model(system, **options), settings).to(device)
         self.model, self.device = self.joint.model, device
         self.optimizer = torch.optim.AdamW(parameter_groups(self.joint, settings), fused=True)
-        self.sequences = instances(self.model, queries, passages)
+        self.sequences = instances(self.model, queries, passages, number)
 
     def packed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """As `train` does it: all sequences in one row, logits at the positions of targets alone."""
@@ -72,12 +72,12 @@ class Step:
         return loss.detach(), norm
 
 
-def instances(model, queries: list[str], passages: list[str]) -> list:
-    """The sequences of 32 instances: a relevant passage, another one, and the query to be generated from the first."""
+def instances(model, queries: list[str], passages: list[str], number: int = INSTANCES) -> list:
+    """The sequences of so many instances: a relevant passage, another one, and the query to be generated from the first."""
     builder, sequences = model.input_builder(), []
-    texts = builder.passage_tokens([passages[i % len(passages)] for i in range(2 * INSTANCES)])
-    for number, query in enumerate(builder.tokens([queries[i % len(queries)] for i in range(INSTANCES)])):
-        positive, negative = texts[2 * number : 2 * number + 2]
+    texts = builder.passage_tokens([passages[i % len(passages)] for i in range(2 * number)])
+    for place, query in enumerate(builder.tokens([queries[i % len(queries)] for i in range(number)])):
+        positive, negative = texts[2 * place : 2 * place + 2]
         sequences += [builder.rank(positive, query), builder.rank(negative, query)]
         if model.system.generative_tasks:
             sequences.append(builder.query_generation(positive, query))

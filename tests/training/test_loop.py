@@ -752,6 +752,20 @@ def test_the_variance_itself_is_learned(toy_bert_folder, tmp_path):
     assert history["loss"].to_numpy() == pytest.approx(sum(parts).to_numpy(), rel=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("system", ["gdmtl", "gdmtl_s"])
+def test_on_a_gpu_a_resumed_training_ends_with_the_same_bits(system, compiled, toy_bert_folder, tmp_path, monkeypatch):
+    """In torch's deterministic mode, with the kernel of various lengths, for which fp32 would be too precise."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    train = Training(toy_bert_folder, system, validated=True, device="cuda", precision="bf16", compile=compiled)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_an_interruption_changes_nothing(train, tmp_path, monkeypatch)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_the_measure_that_chooses_and_the_runs_of_every_epoch(toy_bert_folder, tmp_path, monkeypatch):
     """An interrupted training leaves the same files; the run of an epoch has the values that are written of it."""
     train = Training(toy_bert_folder, "bert", validated=True, selection_measure="nDCG@10", keep_epoch_runs=True)
