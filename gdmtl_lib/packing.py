@@ -21,7 +21,7 @@ from .masks import Spans, causal_mask, cross_attention_mask, cross_spans, mixed_
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 """Tokens of one pass without gradients, by device: more do not make it faster."""
 FILLED_TO = {"cpu": 256}
-"""And of what their number is a multiple."""
+"""Of what the number of tokens of a pass is a multiple, by device."""
 
 
 def by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[Sequence[int]]:
@@ -133,14 +133,26 @@ def pack_pairs(lefts: list[np.ndarray], rights: list[np.ndarray], between: int) 
 
 
 def filled(batch: PackedBatch, multiple: int) -> PackedBatch:
-    """An encoder's batch, with tokens after the others that nothing attends to and nobody reads, up to a multiple: on a CPU's
-    matrix units (AMX) to prepare a product of a new number of tokens takes longer than the product."""
-    tokens = batch.input_ids.shape[1]
-    if not (more := -tokens % multiple):
-        return batch
-    rows = {name: F.pad(getattr(batch, name), (0, more)) for name in ("input_ids", "segment_ids", "position_ids")}
-    alone = [(tokens, tokens + more, tokens, tokens + more, False)]
-    return replace(batch, **rows, spans=Spans(np.concatenate([batch.spans.table, alone])))
+    """The batch, with tokens after the others that nothing attends to and nobody reads, up to a multiple: on a CPU's matrix
+    units (AMX) to prepare a product of a new number of tokens takes longer than the product."""
+    ids, positions, spans, more = _filled(batch.input_ids, batch.position_ids, batch.spans, multiple)
+    fresh = dict(input_ids=ids, position_ids=positions, spans=spans, segment_ids=F.pad(batch.segment_ids, (0, more)))
+    if batch.decoder_ids is not None:
+        written = batch.decoder_ids.shape[1]
+        ids, positions, spans, more = _filled(batch.decoder_ids, batch.decoder_position_ids, batch.decoder_spans, multiple)
+        cross = [(written, written + more, 0, 1, False)] if more else []
+        fresh |= dict(decoder_ids=ids, decoder_position_ids=positions, decoder_spans=spans, cross_spans=_with(batch.cross_spans, cross))
+    return replace(batch, **fresh)
+
+
+def _filled(ids: Tensor, positions: Tensor, spans: Spans, multiple: int) -> tuple[Tensor, Tensor, Spans, int]:
+    tokens, more = ids.shape[1], -ids.shape[1] % multiple
+    alone = [(tokens, tokens + more, tokens, tokens + more, False)] if more else []
+    return F.pad(ids, (0, more)), F.pad(positions, (0, more)), _with(spans, alone), more
+
+
+def _with(spans: Spans, more: list[tuple]) -> Spans:
+    return Spans(np.concatenate([spans.table, more])) if more else spans
 
 
 def pad(sequences: list[TokenSequence], pad_id: int) -> PaddedBatch:

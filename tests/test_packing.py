@@ -7,8 +7,10 @@ import torch
 from tests.conftest import as_matrix, outputs, plain_pack, random_batches
 
 from gdmtl_lib.inputs import TokenSequence
+from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.masks import Span, bidirectional_mask, causal_mask, cross_attention_mask, mixed_attention_mask
 from gdmtl_lib.packing import filled, pack, pad
+from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import SYSTEMS
 
 
@@ -182,13 +184,23 @@ def test_a_batch_moves_to_a_device_whole(builder_of, make):
 
 
 def test_what_fills_a_batch_up_changes_nothing_of_it(toys):
-    """Every family of sequences of an encoder: scores and logits stay, to rounding; a full one stays what it is."""
-    for name in ("bert", "gdmtl_plus"):
+    """Encoders and encoder-decoders: scores, logits and the gradients of a step stay, to rounding."""
+    for name in ("bert", "gdmtl_plus", "gdmtl_s", "gdmtl_c on BART"):
         model = toys[name].eval()
+        joint = JointLoss(model, TrainingSettings(loss_weighting=0.1))
         for _, sequences in random_batches(model, 3):
             batch = pack(sequences)
             more = filled(batch, 256)
             assert more.input_ids.shape == more.position_ids.shape == more.segment_ids.shape
-            assert more.input_ids.shape[1] % 256 == 0 and filled(more, 256) is more
-            for found, expected in zip(outputs(model, more), outputs(model, batch), strict=True):
-                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            assert more.input_ids.shape[1] % 256 == 0 and (more.decoder_ids is None or more.decoder_ids.shape[1] % 256 == 0)
+            assert filled(more, 256).spans is more.spans and filled(batch, 1).spans is batch.spans
+            gradients = []
+            for each in (more, batch):
+                joint.zero_grad()
+                joint.loss(each).backward()
+                gradients.append({key: p.grad.clone() for key, p in joint.named_parameters() if p.grad is not None})
+            found, expected = gradients
+            largest = max(gradient.norm() for gradient in expected.values())
+            assert all((found[key] - expected[key]).norm() <= 1e-5 * largest for key in expected)
+            for one, other in zip(outputs(model, more), outputs(model, batch), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ FAST_PATHS = frozenset({
     "compiled",  # layers, where a training asks for it (compiled)
     "flash",  # one kernel for sequences of various lengths (flash)
     "last layer",  # where it is read (attention)
-    "filled passes",  # of re-ranking, to few numbers of tokens (inference.scoring)
+    "filled",  # passes of re-ranking and steps of a training, to few numbers of tokens (packing)
     "pairs",  # of re-ranking packed as arrays (inference.scoring)
 })  # fmt: skip
 _OFF: ContextVar[frozenset[str]] = ContextVar("fast paths that are off", default=frozenset())

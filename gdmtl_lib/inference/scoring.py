@@ -103,12 +103,10 @@ def score_pairs(
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
+    multiple = FILLED_TO.get(device.type, 1) if is_fast("filled") else 1
     with fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
-            packed = pack_some(batch)
-            if packed.decoder_ids is None and is_fast("filled passes"):
-                packed = filled(packed, FILLED_TO.get(device.type, 1))
-            output = model(packed.to(device))
+            output = model(filled(pack_some(batch), multiple).to(device))
             passes.append((batch, output.scores.float()))
             if on_progress:
                 on_progress(len(batch))
