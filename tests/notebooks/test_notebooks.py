@@ -278,7 +278,7 @@ def test_a_notebook_reads_the_results_from_the_notebooks_folder_too(smoke, tmp_p
     folder, _ = smoke
     before = (folder / "bert" / "seed0" / "run.dev.trec.gz").stat().st_ino
     done, _ = papermill(
-        "04_rerank_and_evaluate.ipynb", tmp_path / "out.ipynb", "-p", "results_dir", folder, "-p", "depth", 5,
+        "04_rerank_and_evaluate.ipynb", tmp_path / "out.ipynb", "-p", "results_dir", folder, "-p", "depth", 3,
         cwd=PROJECT / "notebooks",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
