@@ -72,8 +72,8 @@ def count_flops(model, compute: Callable[[], Any]) -> tuple[Any, int]:
         # The counter follows gradients into modules, and inference mode has none.
         for parameter in learned:
             parameter.requires_grad_(False)
-        # The counter does not know what `fused_layers` calls.
-        with reference("products"), FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        # The counter does not know what `fused_layers` calls, and tokens that fill a pass up are no work of the model's.
+        with reference("products", "filled"), FlopCounterMode(display=False, custom_mapping=attention) as counter:
             result = compute()
     finally:
         for parameter in learned:
