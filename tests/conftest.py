@@ -30,7 +30,7 @@ PATIENCE = 2
 # Files that take more than a quarter of a minute, the longest first.
 LONGEST = [
     "notebooks/test_notebooks.py", "notebooks/test_rehearsal.py", "browser/test_browser.py", "training/test_loop.py",
-    "trust/test_sweep.py", "figures/test_figures.py", "trust/test_load.py", "inference/test_processes.py",
+    "trust/test_sweep.py", "sweep/test_runs.py", "figures/test_figures.py", "trust/test_load.py", "inference/test_processes.py",
     "trust/test_leak.py", "trust/test_fuzz.py", "trust/test_damage.py", "trust/test_scale.py", "trust/test_resume.py",
     "inference/test_rerank.py", "notebooks/test_hostile.py",
 ]  # fmt: skip
