@@ -194,8 +194,8 @@ class _DropoutAttention(torch.autograd.Function):
         ctx.dropout, ctx.scale = dropout, scale
         weights = attention_weights(query, key, mask, scale)
         kept = not_dropped(weights.shape, dropout) if dropout else None
-        weights, value_ = (weights.mul_(kept), value / (1 - dropout)) if dropout else (weights, value)
-        output = torch.matmul(weights.to(value.dtype), value_)
+        weights = weights.mul_(kept) if dropout else weights
+        output = torch.matmul(weights.to(value.dtype), value / (1 - dropout) if dropout else value)
         ctx.save_for_backward(query, key, value, mask, kept, output)
         return output
 
