@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backbones.reference import is_fast
 from .inputs import TokenSequence
 from .masks import Spans, causal_mask, cross_attention_mask, cross_spans, mixed_attention_mask, mixed_spans, spans_at
 
@@ -130,6 +131,12 @@ def pack_pairs(lefts: list[np.ndarray], rights: list[np.ndarray], between: int) 
         spans=spans, score_at=torch.from_numpy(starts), predict_at={}, targets={},
         read_at=torch.from_numpy(starts), read_spans=spans_at(spans, starts),
     )  # fmt: skip
+
+
+def filled_on(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    """The batch on a device, filled up where that has few shapes to compute fast."""
+    multiple = FILLED_TO.get(device.type) if is_fast("filled") else None
+    return (filled(batch, multiple) if multiple else batch).to(device)
 
 
 def filled(batch: PackedBatch, multiple: int) -> PackedBatch:

@@ -194,8 +194,8 @@ class _DropoutAttention(torch.autograd.Function):
         ctx.dropout, ctx.scale = dropout, scale
         weights = attention_weights(query, key, mask, scale)
         kept = not_dropped(weights.shape, dropout) if dropout else None
-        weights = weights.mul_(kept) if dropout else weights
-        output = torch.matmul(weights.to(value.dtype), value / (1 - dropout) if dropout else value)
+        weights = weights if kept is None else weights.mul_(kept)
+        output = torch.matmul(weights.to(value.dtype), value / (1 - dropout))
         ctx.save_for_backward(query, key, value, mask, kept, output)
         return output
 
@@ -205,10 +205,12 @@ class _DropoutAttention(torch.autograd.Function):
         query, key, value, mask, kept, output = ctx.saved_tensors
         weights = attention_weights(query, key, mask, ctx.scale)
         gradient = gradient.contiguous()
-        stay, kept = (gradient / (1 - ctx.dropout), kept.to(weights.dtype)) if ctx.dropout else (gradient, None)
-        of_value = torch.matmul((weights if kept is None else weights * kept).to(gradient.dtype).transpose(-1, -2), stay)
-        of_weights = torch.matmul(stay, value.transpose(-1, -2)).to(weights.dtype)
-        of_weights = of_weights if kept is None else of_weights.mul_(kept)
+        stay = gradient / (1 - ctx.dropout)
+        attended, of_weights = weights, torch.matmul(stay, value.transpose(-1, -2)).to(weights.dtype)
+        if kept is not None:
+            kept = kept.to(weights.dtype)
+            attended, of_weights = weights * kept, of_weights.mul_(kept)
+        of_value = torch.matmul(attended.to(gradient.dtype).transpose(-1, -2), stay)
         # Softmax: what a row's weights gain together, none of them keeps.
         together = (gradient.to(weights.dtype) * output.to(weights.dtype)).sum(-1, keepdim=True)
         products = weights.mul_(of_weights.sub_(together)).to(query.dtype)

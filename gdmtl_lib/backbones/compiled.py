@@ -23,9 +23,8 @@ def compiled_layers(model: nn.Module, backend: str | Callable = "inductor") -> C
 
     def block() -> ExitStack:
         stack = ExitStack()
-        for layer, forward in zip(layers, compiled):
-            if is_fast("compiled"):
-                stack.enter_context(replaced(layer, "forward", forward))
+        for layer, forward in zip(layers, compiled) if is_fast("compiled") else ():
+            stack.enter_context(replaced(layer, "forward", forward))
         return stack
 
     return block

@@ -23,7 +23,7 @@ from gdmtl_lib.backbones.linear import fused_layers
 from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.provenance import differences
 from gdmtl_lib.data.trec import whole_queries
-from gdmtl_lib.packing import BATCH_TOKENS, FILLED_TO, PackedBatch, by_budget, filled, pack, pack_pairs
+from gdmtl_lib.packing import BATCH_TOKENS, PackedBatch, by_budget, filled_on, pack, pack_pairs
 
 CACHED_TOKENS = 1 << 25  # at 4 bytes each
 
@@ -103,10 +103,9 @@ def score_pairs(
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
-    multiple = FILLED_TO.get(device.type, 1) if is_fast("filled") else 1
     with fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
-            output = model(filled(pack_some(batch), multiple).to(device))
+            output = model(filled_on(pack_some(batch), device))
             passes.append((batch, output.scores.float()))
             if on_progress:
                 on_progress(len(batch))

@@ -28,7 +28,6 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.compiled import compiled_layers
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.dropout import fast_dropout
-from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import as_path
@@ -41,7 +40,7 @@ from gdmtl_lib.inference.likelihood import likelihoods, targets_of
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.losses import generation_cross_entropy
-from gdmtl_lib.packing import FILLED_TO, filled
+from gdmtl_lib.packing import filled_on
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings
 
@@ -246,7 +245,6 @@ class _Training:
             start_fresh_heads(self.model, self.batches)
             warm_up_heads(self.model, self.batches, accelerator)
         self.model.config.gdmtl["fresh_heads"] = False
-        self.multiple = FILLED_TO.get(accelerator.device.type, 1) if is_fast("filled") else 1
         self.layers = compiled_layers(self.model) if self.settings.compile else nullcontext
         joint, self.optimizer = accelerator.prepare(self.joint, optimizer)
         if progress.scaler:
@@ -322,7 +320,7 @@ class _Training:
             is_last = number == len(parts) - 1
             on_its_own = nullcontext() if is_last else accelerator.no_sync(joint)
             with on_its_own, fast_products(accelerator.device), fast_dropout(accelerator.device), self.layers():
-                part_sums = weight * joint(filled(batch, self.multiple).to(accelerator.device))
+                part_sums = weight * joint(filled_on(batch, accelerator.device))
                 loss = loss_of_part(self.joint, part_sums, counts, accelerator.num_processes, 1 / len(parts))
                 accelerator.backward(loss)
             sums += part_sums.detach()

@@ -19,13 +19,12 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.dropout import fast_dropout
-from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.splits import stable_hash
 from gdmtl_lib.data.trec import frame_hash
 from gdmtl_lib.inputs import InputBuilder, TokenSequence
 from gdmtl_lib.losses import generation_cross_entropy
-from gdmtl_lib.packing import FILLED_TO, PackedBatch, filled, pack
+from gdmtl_lib.packing import PackedBatch, filled_on, pack
 from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.settings import TrainingSettings
 from gdmtl_lib.systems import get_system
@@ -117,7 +116,6 @@ class _Denoising:
         self.steps, self.settings = steps, settings
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
-        self.multiple = FILLED_TO.get(self.device.type, 1) if is_fast("filled") else 1
         self.model = build_model(SYSTEM, checkpoint, layers, settings.seed)
         if not self.model.config.gdmtl["fresh_heads"]:
             raise ValueError(
@@ -211,7 +209,7 @@ class _Denoising:
 
     def _loss(self, batch: PackedBatch) -> Tensor:
         """Nats a token, over all tokens of the windows."""
-        batch, embeddings = filled(batch, self.multiple).to(self.device), self.model.get_input_embeddings().weight
+        batch, embeddings = filled_on(batch, self.device), self.model.get_input_embeddings().weight
         # fp16 would take a scaler of gradients, and is computed in fp32.
         precise = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with fast_products(self.device), fast_dropout(self.device), precise:

@@ -66,7 +66,7 @@ def flops_of(model, sequences) -> float:
     return products + attention + logits
 
 
-def in_bf16(step, way, compiled=nullcontext):
+def in_bf16(way, compiled=nullcontext):
     def run():
         with torch.autocast(DEVICE, torch.bfloat16), compiled():
             way()
@@ -80,8 +80,8 @@ def test_joint_step(bert_base, instances, share):
     queries, passages = like_ms_marco(build_model("gdmtl", checkpoint=bert_base).input_builder(), 2 * instances)
     step = Step("gdmtl", queries, passages, torch.device(DEVICE), instances, checkpoint=bert_base)
     assert_same_step(step)
-    ways = {"reference": in_bf16(step, step.reference), "packed": in_bf16(step, step.packed),
-            "compiled": in_bf16(step, step.packed, compiled_layers(step.model))}  # fmt: skip
+    ways = {"reference": in_bf16(step.reference), "packed": in_bf16(step.packed),
+            "compiled": in_bf16(step.packed, compiled_layers(step.model))}  # fmt: skip
     seconds = take_turns(ways, rounds=7)
     machine, limit = machine_name(DEVICE), matrix_rate()
     for way in ("packed", "compiled"):
@@ -99,7 +99,7 @@ def test_step_of_an_encoder_decoder(bert_base, system):
     queries, passages = like_ms_marco(build_model(system, checkpoint=bert_base).input_builder(), 2 * INSTANCES)
     step = Step(system, queries, passages, torch.device(DEVICE), checkpoint=bert_base)
     assert_same_step(step)
-    seconds = take_turns({"reference": in_bf16(step, step.reference), "packed": in_bf16(step, step.packed)}, rounds=7)
+    seconds = take_turns({"reference": in_bf16(step.reference), "packed": in_bf16(step.packed)}, rounds=7)
     ours, other = seconds["packed"], seconds["reference"]
     record(f"GPU, step of {system} against the reference in bf16, seconds a step", ours, other, other / ours, "at least 2", machine_name(DEVICE))
 
@@ -117,34 +117,42 @@ def test_steps_of_a_small_encoder():
     record("GPU, steps of MiniLM, 32 instances, steps/s", 1 / seconds, 20, 1 / seconds / 20, "at least 1", machine_name(DEVICE))
 
 
+class Reranking:
+    """BERT-base that re-ranks, and the same pairs as a CrossEncoder takes them."""
+
+    def __init__(self, checkpoint: str, folder: Path):
+        self.model = build_model("bert", checkpoint=checkpoint)
+        self.collection, self.candidates = collection_of(*like_ms_marco(self.model.input_builder(), DEPTH), DEPTH)
+        self.model.save_pretrained(folder)
+        self.asked = self.collection.query_texts(self.candidates["query_id"])
+        self.texts = self.collection.text(self.candidates["doc_id"])
+        self.pairs = [("rank: " + text, query) for query, text in zip(self.asked, self.texts)]
+
+    def ours(self) -> pd.DataFrame:
+        return gdmtl.rerank(self.model, self.collection, self.candidates, precision="bf16", device=DEVICE, progress=False)
+
+    def assert_same_scores(self, theirs: np.ndarray) -> None:
+        ids = ["query_id", "doc_id"]
+        ours = self.ours().set_index(ids)["score"].loc[list(self.candidates[ids].itertuples(index=False, name=None))]
+        assert np.abs(ours.to_numpy() - theirs).max() < 0.05  # both in bf16
+
+
 def test_reranking(bert_base, tmp_path):
-    model = build_model("bert", checkpoint=bert_base)
-    queries, passages = like_ms_marco(model.input_builder(), DEPTH)
-    collection, candidates = collection_of(queries, passages, DEPTH)
-    model.save_pretrained(tmp_path / "bert")
+    work = Reranking(bert_base, tmp_path / "bert")
     cross_encoder = CrossEncoder(str(tmp_path / "bert"), device=DEVICE, model_kwargs={"dtype": torch.bfloat16})
-    asked, texts = collection.query_texts(candidates["query_id"]), collection.text(candidates["doc_id"])
-    pairs = [("rank: " + text, query) for query, text in zip(asked, texts)]
-
-    def rerank():
-        return gdmtl.rerank(model, collection, candidates, precision="bf16", device=DEVICE, progress=False)
-
-    ours = rerank().set_index(["query_id", "doc_id"])["score"].loc[list(zip(candidates["query_id"], candidates["doc_id"]))]
-    theirs = cross_encoder.predict(pairs, show_progress_bar=False)
-    assert np.abs(ours.to_numpy() - theirs).max() < 0.05  # both in bf16
-    seconds = take_turns(
-        {"theirs": waited_for(lambda: cross_encoder.predict(pairs, show_progress_bar=False)), "ours": waited_for(rerank)}
-    )
-    rate = {contender: len(pairs) / each for contender, each in seconds.items()}
+    theirs = partial(cross_encoder.predict, work.pairs, show_progress_bar=False)
+    work.assert_same_scores(theirs())
+    seconds = take_turns({"theirs": waited_for(theirs), "ours": waited_for(work.ours)})
+    rate = {contender: len(work.pairs) / each for contender, each in seconds.items()}
     machine = machine_name(DEVICE)
     record(
         "GPU, re-ranking in bf16 against CrossEncoder in bf16, pairs/s",
         rate["ours"], rate["theirs"], rate["ours"] / rate["theirs"], "at least 2", machine,
     )  # fmt: skip
     record("GPU, re-ranking of BERT-base, pairs/s", rate["ours"], 20_000, rate["ours"] / 20_000, "at least 1", machine)
-    builder = model.input_builder()
-    sequences = [builder.rank(*ids) for ids in zip(builder.passage_tokens(texts), builder.tokens(asked))]
-    rate, limit = flops_of(model, sequences) / seconds["ours"], matrix_rate()
+    builder = work.model.input_builder()
+    sequences = [builder.rank(*ids) for ids in zip(builder.passage_tokens(work.texts), builder.tokens(work.asked))]
+    rate, limit = flops_of(work.model, sequences) / seconds["ours"], matrix_rate()
     record("GPU, re-ranking, share of the card's matrix rate, FLOP/s", rate, limit, rate / limit, "at least 0.5", machine)
 
 
@@ -164,27 +172,17 @@ def modular(model, folder, attention: str) -> CrossEncoder:
 
 def test_reranking_against_the_strongest_peer(bert_base, tmp_path):
     """A modular CrossEncoder with FlashAttention, at its best batch size."""
-    model = build_model("bert", checkpoint=bert_base)
-    collection, candidates = collection_of(*like_ms_marco(model.input_builder(), DEPTH), DEPTH)
-    model.save_pretrained(tmp_path / "bert")
+    work = Reranking(bert_base, tmp_path / "bert")
     try:
-        peer = modular(model, tmp_path / "bert", ATTENTION)
+        peer = modular(work.model, tmp_path / "bert", ATTENTION)
     except ImportError as error:
         pytest.skip(f"no FlashAttention for transformers: {error}")
-    asked, texts = collection.query_texts(candidates["query_id"]), collection.text(candidates["doc_id"])
-    pairs = [("rank: " + text, query) for query, text in zip(asked, texts)]
-
-    def ours():
-        return gdmtl.rerank(model, collection, candidates, precision="bf16", device=DEVICE, progress=False)
-
-    def theirs(batch_size):
-        return peer.predict(pairs, batch_size=batch_size, show_progress_bar=False)
-
-    found = ours().set_index(["query_id", "doc_id"])["score"].loc[list(zip(candidates["query_id"], candidates["doc_id"]))]
-    assert np.abs(found.to_numpy() - theirs(32)).max() < 0.05  # both in bf16
-    sizes = {size: waited_for(partial(theirs, size)) for size in (32, 128, 512)}
-    seconds = take_turns({"ours": waited_for(ours), **sizes})
+    sizes = {
+        size: waited_for(partial(peer.predict, work.pairs, batch_size=size, show_progress_bar=False)) for size in (32, 128, 512)
+    }
+    work.assert_same_scores(peer.predict(work.pairs, show_progress_bar=False))
+    seconds = take_turns({"ours": waited_for(work.ours), **sizes})
     best = min(sizes, key=seconds.get)
-    rate, other = len(pairs) / seconds["ours"], len(pairs) / seconds[best]
+    rate, other = len(work.pairs) / seconds["ours"], len(work.pairs) / seconds[best]
     what = f"GPU, re-ranking in bf16 against a modular CrossEncoder with FlashAttention, batches of {best}, pairs/s"
     record(what, rate, other, rate / other, "at least 1", machine_name(DEVICE))

@@ -15,8 +15,8 @@ from texts import PROFILES, texts_like
 
 from gdmtl_lib.backbones.devices import fast_products, pick_precision
 from gdmtl_lib.backbones.dropout import fast_dropout
-from gdmtl_lib.backbones.reference import is_fast, reference
-from gdmtl_lib.packing import FILLED_TO, filled, pack, pad
+from gdmtl_lib.backbones.reference import reference
+from gdmtl_lib.packing import filled_on, pack, pad
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.pretrained import build_model
 from gdmtl_lib.settings import TrainingSettings
@@ -29,7 +29,10 @@ CPU = torch.device("cpu")
 class Step:
     """A model with its optimiser, and one step over the same instances in two ways."""
 
-    def __init__(self, system: str, queries: list[str], passages: list[str], device: torch.device = CPU, number: int = INSTANCES, **options):
+    def __init__(
+        self, system: str, queries: list[str], passages: list[str], device: torch.device = CPU, number: int = INSTANCES,
+        **options,
+    ):
         settings = TrainingSettings(batch_size=number, precision="fp32")
         self.joint = JointLoss(build_model(system, **options), settings).to(device)
         self.model, self.device = self.joint.model, device
@@ -38,8 +41,7 @@ class Step:
 
     def packed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """As `train` does it: all sequences in one row, logits at the positions of targets alone."""
-        multiple = FILLED_TO.get(self.device.type, 1) if is_fast("filled") else 1
-        batch = filled(pack(self.sequences), multiple).to(self.device)
+        batch = filled_on(pack(self.sequences), self.device)
         with fast_products(self.device), fast_dropout(self.device):
             sums = self.joint(batch)
             loss = loss_of_part(self.joint, sums, self.joint.counts(batch).to(self.device))
