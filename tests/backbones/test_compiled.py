@@ -3,8 +3,10 @@
 import pytest
 import torch
 from tests.conftest import random_batches
+from transformers import AttentionInterface
 
 import gdmtl_lib as gdmtl
+from gdmtl_lib.backbones.attention import PACKED, packed_attention
 from gdmtl_lib.backbones.compiled import compiled_layers
 from gdmtl_lib.backbones.reference import reference
 from gdmtl_lib.joint import JointLoss
@@ -41,11 +43,12 @@ def test_the_step_is_that_of_plain_layers_and_is_compiled_once_for_batches_of_al
     assert 0 < counted[0] <= 12 and counted[1:] == counted[:1] * 3
 
 
-def test_the_plain_layers_are_there_again_after_the_block(toys):
+def test_after_the_block_everything_is_as_it_was(toys):
+    """Attention, which the whole process shares, too."""
     model = toys["gdmtl"]
-    layer = model.base_model.encoder.layer[0]
+    layer, known = model.base_model.encoder.layer[0], AttentionInterface()
     with compiled_layers(model, "eager")():
-        assert "forward" in vars(layer)
-    assert "forward" not in vars(layer)
+        assert "forward" in vars(layer) and known[PACKED] is not packed_attention
+    assert "forward" not in vars(layer) and known[PACKED] is packed_attention
     with reference("compiled"), compiled_layers(model, "eager")():
-        assert "forward" not in vars(layer)
+        assert "forward" not in vars(layer) and known[PACKED] is packed_attention
