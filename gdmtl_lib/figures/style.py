@@ -290,4 +290,10 @@ def save_figure(figure: Figure, folder: str | os.PathLike, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
         figure.savefig(folder / f"{name}.png")
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        if engine := figure.get_layout_engine():  # what has found its place keeps it: to find it again takes as long as to draw
+            figure.set_layout_engine("none")
+        try:
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        finally:
+            if engine:
+                figure.set_layout_engine(engine)
