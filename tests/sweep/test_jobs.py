@@ -51,12 +51,15 @@ def test_denoising_concerns_the_encoder_decoders_that_a_config_denoises(of_proje
 
 def test_a_variant_that_is_the_configs_own_training_is_not_trained_again(of_project):
     """All of the training queries, with the seed that the config has: notebook 09 takes the config's own."""
-    jobs = {job.name: job for job in plan(of_project("sample"))}
+    def sizes(systems, seeds):
+        return {"training_size": {"systems": systems, "seeds": seeds, "variants": {"1.0": {"train_fraction": 1.0}}}}
+
+    jobs = {job.name: job for job in plan(of_project("sample", studies=sizes(["bert", "gdmtl"], [0, 1])))}
     assert {f"train_training_size_1.0_{system}_seed1" for system in ("bert", "gdmtl")} <= set(jobs)
     assert not [name for name in jobs if name.startswith("train_training_size_1.0_") and name.endswith("seed0")]
     assert {"train_bert_seed0", "train_training_size_1.0_bert_seed1"} <= set(jobs["09_training_size"].needs)
-    alone = {"training_size": {"systems": ["bert"], "seeds": [0], "variants": {"1.0": {"train_fraction": 1.0}}}}
-    assert "train_training_size_1.0_bert_seed0" in [job.name for job in plan(of_project("sample", studies=alone))]
+    alone = plan(of_project("sample", studies=sizes(["bert"], [0])))
+    assert "train_training_size_1.0_bert_seed0" in [job.name for job in alone]
 
 
 def test_the_config_for_wikiqa_lacks_nothing_but_its_folder(of_project):
