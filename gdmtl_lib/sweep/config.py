@@ -45,6 +45,7 @@ class Config:
     transfer: other collections that systems are taken to: `collection`, `split` and its lowest relevant grade, `level`.
     gpus: how many the sweep may use at once; None: those of this machine. folder: where the results go. project: the folder
         with `notebooks`.
+    notebooks: parameters of notebooks that look at results, by a notebook's name.
     runs: of a config that trains nothing and looks at runs of one's own: what `open_runs` takes, `runs` by name among it.
     """
 
@@ -66,6 +67,7 @@ class Config:
     folder: str
     project: str
     runs: dict = field(default_factory=dict)
+    notebooks: dict[str, dict] = field(default_factory=dict)
 
 
 # What a config, its first stage, a transfer and a study hold: the type of each value, and what it is unless given.
@@ -73,7 +75,7 @@ _CONFIG = {
     "collection": ("str",), "train_split": ("str",), "splits": ("dict",), "folds": ("int", 0), "systems": ("list[str]",),
     "seeds": ("list[int]",), "baseline": ("str",), "depth": ("int",), "first_stage": ("dict", {}), "parameters": ("dict", {}),
     "overrides": ("dict", {}), "studies": ("dict", {}), "selection_folds": ("int", 0), "transfer": ("list", []),
-    "gpus": ("int | None", None), "results": ("str | None", None),
+    "gpus": ("int | None", None), "results": ("str | None", None), "notebooks": ("dict", {}),
 }  # fmt: skip
 # And a config of runs of one's own: what notebooks 04 to 08 are given, relative to the project's folder.
 _RUNS = {
@@ -115,7 +117,8 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
 
     values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`; a
     study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is not for
-    all of the study's; `results` is the folder that gets the results folder, `papermill_runs` unless given. With
+    all of the study's; `notebooks` are parameters of the others: `{14_what_changes_inside: {attribution_pairs: 8}}`; `results`
+    is the folder that gets the results folder, `papermill_runs` unless given. With
     `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a rotation.
     Or runs that are there, and nothing to train: `runs`, TREC files by name, `qrels`, and what else `open_runs` takes.
     project: the folder with `notebooks` and `papermill_runs`. Raises ValueError for what is wrong, in a sentence.
@@ -170,6 +173,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
         studies=studies, transfer=transfer, folder=_folder(name, values, project),
+        notebooks=_notebooks(f"{name}, notebooks", values["notebooks"], project / "notebooks"),
         **{key: values[key] for key in _AS_GIVEN},
     )  # fmt: skip
 
@@ -315,8 +319,19 @@ def _systems(where: str, names: list[str]) -> list[str]:
     return systems
 
 
-def _training_parameters(name: str, system: str, known: dict, parts: dict[str, dict]) -> dict:
-    """One system's parameters of 03_train. parts: what is given, by where it stands; later ones win."""
+def _notebooks(where: str, given: Mapping, folder: Path) -> dict[str, dict]:
+    """Parameters of the notebooks that look at results, checked."""
+    known = sorted(path.stem for path in folder.glob("*.ipynb") if path.stem not in ("00_index", TRAINING))
+    if unknown := [notebook for notebook in given if notebook not in known]:
+        _expect(where, False, unknown_name("notebook", unknown[0], known, "03_train has `parameters`; others are"))
+    return {
+        notebook: _of_notebook(where, notebook, notebook_parameters(folder / f"{notebook}.ipynb"), {notebook: parameters})
+        for notebook, parameters in given.items()
+    }
+
+
+def _of_notebook(name: str, notebook: str, known: dict, parts: dict[str, dict]) -> dict:
+    """A notebook's parameters, checked. known: those it declares. parts: what is given, by where it stands; later ones win."""
     given, own = {}, [parameter for parameter in known if parameter not in SET_BY_SWEEP]
     for where, parameters in parts.items():
         _check(name, where, parameters, "dict")
@@ -324,10 +339,16 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
             _expect(f"{name}, {where}", parameter not in SET_BY_SWEEP,
                     f"{parameter} is set by the sweep; a config has {', '.join(_CONFIG)}")  # fmt: skip
             if parameter not in own:
-                _expect(f"{name}, {where}", False, unknown_name("parameter", parameter, own, "03_train has"))
+                _expect(f"{name}, {where}", False, unknown_name("parameter", parameter, own, f"{notebook} has"))
             annotation, _ = known[parameter]
             given[parameter] = number_of(value, annotation)
             _check(name, f"{where}: {parameter}", given[parameter], annotation)
+    return given
+
+
+def _training_parameters(name: str, system: str, known: dict, parts: dict[str, dict]) -> dict:
+    """One system's parameters of 03_train, and whether a training would refuse them."""
+    given = _of_notebook(name, TRAINING, known, parts)
     settings = {parameter: default for parameter, (_, default) in known.items()} | given
     with _said_of(f"{name}, {system}"):
         TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})

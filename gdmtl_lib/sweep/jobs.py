@@ -383,7 +383,7 @@ class _Plan:
         }  # fmt: skip
         for away in self.away:
             known |= {"transfer_split": away, "transfer_relevance_level": level[away]}
-        known |= more
+        known |= config.notebooks.get(notebook, {}) | more
         given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
         needs = [*self._of("measure"), *needs]
         of = [_code(config, notebook), given, self.data, self.first_stage, [need.key for need in needs]]

@@ -277,11 +277,9 @@ def test_a_deleted_figure_is_drawn_again_and_nothing_else(smoke):
 def test_a_notebook_reads_the_results_from_the_notebooks_folder_too(smoke, tmp_path):
     folder, _ = smoke
     before = (folder / "bert" / "seed0" / "run.dev.trec.gz").stat().st_ino
-    done, _ = papermill(
-        "04_rerank_and_evaluate.ipynb", tmp_path / "out.ipynb", "-p", "results_dir", folder, "-p", "depth", 3,
-        cwd=PROJECT / "notebooks",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    arguments = ["04_rerank_and_evaluate.ipynb", str(tmp_path / "out.ipynb"), "-p", "results_dir", str(folder), "-p", "depth", "3"]
+    printed = tmp_path / "printed.txt"
+    assert warm.forked(warm.papermill, arguments, cwd=PROJECT / "notebooks", printed=printed) == 0, printed.read_text()
     assert "GDMTL+ (1)" in (tmp_path / "out.ipynb").read_text()
     assert (folder / "bert" / "seed0" / "run.dev.trec.gz").stat().st_ino == before  # what is there is not computed again
 

@@ -45,6 +45,10 @@ def first_stage(**given):
     return {"first_stage": given}
 
 
+def of_13(given):
+    return {"notebooks": {"13_generated_queries": given}}
+
+
 TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 training query or more, found "
 
 
@@ -53,7 +57,7 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
     [
         ({"colection": "x"}, "config test: unknown key 'colection' (did you mean 'collection'?): a config has collection, "
          "train_split, splits, folds, systems, seeds, baseline, depth, first_stage, parameters, overrides, studies, "
-         "selection_folds, transfer, gpus, results"),
+         "selection_folds, transfer, gpus, results, notebooks"),
         ({"seeds": None}, "config test: seeds must be list[int], found None (NoneType)"),
         ({"seeds": 3}, "config test: seeds must be list[int], found 3 (int)"),
         ({"seeds": []}, "config test: expected at least one of each of splits, systems and seeds"),
@@ -112,6 +116,15 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
          "collection, split"),
         ({"transfer": ["cast"]}, "config test, transfer: it must be a mapping, found 'cast'"),
         ({"transfer": AWAY | {"level": 0}}, "config test, transfer: level is the lowest relevant grade, 1 or more, found 0"),
+        # notebooks
+        ({"notebooks": {"13_generated": {}}}, "config test, notebooks: unknown notebook '13_generated' (did you mean "
+         "'13_generated_queries'?): 03_train has `parameters`; others are 01_attention_masks, 02_collection_and_candidates, "),
+        ({"notebooks": {"03_train": {}}}, "config test, notebooks: unknown notebook '03_train'"),
+        (of_13(4), "config test, notebooks: 13_generated_queries must be a mapping, found 4"),
+        (of_13({"passage_read": 4}), "config test, notebooks, 13_generated_queries: unknown parameter 'passage_read' (did you mean "
+         "'passages_read'?): 13_generated_queries has queries_appended, "),
+        (of_13({"passages_read": "few"}), "config test, notebooks: 13_generated_queries: passages_read must be int, found 'few' (str)"),
+        (of_13({"split": "cast"}), "config test, notebooks, 13_generated_queries: split is set by the sweep; a config has collection, "),
         # the first stage
         (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has run, k1, b, enriched, tune"),
         (first_stage(run="collection", k1=1), "config test, first_stage: expected a run or BM25's parameters, found run, k1"),

@@ -226,6 +226,12 @@ def test_another_baseline_repeats_the_analyses_alone(changed):
     assert changed(baseline="gdmtl_plus") == ANALYSES - GENERATING - {"01_attention_masks", "11_architectures_dev"}
 
 
+def test_a_notebooks_own_parameter_repeats_that_notebook_alone(changed, planned):
+    given = {"notebooks": {"13_generated_queries": {"passages_read": "4"}}}
+    assert changed(**given) == {"13_generated_queries_dev"}
+    assert planned(**given)["13_generated_queries_dev"].given["parameters"]["passages_read"] == 4
+
+
 STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}
 
 
