@@ -192,6 +192,19 @@ def training_size(study: Study, trainings: pd.DataFrame, baseline: str, measure:
     ]  # fmt: skip
 
 
+def by_steps(results: Results, systems: Iterable[str]) -> pd.DataFrame:
+    """How well the config's own trainings ranked after each of their epochs: `system, seed, steps` (made by then), `measure,
+    value`. No row is there of a training that was not validated after every epoch."""
+    rows = []
+    for system in systems:
+        for home in results.trainings(system):
+            if (home / "validation.csv").is_file():
+                of_one = read_table(home / "validation.csv", text=("measure",)).assign(system=system, seed=home.name.removeprefix("seed"))
+                rows.append(of_one.assign(steps=of_one["step"] + 1))
+    columns = ["system", "seed", "steps", "measure", "value"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
 def loss_weighting(
     study: Study, trainings: pd.DataFrame, reference: pd.DataFrame, measures: Sequence[str]
 ) -> pd.DataFrame:

@@ -9,8 +9,8 @@ _NAMES = {
     "style": "GAIN LOSS STYLE save_figure written",
     "results": "categories cost differences effectiveness judgment_holes pair pair_intervals query_deltas rank_shifts "
     "score_distributions twins win_tie_loss",
-    "studies": "choices cost_and_effectiveness denoising gains loss_weighting ranking_against_generation recall_by_count "
-    "training_curves training_size",
+    "studies": "choices cost_and_effectiveness denoising gains learning_curves loss_weighting ranking_against_generation "
+    "recall_by_count training_curves training_size",
     "collection": "category_shares judgment_grades recall_by_depth text_lengths",
     "masks": "attention_masks expansion mixed_mask",
     "architectures": "block_diagrams interactions",

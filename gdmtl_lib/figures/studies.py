@@ -97,6 +97,22 @@ def training_size(
     return figure
 
 
+@drawn("How fast does each learn to rank?")
+def learning_curves(by_steps: pd.DataFrame, first_stage: float, measure: str) -> Figure:
+    """Effectiveness on the validation queries against optimiser steps, a line for each system's mean over seeds and a dot
+    for each seed. by_steps: what `studies.by_steps` returns, of one measure. first_stage: BM25's mean."""
+    figure, axis = new_figure(figsize=(6.4, 3.6))
+    first_stage_line(axis, first_stage)
+    for system, of in by_steps.groupby("system", sort=False):
+        means = of.groupby("steps")["value"].mean()
+        _line_and_seeds(axis, means.index, means, of["steps"], of["value"], system)
+    axis.set(xlabel="optimiser steps", ylabel=written(measure))
+    axis.set_xlim(0)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    legend_below(figure)
+    return figure
+
+
 @drawn("How should the losses be weighted where there is little data?")
 def loss_weighting(
     by_seed: pd.DataFrame, reference: pd.DataFrame, first_stage: float, sigmas: pd.DataFrame, measure: str

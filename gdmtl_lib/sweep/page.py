@@ -26,8 +26,8 @@ from .jobs import STARTED, Job, read_jobs
 # In which order names are shown that begin so; the rest follows by the alphabet.
 ORDER = (
     "twins", "effectiveness", "differences", "seeds", "judgment_holes", "score_distributions", "win_tie_loss",
-    "query_deltas", "query_extremes", "rank_shifts", "categories", "training_size", "loss_weighting", "choices",
-    "transfer", "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation",
+    "query_deltas", "query_extremes", "rank_shifts", "categories", "training_size", "learning_curves", "loss_weighting",
+    "choices", "transfer", "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation",
     "attention", "collection", "candidate",
 )  # fmt: skip
 ROWS_SHOWN = 15

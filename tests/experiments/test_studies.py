@@ -176,6 +176,18 @@ def test_trainings_measured_on_different_queries_have_no_mean(sizes):
         study.mean_values(own.query("seed != 1"), "RR@5")
 
 
+def test_by_steps_has_a_row_for_each_epoch_of_a_training_that_was_validated(sizes):
+    assert studies.by_steps(sizes, ["bert"]).empty
+    rows = pd.DataFrame({"epoch": [0, 1], "step": [9, 19], "measure": "RR@10", "value": [0.4, 0.5]})
+    for seed in (0, 7):
+        rows.to_csv(sizes.home("bert", seed) / "validation.csv", index=False)
+    table = studies.by_steps(sizes, ["bert", "gdmtl"])
+    assert table.columns.tolist() == ["system", "seed", "steps", "measure", "value"]
+    assert table[["system", "seed", "steps", "value"]].values.tolist() == [
+        ["bert", "0", 10, 0.4], ["bert", "0", 20, 0.5], ["bert", "7", 10, 0.4], ["bert", "7", 20, 0.5],
+    ]  # fmt: skip
+
+
 def history(last, sigma=None):
     """Two epochs of two steps; the last one's ranking losses are `last` and `last` + .2, so their mean last + .1."""
     table = {"epoch": [0, 0, 1, 1], "step": [0, 1, 2, 3], "rank_loss": [1.0, 1.0, last, last + 0.2]}

@@ -420,6 +420,17 @@ def test_systems_stand_beside_each_other_where_they_are_compared(table, by_seed)
     assert places == pytest.approx([-0.07, 0.07])  # the shares are names here, no numbers
 
 
+def test_learning_curves_are_lines_of_means_over_seeds_at_each_epochs_last_step():
+    rows = [("bert", 0, 10, 0.4), ("bert", 1, 10, 0.6), ("bert", 0, 20, 0.7), ("bert", 1, 20, 0.8), ("gdmtl", 0, 10, 0.3)]
+    [axis] = plots.learning_curves(pd.DataFrame(rows, columns=["system", "seed", "steps", "value"]), 0.45, "RR@10").axes
+    bm25, bert, gdmtl = axis.lines
+    assert bm25.get_ydata()[0] == 0.45 and gdmtl.get_xydata().tolist() == [[10, 0.3]]
+    assert bert.get_xydata() == pytest.approx(np.array([[10, 0.5], [20, 0.75]]))
+    [dots] = axis.collections
+    assert dots.get_offsets().tolist() == [[10, 0.4], [10, 0.6], [20, 0.7], [20, 0.8]]
+    assert (axis.get_xlim()[0], axis.get_ylabel()) == (0, "MRR@10")
+
+
 @pytest.fixture
 def weighted():
     rows = [("uncertainty", 100, 0, 0.4), ("uncertainty", 100, 1, 0.6), (0.1, 0, 0, 0.7), (0.1, 0, 1, 0.8)]
@@ -1114,6 +1125,7 @@ BY_SEED = pd.DataFrame(
     [(share, name, seed, RNG.random()) for share in (0.25, 1.0) for name in ("bert", "gdmtl") for seed in (0, 1)],
     columns=["train_fraction", "system", "seed", "mean"],
 )
+CURVES = BY_SEED.rename(columns={"train_fraction": "steps", "mean": "value"})
 WEIGHTED = BY_SEED.assign(system="gdmtl", loss_weighting=BY_SEED["train_fraction"], generation_head_warmup_steps=0)
 ALONE = BY_SEED.query("system == 'bert'")
 CHOICES = pd.DataFrame({"choice": list("aabb"), "system": ["bert", "gdmtl"] * 2, "twin": ["", "bert"] * 2, "mark": ""}).assign(
@@ -1193,6 +1205,9 @@ FIGURES: dict[str, tuple[tuple, list[tuple]]] = {
         called(SIZES, BY_SEED, {0.25: 2, 1.0: 8}, 0.3, "bert", "RR@10"),
         [("y", BY_SEED["mean"], [*SIZES["mean"], 0.3], []),
          ("y", SIZES.query("system == 'gdmtl'")["difference"], SIZES.query("system == 'gdmtl'")[["low", "high"]], [])],
+    ),
+    "learning_curves": (
+        called(CURVES, 0.3, "RR@10"), [("y", CURVES["value"], [*CURVES.groupby(["steps", "system"])["value"].mean(), 0.3], [])],
     ),
     "loss_weighting": (
         called(WEIGHTED, ALONE, 0.3, SIGMAS, "RR@10"),

@@ -188,7 +188,7 @@ def test_every_figure_and_table_is_there(smoke):
                "attention_masks", "mixed_mask", "expansion", "attention_heads", "attention_blocks", "architectures",
                "interactions"} | of(f"{both} score_distributions query_deltas", *SPLITS)  # fmt: skip
     figures |= {"cross_attention_before", "cross_attention_after"}
-    figures |= of("categories training_size loss_weighting choices denoising intervals cost", "dev") | of("transfer transfer_shared", "cast")
+    figures |= of("categories training_size learning_curves loss_weighting choices denoising intervals cost", "dev") | of("transfer transfer_shared", "cast")
     tables = {"collection", "collection_categories", "candidate_recall", "shared_information_needs"}
     tables |= of(f"{both} score_overlap query_extremes", *SPLITS) | of("transfer transfer_differences", "cast")
     tables |= of("categories training_size loss_weighting choices denoising intervals architectures", "dev")
