@@ -62,7 +62,8 @@ def _call(function: Callable, arguments: tuple, environment: Mapping[str, str], 
 
 def sweep(name: str, values: Mapping[str, object], only: tuple[str, ...] = ()) -> int:
     """What the Snakefile does, one job after the other in this process: prepare a config of the project, some of its
-    values changed, run what is not done, and write the page. only: the jobs wanted, with what they need; all when empty.
+    values changed, or one of runs of one's own, which is in values whole; run what is not done, and write the page. only: the
+    jobs wanted, with what they need; all when empty.
 
     Returns 0, or the status of the first job that fails. Call it with `forked`.
     """
@@ -74,7 +75,8 @@ def sweep(name: str, values: Mapping[str, object], only: tuple[str, ...] = ()) -
 
     local_provisioner.launch_kernel = _Forks().kernel  # before anything has a thread
     file = PROJECT / "papermill_runs" / "configs" / f"{name}.yaml"
-    config = read_config(yaml.safe_load(file.read_text()) | values, name, PROJECT)
+    of_file = {} if "runs" in values else yaml.safe_load(file.read_text())
+    config = read_config(of_file | values, name, PROJECT)
     jobs = {job.name: job for job in prepare(config)}
     wanted = set(only or jobs)
     for job in reversed(jobs.values()):

@@ -4,12 +4,11 @@ import re
 from urllib.parse import unquote
 
 import pytest
+from tests import warm
 
 from gdmtl_lib.sweep.check import missing
 from gdmtl_lib.sweep.config import read_config
-from gdmtl_lib.sweep.execute import execute
 from gdmtl_lib.sweep.jobs import prepare
-from gdmtl_lib.sweep.page import write_page
 
 from .conftest import PROJECT
 
@@ -78,12 +77,10 @@ def test_a_changed_run_is_looked_at_again_and_nothing_is_looked_at_twice(given, 
 
 
 def test_the_notebooks_draw_the_runs_and_the_page_shows_them(given, tmp_path):
-    config = read(given)
-    jobs = prepare(config)
-    for job in jobs:
-        execute(config, jobs, job)
-    assert all(job.is_done() for job in jobs) and all(job.is_done() for job in prepare(read(given)))
-    page = write_page(config.folder)
+    printed = tmp_path / "printed.txt"
+    assert warm.forked(warm.sweep, "mine", given, cwd=PROJECT, printed=printed) == 0, printed.read_text()
+    assert all(job.is_done() for job in prepare(read(given)))
+    page = tmp_path / "results" / "mine" / "index.html"
     text = page.read_text("utf-8")
     linked = {unquote(link) for link in re.findall(r'(?:href|srcset)="([^"# ]+)(?: 2x)?"', text)}
     assert all((page.parent / link).is_file() for link in linked)
