@@ -23,7 +23,7 @@ SET_BY_SWEEP = {
     "model", "collection", "train_split", "validation_split", "split", "splits", "systems", "baseline", "depth",
     "relevance_level", "relevance_levels", "seed", "output_dir", "results_dir", "resume", "system",
     "transfer_split", "transfer_relevance_level", "run", "k1", "b", "enriched", "denoised_dir",
-    "keep_epoch_runs",
+    "keep_epoch_runs", "runs", "qrels", "queries", "passages", "categories", "transfer_collection",
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ _CONFIG = {
 _RUNS = {
     "runs": ("dict[str, str]",), "qrels": ("str",), "queries": ("str | None", None), "passages": ("str | None", None),
     "categories": ("str | None", None), "relevance_level": ("int", 1), "baseline": ("str | None", None),
-    "results": ("str | None", None),
+    "results": ("str | None", None), "notebooks": ("dict", {}),
 }  # fmt: skip
 _AS_GIVEN = ("collection", "train_split", "splits", "folds", "seeds", "depth", "first_stage", "selection_folds", "gpus")
 _FIRST_STAGE = {"run": ("str",), "k1": ("float",), "b": ("float",), "enriched": ("str",), "tune": ("int",)}
@@ -197,6 +197,7 @@ def _of_runs(name: str, values: dict, project: Path) -> Config:
         name=name, collection="", train_split="", splits={"runs": level}, systems=[], seeds=[], baseline=baseline, depth=1,
         parameters={}, studies={}, transfer=[], folder=_folder(name, values, project), project=str(project), folds=0,
         first_stage={}, selection_folds=0, gpus=None, runs={"runs": runs} | files,
+        notebooks=_notebooks(f"{name}, notebooks", values["notebooks"], project / "notebooks"),
     )  # fmt: skip
 
 

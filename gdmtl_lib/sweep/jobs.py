@@ -193,7 +193,7 @@ def _of_runs(config: Config) -> Iterator[Job]:
                 for file in files if not file.startswith("irds:")]  # fmt: skip
     known = config.runs | {"baseline": config.baseline, "relevance_level": level, "results_dir": config.folder}
     for notebook in ANALYSES if len(opened.systems()) > 1 else ["04_rerank_and_evaluate"]:  # the others compare
-        given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
+        given = _given(config, notebook, known)
         if "runs" in given and (ANALYSES[notebook] != "categories" or "category" in opened.collection.queries(SPLIT)):
             does = {"notebook": notebook, "name": notebook, "parameters": given, "computes": False}
             of = _hash([__version__, _code(config, notebook), given, contents])
@@ -383,8 +383,7 @@ class _Plan:
         }  # fmt: skip
         for away in self.away:
             known |= {"transfer_split": away, "transfer_relevance_level": level[away]}
-        known |= config.notebooks.get(notebook, {}) | more
-        given = {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
+        given = _given(config, notebook, known | more)
         needs = [*self._of("measure"), *needs]
         of = [_code(config, notebook), given, self.data, self.first_stage, [need.key for need in needs]]
         name, computes = notebook if split is None else f"{notebook}_{split}", notebook in COMPUTING
@@ -394,6 +393,12 @@ class _Plan:
 
 def notebook_of(config: Config, name: str) -> Path:
     return Path(config.project) / "notebooks" / f"{name}.ipynb"
+
+
+def _given(config: Config, notebook: str, known: Mapping) -> dict[str, object]:
+    """What a notebook is given: those of its parameters that are known, or that the config sets."""
+    known = {**known, **config.notebooks.get(notebook, {})}
+    return {name: known[name] for name in notebook_parameters(notebook_of(config, notebook)) if name in known}
 
 
 def without_answers(config: Config, collection: Collection) -> str | None:

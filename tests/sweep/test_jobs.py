@@ -230,6 +230,8 @@ def test_a_notebooks_own_parameter_repeats_that_notebook_alone(changed, planned)
     given = {"notebooks": {"13_generated_queries": {"passages_read": "4"}}}
     assert changed(**given) == {"13_generated_queries_dev"}
     assert planned(**given)["13_generated_queries_dev"].given["parameters"]["passages_read"] == 4
+    planned_11 = planned(notebooks={"11_architectures": {"reference": "gdmtl_plus"}})["11_architectures_dev"]
+    assert planned_11.given["parameters"]["reference"] == "gdmtl_plus"  # which the sweep would choose itself
 
 
 STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}

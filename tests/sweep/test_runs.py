@@ -46,6 +46,7 @@ def read(given, **change):
         ({"runs": {"a": "nowhere.run"}}, f"config mine: a: no file nowhere.run; paths start from {PROJECT}"),
         ({"queries": "nowhere.tsv"}, f"config mine: queries: no file nowhere.tsv; paths start from {PROJECT}"),
         ({"baseline": "their"}, "config mine: unknown baseline 'their' (did you mean 'theirs'?): runs are theirs, mine $v2"),
+        ({"notebooks": {"05_score_distributions": {"runs": {}}}}, "config mine, notebooks, 05_score_distributions: runs is set by "),
         ({"relevance_level": 0}, "config mine: expected a run or more and a relevance_level of 1 or more, found 2 and 0"),
     ],
 )  # fmt: skip
@@ -68,6 +69,9 @@ def test_a_changed_run_is_looked_at_again_and_nothing_is_looked_at_twice(given, 
     changed = prepare(read(given))
     assert not set(keys) & {job.key for job in changed}
     assert [job.name[:2] for job in prepare(read(given, categories=None))] == ["04", "05", "06", "07"]
+    bins = {"05_score_distributions": {"bins": 10}}
+    other = {job.name for job, key in zip(prepare(read(given, notebooks=bins)), [job.key for job in changed]) if job.key != key}
+    assert other == {"05_score_distributions"}
     alone = {name: given["runs"][name] for name in NAMES[:1]}
     assert [job.name for job in prepare(read(given, runs=alone))] == ["04_rerank_and_evaluate"]  # the others compare
     assert list(missing(read(given))) == []
