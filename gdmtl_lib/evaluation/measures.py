@@ -39,7 +39,8 @@ def evaluate(
     0, and RBP residual 1 (a warning says of how many); queries without judgments are left out.
 
     run: `query_id` str, `doc_id` str, `score` number, or the path of a TREC run file.
-    qrels: `query_id` str, `doc_id` str, `relevance` integer, or a path; a negative grade counts as 0.
+    qrels: `query_id` str, `doc_id` str, `relevance` integer, or a path. A negative grade counts as 0, and in RBP's residual,
+        Bpref and infAP as not judged, as in trec_eval.
     measures: in ir-measures' notation, for example `"RR@10"`; the name stands in the result as given.
     relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not (RR, RBP),
         unless the measure names its own `rel`. nDCG uses the grades as gains.
@@ -55,17 +56,21 @@ def evaluate(
     validate_qrels(qrels)
     parsed = parse_measures(measures, relevance_level)
     run = of_judged_queries(as_run(run), qrels)
-    qrels = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].astype(np.int64).clip(lower=0))
-    qrels = qrels.reset_index(drop=True)
+    as_given = qrels[["query_id", "doc_id"]].assign(grade=qrels["relevance"].astype(np.int64)).reset_index(drop=True)
+    qrels = as_given.assign(grade=as_given["grade"].clip(lower=0))
     lists = _Lists(run, qrels)
     if missing := len(lists.query_ids) - run["query_id"].nunique():
         what = f"the run has no list for {missing:,} of {len(lists.query_ids):,} judged queries: they count as 0"
         warnings.warn(f"{what}. Leave their judgments out if they were not to be ranked", stacklevel=2)
     others = [measure for measure in parsed.values() if _own(measure) is None]
-    values = _by_ir_measures(others, run, qrels, lists.query_ids) if others else {}
+    sampled = [measure for measure in others if measure.NAME in ("Bpref", "infAP")]
+    values = _by_ir_measures(sampled, run, as_given, lists.query_ids) if sampled else {}
+    if rest := [measure for measure in others if measure not in sampled]:
+        values |= _by_ir_measures(rest, run, qrels, lists.query_ids)
     values |= {measure: own(lists, measure) for measure in parsed.values() if (own := _own(measure))}
     none = np.full(len(lists.query_ids), np.nan)
-    residuals = [1 - _rbp(lists, of["p"], 0) if of.NAME == "RBP" else none for of in parsed.values()]
+    judged = lists if qrels["grade"].equals(as_given["grade"]) else _Lists(run, as_given)
+    residuals = [1 - _rbp(judged, of["p"], 0) if of.NAME == "RBP" else none for of in parsed.values()]
     return pd.DataFrame(
         {
             "query_id": np.repeat(lists.query_ids, len(parsed)),

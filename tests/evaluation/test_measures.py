@@ -3,6 +3,7 @@ import time
 import warnings
 from math import log2
 
+import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
@@ -119,7 +120,7 @@ def trec_eval(judged: dict[str, int], docs: list[str], measure: str, level: int 
 
 
 def cwl_rbp(judged: dict[str, int], docs: list[str], p: float, level: int) -> tuple[float, float]:
-    gains = np.array([float(judged[doc] >= level) if doc in judged else np.nan for doc in docs])
+    gains = np.array([float(judged[doc] >= level) if judged.get(doc, -1) >= 0 else np.nan for doc in docs])
     measure = RBPCWLMetric(p)
     measure.residuals = True
     value = measure.measure(Ranking("q", gains, np.ones(len(docs)), max_n=1000))
@@ -128,14 +129,14 @@ def cwl_rbp(judged: dict[str, int], docs: list[str], p: float, level: int) -> tu
 
 def oracle(judged: dict[str, int], docs: list[str], level: int) -> dict[str, tuple[float, float]]:
     """Value and residual of one list, by pytrec_eval and by cwl_eval with its own residuals."""
-    judged = {doc: max(grade, 0) for doc, grade in judged.items()}  # as evaluate says; pytrec_eval may crash
+    given, judged = judged, {doc: max(grade, 0) for doc, grade in judged.items()}  # as evaluate says; pytrec_eval may crash
     return {
         "RR@10": (trec_eval(judged, docs[:10], "recip_rank", level), np.nan),
         "RR@100": (trec_eval(judged, docs[:100], "recip_rank", level), np.nan),
         "nDCG@10": (trec_eval(judged, docs, "ndcg_cut_10"), np.nan),
         "nDCG@20": (trec_eval(judged, docs, "ndcg_cut_20"), np.nan),
-        "RBP(p=0.5)": cwl_rbp(judged, docs, 0.5, level),
-        "RBP(p=0.8)": cwl_rbp(judged, docs, 0.8, level),
+        "RBP(p=0.5)": cwl_rbp(given, docs, 0.5, level),
+        "RBP(p=0.8)": cwl_rbp(given, docs, 0.8, level),
     }
 
 
@@ -153,6 +154,20 @@ def test_measures_equal_pytrec_eval_and_residuals_cwl_eval(level):
             expected = oracle(judged, docs, level)
             assert list(rows.index) == list(expected)
             assert rows.to_numpy() == pytest.approx(np.array([*expected.values()]), abs=1e-9, nan_ok=True)
+
+
+def test_what_samples_judgments_takes_a_negative_grade_for_none_as_trec_eval_does():
+    run, qrels = fuzzed(np.random.default_rng(3))
+    measures, text = ["Bpref", "infAP"], {"doc_id": str, "query_id": str}
+    values = evaluate(run, qrels, measures).pivot(index="query_id", columns="measure", values="value")
+    assert (qrels["relevance"] < 0).any() and not values.equals(
+        evaluate(run, qrels.assign(relevance=qrels["relevance"].clip(lower=0)), measures).pivot(
+            index="query_id", columns="measure", values="value"))  # fmt: skip
+    ranked = canonical_order(run)
+    given = {query: dict(zip(of["doc_id"], -of["rank"].astype(float))) for query, of in ranked.astype(text).groupby("query_id")}
+    judged = {query: dict(zip(of["doc_id"], of["relevance"].astype(int))) for query, of in qrels.groupby("query_id")}
+    for found in ir_measures.iter_calc([ir_measures.Bpref, ir_measures.infAP], judged, given):
+        assert values.loc[found.query_id, str(found.measure)] == pytest.approx(found.value, abs=1e-12)
 
 
 def test_row_order_scale_and_dtype_of_the_scores_change_nothing():
