@@ -31,6 +31,8 @@ ORDER = (
     "attention", "collection", "candidate",
 )  # fmt: skip
 ROWS_SHOWN = 15
+# Columns of names and ids, which may look like numbers.
+NAMES = ("system", "baseline", "twin", "query_id", "doc_id", "category")
 # What a kind of job is called where they are counted.
 NOUNS = {
     "tune": "BM25 tuning", "search": "candidate list", "measure": "BM25 measurement", "denoise": "denoised start",
@@ -95,6 +97,8 @@ def announced(config: Config, jobs: Sequence[Job]) -> str:
     kinds = collections.Counter(job.kind for job in undone)
     does = ", ".join(f"{count} {NOUNS[kind]}{'s' * (count > 1)}" for kind, count in kinds.items())
     does += f"; {in_words(sum(job.seconds for job in undone))} on this machine, alone."
+    if idle := sorted(set(config.notebooks) - {job.given.get("notebook") for job in jobs}):
+        does += f" Of the config's `notebooks`, {', '.join(idle)} is none that this sweep runs."
     for first in [place for place, job in enumerate(undone, 1) if job.measures][:1]:
         does += f" The first table is there after {in_words(sum(job.seconds for job in undone[:first]))}."
     return f"{head}. To do: {does} {page}"
@@ -111,7 +115,8 @@ def _is_locked(job: Job) -> bool:
 
 def _conclusions(folder: Path, config: dict) -> Iterator[str]:
     """One sentence a question of the paper, of the tables that are there."""
-    tables = {path.stem: table for path in sorted((folder / "tables").glob("*.csv")) if (table := _read(path)) is not None}
+    read = {path.stem: _read(path) for path in sorted((folder / "tables").glob("*.csv"))}
+    tables = {name: table.apply(_numbers) for name, table in read.items() if table is not None}
     baseline, runs = LABELS[config["baseline"]], config.get("runs", {}).get("runs", {})
     below = {}  # by split, the systems that rank worse than the candidates came: what they gain on each other says little
     for split in config["splits"]:
@@ -159,12 +164,18 @@ def _verdicts(rows: pd.DataFrame) -> str:
     return said[:1].upper() + said[1:]
 
 
-def _read(path: Path, **how) -> pd.DataFrame | None:
-    """A table; None while it is being written."""
+def _read(path: Path) -> pd.DataFrame | None:
+    """A table, as texts; None while it is being written."""
     try:
-        return pd.read_csv(path, **how)
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError):
         return None
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column of texts as numbers, NaN where there is none; as it is where it holds something else, or names."""
+    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
+    return column if column.name in NAMES or (numbers.isna() & (column != "")).any() else numbers
 
 
 def _facts(config: dict) -> dict[str, object]:
@@ -210,7 +221,7 @@ def _parts(folder: Path, config: dict, jobs: Sequence[Job]) -> list[dict]:
 
 def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
     """A table as the page shows it; None while it is being written."""
-    if (table := _read(path, dtype=str, keep_default_na=False)) is None:
+    if (table := _read(path)) is None:
         return None
     (name, _, split), note, rows_shown = path.stem.partition("."), "", ROWS_SHOWN
     if name == "win_tie_loss" and {"baseline", "system", "win"} <= set(table.columns):
@@ -237,8 +248,7 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
 
 def _written(column: pd.Series) -> pd.Series:
     """A column of texts as the page shows it: decimals alike, whole numbers without, of a long text its beginning."""
-    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
-    if not column.str.contains(".", regex=False).any() or (numbers.isna() & (column != "")).any():
+    if (numbers := _numbers(column)) is column or not column.str.contains(".", regex=False).any():
         return column.map(lambda text: textwrap.shorten(text, 160, placeholder=" …"))
     digits = 0 if (numbers.dropna() % 1 == 0).all() else 1 if numbers.abs().max() >= 100 else 3
     texts = numbers.map(lambda number: "" if np.isnan(number) else f"{number:z.{digits}f}")

@@ -135,11 +135,13 @@ def test_what_is_being_written_is_left_out(folder):
 
 def test_a_call_says_at_its_start_what_it_will_do(half):
     folder, jobs = half
-    config = Namespace(name="sample", folder=str(folder))
+    config = Namespace(name="sample", folder=str(folder), notebooks={})
     assert announced(config, jobs) == (
         "sample: 6 jobs, 2 of them done. To do: 3 trainings, 1 notebook; about 16 minutes on this machine, alone. The page "
         f"{folder}/index.html says how far it is and shows what there is."
     )
+    config.notebooks = {"13_generated_queries": {"passages_read": 4}}
+    assert " Of the config's `notebooks`, 13_generated_queries is none that this sweep runs. The page " in announced(config, jobs)
 
 
 def test_every_figure_table_and_notebook_is_linked_and_every_link_leads_somewhere(folder):
@@ -171,6 +173,14 @@ def test_tables_are_shown_with_three_digits_and_as_text(folder):
 )  # fmt: skip
 def test_a_column_of_numbers_is_written_alike(column, shown):
     assert _written(pd.Series(column)).tolist() == shown
+
+
+@pytest.mark.parametrize("names", [("0.1", "0.10"), ("007", "1e5"), ("nan", "None"), ("1", "2.50")])
+def test_names_that_look_like_numbers_stay_as_they_are(folder, names):
+    write(folder, {"tables/effectiveness.dev.csv": f"system,MRR@10\n{names[0]},0.5\n{names[1]},0.25\n"})
+    text = write_page(folder).read_text()
+    assert f"Which system ranks best on dev? {names[0]}, with an MRR@10 of 0.500." in text
+    assert all(f"<td>{name}</td><td>{mean}</td>" in text for name, mean in zip(names, ("0.500", "0.250")))
 
 
 def test_a_figure_stands_above_its_table_and_what_answers_the_question_first(folder):
