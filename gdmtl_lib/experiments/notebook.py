@@ -56,8 +56,12 @@ def notebook_parameters(notebook: Path) -> dict[str, tuple[str, object]]:
 
 
 def number_of(value: object, annotation: str) -> object:
-    """The number a text stands for, where a number is expected: YAML 1.1 takes 1e-4 for a text, and Snakemake's
-    `--config` whatever stands in brackets; papermill knows True and not true."""
+    """What a text stands for, where a number, true, false or null is expected: YAML 1.1 takes 1e-4 for a text, and
+    Snakemake's `--config` whatever stands in brackets, lists of it too; papermill knows True and not true."""
+    if isinstance(value, list) and (of := re.search(r"list\[(\w+)\]", annotation)):
+        return [number_of(each, of[1]) for each in value]
+    if value == "null" and "None" in annotation:
+        return None
     if not isinstance(value, str):
         return value
     if annotation == "bool" and value in ("true", "false"):

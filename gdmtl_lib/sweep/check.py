@@ -4,9 +4,10 @@ what it will take of this machine. Nothing is downloaded, trained or written."""
 import argparse
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
@@ -121,18 +122,24 @@ def _nothing_fetched() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def as_snakemake_merges(config: Path, given: Sequence[str]) -> dict:
+    """The values of a config, some of them KEY=VALUE instead, as `make figures` gets them: of a mapping, parts."""
+    from snakemake.cli import parse_config  # slow to import
+    from snakemake.settings.types import ConfigSettings
+
+    if wrong := [each for each in given if not re.fullmatch(r"[a-zA-Z_]\w*=.*", each, re.DOTALL)]:
+        raise ValueError(f"--config: expected KEY=VALUE, found {wrong[0]!r}")
+    return dict(ConfigSettings(config=parse_config(list(given)), configfiles=[config]).overwrite_config)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gdmtl_lib.sweep.check", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--config", dest="values", nargs="*", default=[], metavar="KEY=VALUE", help="values that differ")
     chosen = parser.parse_args(arguments)
     try:
-        values = read_yaml(chosen.config)
-        for given in chosen.values:
-            key, equals, value = given.partition("=")
-            if not equals:
-                raise ValueError(f"--config: expected KEY=VALUE, found {given!r}")
-            values |= read_yaml(f"--config {given}", f"{key}: {value}")
+        read_yaml(chosen.config)
+        values = as_snakemake_merges(chosen.config, chosen.values)
         project = next((each for each in chosen.config.resolve().parents if (each / "notebooks").is_dir()), None)
         if project is None:
             raise ValueError(f"{chosen.config}: expected a config in papermill_runs/configs, beside whose notebooks it runs")
@@ -147,9 +154,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{config.name}: " + (f"{len(lacking)} missing" if lacking else "nothing is missing"))
         print(*(f"  - {sentence}" for sentence in lacking), sep="\n", end="\n" if lacking else "")
         try:
-            print(*(f"  {sentence}" for sentence in takes(config, plan(config))), sep="\n")
+            taken = list(takes(config, plan(config)))
         except (OSError, ValueError):
-            print(*(f"  {sentence}" for sentence in published(config)), sep="\n")
+            taken = list(published(config))
+        print(*(f"  {sentence}" for sentence in taken), sep="\n")
     return 1 if lacking else 0
 
 

@@ -231,8 +231,7 @@ def _checked(where: str, values: Mapping, known: Mapping, have: str) -> dict:
     _refuse_unknown(where, values, known, have)
     for key, value in values.items():
         annotation, *_ = known[key]
-        several = annotation == "list[int]" and isinstance(value, list)
-        checked[key] = [number_of(each, "int") for each in value] if several else number_of(value, annotation)
+        checked[key] = number_of(value, annotation)
         _check(where, key, checked[key], annotation)
     return checked
 
@@ -344,6 +343,9 @@ def _of_notebook(name: str, notebook: str, known: dict, parts: dict[str, dict]) 
             annotation, _ = known[parameter]
             given[parameter] = number_of(value, annotation)
             _check(name, f"{where}: {parameter}", given[parameter], annotation)
+            if parameter == "measure":
+                with _said_of(f"{name}, {where}"):
+                    parse_measures([value], 1)
     return given
 
 

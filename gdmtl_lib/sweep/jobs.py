@@ -187,7 +187,8 @@ def plan(config: Config) -> list[Job]:
 
 def _of_runs(config: Config) -> Iterator[Job]:
     """The notebooks that take runs of one's own: each anew where its code, a file or what it is given has changed."""
-    opened, level = open_runs(**config.runs, folder=config.folder), config.splits[SPLIT]  # what is wrong is said now
+    level = config.splits[SPLIT]
+    opened = open_runs(**config.runs, relevance_level=level, folder=config.folder)  # what is wrong is said now
     files = [*config.runs["runs"].values(), *(path for path in config.runs.values() if isinstance(path, str))]
     contents = [content_of(Path(file)) if Path(file).is_file() else load_collection(file).fingerprint()
                 for file in files if not file.startswith("irds:")]  # fmt: skip

@@ -101,7 +101,8 @@ def test_what_is_checked_is_named():
         ("1e-4", "float", 1e-4), ("1.5E-4", "float", 1.5e-4), ("3", "int | None", 3), (".5", "str | float", 0.5),
         ("uncertainty", "str | float", "uncertainty"), ("3", "str", "3"), ("1e-4", "int", "1e-4"), (2, "int", 2),
         ("inf", "float", "inf"), ("0x10", "int", "0x10"), ("true", "bool", True), ("false", "bool", False), ("yes", "bool", "yes"),
-        ("true", "str", "true"),
+        ("true", "str", "true"), ("null", "float | None", None), ("null", "str", "null"), (["1", "2"], "list[int] | None", [1, 2]),
+        (["1"], "list[str]", ["1"]),
     ],
 )  # fmt: skip
 def test_numbers_that_yaml_takes_for_texts(value, annotation, number):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from gdmtl_lib.sweep import check, costs
+from gdmtl_lib.sweep.config import read_config
 
 PROJECT = Path(__file__).parents[2]
 
@@ -115,7 +116,7 @@ def test_a_config_that_is_no_yaml_is_refused(tmp_path, capsys, content, message)
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "{}: expected a config in papermill_runs/configs, beside whose notebooks it runs"),
     (["--config", "depth"], "--config: expected KEY=VALUE, found 'depth'"),
-    (["--config", "seeds=[0"], "--config seeds=[0 is no config in YAML: while parsing a flow sequence"),
+    (["--config", "=1"], "--config: expected KEY=VALUE, found '=1'"),
 ])  # fmt: skip
 def test_a_config_elsewhere_and_values_that_are_none_are_refused(tmp_path, capsys, arguments, message):
     (tmp_path / "mine.yaml").write_text("\ufeffdepth: 3\r\n", newline="")
@@ -124,7 +125,15 @@ def test_a_config_elsewhere_and_values_that_are_none_are_refused(tmp_path, capsy
 
 
 def test_values_can_be_changed_as_for_the_sweep(run, tmp_path, capsys):
-    run()
+    """Snakemake merges mappings, and takes what stands in brackets for texts."""
+    run(systems=["bert"], studies={})
     file = tmp_path / "project" / "papermill_runs" / "configs" / "mine.yaml"
-    assert check.main([str(file), "--config", "systems=[bert]", "splits={dev: 1}", f"studies={json.dumps({})}"]) == 0
-    assert "1 x train" in capsys.readouterr().out
+    given = ["seeds=[3, 4]", "splits={cast: 3}", "parameters={max_gradient_norm: null}", "gpus=null",
+             "notebooks={13_generated_queries: {queries_appended: [0, 2]}}"]  # fmt: skip
+    config = read_config(check.as_snakemake_merges(file, given), "mine", PROJECT)
+    assert (config.seeds, config.splits, config.gpus) == ([3, 4], {"dev": 1, "cast": 3}, None)
+    assert config.parameters["bert"]["max_gradient_norm"] is None and config.parameters["bert"]["layers"] == 2
+    assert config.notebooks["13_generated_queries"]["queries_appended"] == [0, 2]
+    assert check.main([str(file), "--config", *given[:1]]) == 0 and "2 x train" in capsys.readouterr().out
+    assert check.main([str(file), "--config", "seeds=[0"]) == 2
+    assert capsys.readouterr().err.startswith("config mine: seeds must be list[int], found '[0' (str)")

@@ -124,6 +124,8 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         (of_13({"passage_read": 4}), "config test, notebooks, 13_generated_queries: unknown parameter 'passage_read' (did you mean "
          "'passages_read'?): 13_generated_queries has queries_appended, "),
         (of_13({"passages_read": "few"}), "config test, notebooks: 13_generated_queries: passages_read must be int, found 'few' (str)"),
+        ({"notebooks": {"16_choices": {"measure": "MRR@"}}}, "config test, notebooks, 16_choices: measures: expected ir-measures' "
+         "notation, found 'MRR@' ("),
         (of_13({"split": "cast"}), "config test, notebooks, 13_generated_queries: split is set by the sweep; a config has collection, "),
         # the first stage
         (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has run, k1, b, enriched, tune"),
