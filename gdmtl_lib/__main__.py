@@ -14,12 +14,12 @@ import pandas as pd
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data.files import decode_line, read_lines
-from gdmtl_lib.data.trec import read_run
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, PAPER_NAMES, summarize
 from gdmtl_lib.evaluation.tables import marked_effectiveness
 from gdmtl_lib.experiments.metadata import write_metadata
 from gdmtl_lib.experiments.results import labelled
 from gdmtl_lib.experiments.runs import Runs, open_runs
+from gdmtl_lib.settings import check_count
 
 _EXAMPLES = """examples:
   python -m gdmtl_lib compare bm25.run mine.run.gz --qrels qrels.txt --output compared
@@ -63,7 +63,7 @@ def rerank(options) -> None:
     collection = gdmtl.load_collection(options.collection)
     model = gdmtl.load_model(options.checkpoint)
     run = gdmtl.rerank(
-        model, collection, read_run(options.candidates), output=options.output, precision=options.precision,
+        model, collection, options.candidates, output=options.output, precision=options.precision,
         device=options.device,
     )  # fmt: skip
     write_metadata(options.output, model.system.name, collection.name)
@@ -76,10 +76,14 @@ def generate(options) -> None:
         ((number, decode_line(Path("-"), number, raw)) for number, raw in enumerate(sys.stdin.buffer, 1))
         if options.passages == "-" else read_lines(options.passages)
     )  # fmt: skip
-    passages = [line.strip() for _, line in lines if line.strip()]
+    passages = [line.strip() for _, line in lines]
+    check_count("n", options.n)
     how = dict(method="sample", n=options.n, seed=options.seed) if options.n > 1 else {}
-    for written in gdmtl.generate(gdmtl.load_model(options.checkpoint), passages, **how):
-        print("\t".join([written] if isinstance(written, str) else written))
+    texts = [passage for passage in passages if passage]
+    written = iter(gdmtl.generate(gdmtl.load_model(options.checkpoint), texts, **how) if texts else ())
+    for passage in passages:  # of an empty line an empty one, or the lines would not be those of the passages
+        queries = next(written) if passage else ""
+        print("\t".join([queries] if isinstance(queries, str) else queries))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("checkpoint", help="the folder of a trained system that writes")
     add("passages", help="a file with a passage a line; - for what is piped in")
     add("-n", type=int, default=1, help="queries a passage, sampled where more than one (default: the likeliest)")
-    add("--seed", type=int, default=0, help="of the sampling")
+    add("--seed", type=int, default=0, help="of the sampling, where -n is more than 1")
 
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(given or ["--help"])

@@ -122,6 +122,7 @@ class Collection:
 
     def text(self, doc_ids: Iterable[str]) -> list[str]:
         """The passages' texts, in the order of the ids. Raises ValueError for an unknown id."""
+        unknown = doc_ids  # what is no list of ids is none either
         try:
             return [self._passages[unknown := doc_id] for doc_id in doc_ids]
         except (KeyError, TypeError):
@@ -129,7 +130,7 @@ class Collection:
 
     def query_texts(self, query_ids: Iterable[str]) -> list[str]:
         """The queries' texts, of any split, in the order of the ids. Raises ValueError for an unknown id."""
-        query_ids = list(query_ids)
+        query_ids = self._query_ids(query_ids)
         for split in self._splits.values():
             if all(query_id in self._query_texts for query_id in query_ids):
                 break
@@ -174,7 +175,7 @@ class Collection:
         return frame.copy()
 
     def _of_queries(self, query_ids: Iterable[str], part: str, nothing: pd.DataFrame) -> pd.DataFrame:
-        missing = unknown = set(query_ids)
+        missing = unknown = set(self._query_ids(query_ids))
         frames = []
         for split in self._splits.values():
             here = missing.intersection(split.queries["query_id"])
@@ -187,10 +188,15 @@ class Collection:
         self._refuse_queries(unknown)
         return pd.concat(frames or [nothing], ignore_index=True)
 
-    def _refuse_queries(self, unknown: set[str]) -> None:
+    def _query_ids(self, given: Iterable[str]) -> list[str]:
+        query_ids = list(given) if isinstance(given, Iterable) else [given]
+        self._refuse_queries([found for found in query_ids if not isinstance(found, str)])
+        return query_ids
+
+    def _refuse_queries(self, unknown: set[str] | list[str]) -> None:
         if unknown:
             raise ValueError(
-                f"collection {self.name!r} has no query {min(unknown)!r} ({len(unknown)} unknown) "
+                f"collection {self.name!r} has no query {min(unknown, key=str)!r} ({len(unknown)} unknown) "
                 f"in its splits {', '.join(self.splits)}"
             )
 
@@ -235,8 +241,11 @@ def load_collection(name: str | os.PathLike[str] | Collection) -> Collection:
     if isinstance(name, Collection):
         return name
     is_folder = as_path(name, "collection").is_dir()  # though it may be called `mine?dev=1`
-    name, sizes = (os.fspath(name), {}) if is_folder else split_name(os.fspath(name))
-    return _load(name).sampled(sizes) if sizes else _load(name)
+    whole, sizes = (os.fspath(name), {}) if is_folder else split_name(os.fspath(name))
+    collection = _load(whole)
+    if rotations_of(whole) and not set(sizes) <= set(collection.splits):
+        return _load(os.fspath(name))  # the rotations of a sample
+    return collection.sampled(sizes) if sizes else collection
 
 
 def _load(name: str) -> Collection:

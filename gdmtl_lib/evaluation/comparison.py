@@ -8,13 +8,14 @@ p < 0.05.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from operator import attrgetter
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_hashable
 from scipy import stats
 
 from gdmtl_lib.data.files import kind_of
@@ -56,10 +57,6 @@ def compare(
     """
     _check(values_by_system, baseline)
     measures = values_by_system[baseline]["measure"].unique() if measures is None else measures
-    measures = measures if isinstance(measures, str) else list(measures)
-    # One that stood twice would be corrected as two tests.
-    if isinstance(measures, str) or not measures or len(set(measures)) < len(measures):
-        raise ValueError(f"measures: expected a list of names, each once, found {measures!r}")
     table = _tests(values_by_system, measures, [(baseline, system) for system in values_by_system])
     return with_marks(table.drop(columns="baseline"), table["measure"])
 
@@ -108,17 +105,18 @@ def by_category(
     """
     _check(values_by_system, baseline)
     values = _aligned(values_by_system, measure)
-    if not {"query_id", "category"} <= set(categories.columns):
-        of_queries = "; runs take a file of them as `categories`, a collection has categories.<split>.tsv" * ("text" in categories)
-        raise ValueError(f"categories: expected query_id, category, found {', '.join(categories.columns)}{of_queries}")
+    if not {"query_id", "category"} <= (columns := set(getattr(categories, "columns", ()))):
+        of_queries = "; runs take a file of them as `categories`, a collection has categories.<split>.tsv" * ("text" in columns)
+        found = kind_of(categories).removeprefix("a frame with ")
+        raise ValueError(f"categories: expected query_id, category, found {found}{of_queries}")
     category_of = categories.dropna(subset="category").set_index("query_id")["category"]
     if twice := set(category_of.index[category_of.index.duplicated()]):
         raise ValueError(f"categories: expected one category for a query, found two for {_some(twice)}")
     if without := set(values.index) - set(category_of.index):
         raise ValueError(f"categories: expected one for each measured query, found none for {_some(without)}")
     category_of = category_of.loc[values.index]
-    parts = []
-    for category, queries in category_of.value_counts().items():
+    counts, parts = category_of.value_counts(), []
+    for category, queries in counts[counts > 0].items():  # a Categorical has levels that no query is of
         chosen = category_of.index[category_of == category]
         part = {system: frame[frame["query_id"].isin(chosen)] for system, frame in values_by_system.items()}
         tests = _tests(part, [measure], [(baseline, system) for system in part])
@@ -131,6 +129,11 @@ def _tests(
     values_by_system: dict[str, pd.DataFrame], measures: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> pd.DataFrame:
     """Uncorrected tests of pairs of a baseline and a system, measure by measure."""
+    measures = list(measures) if isinstance(measures, Iterable) and not isinstance(measures, str) else measures
+    are_names = isinstance(measures, list) and all(isinstance(measure, str) for measure in measures)
+    # One that stood twice would be corrected as two tests.
+    if not are_names or not measures or len(set(measures)) < len(measures):
+        raise ValueError(f"measures: expected a list of names, each once, found {measures!r}")
     return pd.DataFrame(
         [
             {"measure": measure, "baseline": baseline, "system": system, **_difference(values, system, baseline)}
@@ -291,6 +294,8 @@ def _difference(values: pd.DataFrame, system: str, baseline: str) -> dict[str, f
 
 def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.DataFrame:
     """One measure's values, a column for each system, rows by query in the first system's order."""
+    if not isinstance(measure, str):
+        raise ValueError(f"measure: expected a name, found {kind_of(measure)}")
     columns = {}
     for system, values in values_by_system.items():
         require_columns(system, values, ("query_id", "measure", "value"))
@@ -321,8 +326,8 @@ def _aligned(values_by_system: dict[str, pd.DataFrame], measure: str) -> pd.Data
 def _check(values_by_system: dict[str, pd.DataFrame], baseline: str) -> None:
     if not isinstance(values_by_system, Mapping):
         raise ValueError(f"values_by_system: expected a dict of names to values, found {kind_of(values_by_system)}")
-    if baseline not in values_by_system:
-        raise ValueError(f"baseline: expected one of {', '.join(values_by_system)}, found {baseline!r}")
+    if not is_hashable(baseline) or baseline not in values_by_system:
+        raise ValueError(f"baseline: expected one of {', '.join(map(str, values_by_system))}, found {kind_of(baseline)}")
     for system, values in values_by_system.items():
         require_columns(system, values, ("query_id", "measure", "value"))
 

@@ -31,8 +31,9 @@ def top_passages(
     runs: `query_id, doc_id, rank` by system name. depth: how many passages of a query. width: passages are cut to so
     many characters.
 
-    Returns a row for each query and rank: `query_id`, `rank`, and a column for each system, under its label, with the
-    passage's text; a relevant one begins with `RELEVANT`. Raises ValueError where the collection lacks a passage.
+    Returns a row for each query and rank: `query_id`, `rank`, and a column for each system, under its label (`rank (run)`
+    for a run called `rank`), with the passage's text; a relevant one begins with `RELEVANT`. Raises ValueError where the
+    collection lacks a passage.
     """
     pairs = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
     relevant = set(pairs.itertuples(index=False, name=None))
@@ -42,8 +43,9 @@ def top_passages(
         top = run[run["query_id"].isin(query_ids) & (run["rank"] <= depth)]
         texts = [textwrap.shorten(text, width, placeholder=" …") for text in collection.text(top["doc_id"])]
         marks = [f"{RELEVANT} " if pair in relevant else "" for pair in zip(top["query_id"], top["doc_id"])]
-        shown = top[["query_id", "rank"]].assign(**{LABELS[system]: [m + t for m, t in zip(marks, texts)]})
-        table = table.merge(shown, "left", ["query_id", "rank"])
+        shown = top[["query_id", "rank"]].assign(text=[m + t for m, t in zip(marks, texts)])
+        label = LABELS[system] if LABELS[system] not in rows.names else f"{LABELS[system]} (run)"
+        table = table.merge(shown.rename(columns={"text": label}), "left", ["query_id", "rank"])
     return table.fillna("")
 
 
@@ -99,7 +101,7 @@ def win_tie_loss_grid(table: pd.DataFrame) -> Styler:
 def category_grid(table: pd.DataFrame) -> Styler:
     """Table 5 in the paper's form: a row a system, a column a category, the mean with its mark in the cell, of what
     `by_category` returns."""
-    heads = table["category"] + table["share"].map(" ({:.1%})".format)
+    heads = table["category"].astype(str) + table["share"].map(" ({:.1%})".format)
     cells = table["mean"].map("{:.3f}".format) + table["mark"]
     return _grid(table.assign(cell=cells, category=heads), "system", "category")
 

@@ -70,9 +70,21 @@ class Results:
         """A system's name here, however it was written. Raises ValueError for an unknown one."""
         return system_name(system)
 
-    def pair(self, baseline: str | None, system: str | None = None) -> tuple[str, str]:
-        """The names of two systems to compare: those given, else BERT and GDMTL, as in the paper."""
-        return self.name(baseline or "bert"), self.name(system or "gdmtl")
+    def pair(
+        self, baseline: str | None, system: str | None = None, systems: Iterable[str] | None = None
+    ) -> tuple[str, str]:
+        """The names of two systems to compare: those given, else BERT and GDMTL, as in the paper, or the first and the last
+        of `systems` where these are not among them. Raises ValueError for one system given as both."""
+        among = map(self.name, systems or ("bert", "gdmtl"))
+        return self._pair(baseline, system, sorted(among, key=lambda name: (name == "gdmtl") - (name == "bert")))
+
+    def _pair(self, baseline: str | None, system: str | None, among: Iterable[str]) -> tuple[str, str]:
+        first, last = (name and self.name(name) for name in (baseline, system))
+        if first and first == last:
+            raise ValueError(f"expected two systems to compare, found {first} as baseline and as system; give another one")
+        start, *_, end = [*dict.fromkeys(map(self.name, among))] * 2
+        first = first or (start if start != last else end)
+        return first, last or (end if end != first else start)
 
     def systems(self, split: str) -> list[str]:
         """The systems measured on a split, in the paper's order, BM25 first."""
@@ -87,7 +99,7 @@ class Results:
         """
         chosen, needed = self.systems(split), [self.name(system) for system in needed]
         if systems is not None:
-            chosen = [self.name(system) for system in systems]
+            chosen = list(dict.fromkeys(map(self.name, systems)))
         for system in [*(chosen or [FIRST_STAGE]), *needed]:
             self._found(system, f"per_query.{split}.csv")
         if missing := [system for system in needed if system not in chosen]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.files import as_path
+from gdmtl_lib.data.files import as_path, kind_of
 from gdmtl_lib.data.passage_file import PassageFile
 from gdmtl_lib.data.readers import read_pairs, texts_frame
 from gdmtl_lib.data.splits import Split
-from gdmtl_lib.data.trec import as_run, read_qrels
+from gdmtl_lib.data.trec import as_run, read_qrels, require_columns, validate_qrels
 from gdmtl_lib.evaluation.measures import PAPER_MEASURES, evaluate, parse_measures
 from gdmtl_lib.systems import LABELS, unknown_name
 from .notebook import results_folder
@@ -44,8 +44,8 @@ def open_runs(
         relevance_level, measures: as of `evaluate`; the paper's measures come beside those that are asked for.
         folder: where tables and figures go; `papermill_runs/runs` when None.
 
-    Raises FileNotFoundError for a missing file; ValueError for a malformed one, with its line, an unknown measure and a
-    relevance_level above all grades.
+    Raises FileNotFoundError for a missing file; ValueError for a malformed one, with its line, or frame, an unknown
+    measure and a relevance_level above all grades.
     """
     return Runs(runs, qrels, queries, passages, categories, relevance_level, measures, folder)
 
@@ -55,15 +55,19 @@ class Runs(Results):
     holds queries, judgments and texts; `lacks`, in sentences, what was not given and what is shown in its place."""
 
     def __init__(self, runs, qrels, queries, passages, categories, relevance_level, measures, folder):
-        if not runs or not isinstance(runs, Mapping | list | tuple):
+        is_several = isinstance(runs, Mapping | list | tuple)
+        if not is_several or not runs:
             named = 'files by name, such as {"mine": "a.run", "theirs": "b.run"}, or a list of files'
-            raise ValueError(f"runs: expected {named}, found {repr(runs) if runs else 'none'}")
+            raise ValueError(f"runs: expected {named}, found {'none' if is_several else kind_of(runs)}")
         if not isinstance(runs, Mapping):
-            if again := next((path for path in runs if list(runs).count(path) > 1), None):
+            if any(isinstance(run, pd.DataFrame) for run in runs):
+                raise ValueError('runs: a list has files alone, and frames need names: give {"mine": frame, ...}')
+            paths = [as_path(path, "runs") for path in runs]
+            if again := next((path for path in paths if paths.count(path) > 1), None):
                 raise ValueError(f"expected each run once, found {again} twice")
-            names = [Path(path).name.removesuffix(".gz").rpartition(".")[0] or Path(path).name for path in runs]
+            names = [path.name.removesuffix(".gz").rpartition(".")[0] or path.name for path in paths]
             runs = dict(zip(names if len(set(names)) == len(names) else map(str, runs), runs))
-        for shown, names in pd.Series(list(runs)).groupby([LABELS[str(name)] for name in runs]):
+        for shown, names in pd.Series([*map(str, runs)]).groupby([LABELS[str(name)] for name in runs]):
             if len(names) > 1:
                 raise ValueError(f"runs: {' and '.join(names)} would both be shown as {shown}: give one another name")
         self.folder, self.lacks = as_path(results_folder(SPLIT) if folder is None else folder, "folder"), []
@@ -79,7 +83,7 @@ class Runs(Results):
         qrels = self.collection.qrels(SPLIT)
         if relevance_level > (highest := qrels["relevance"].max()):
             raise ValueError(f"relevance_level: expected a grade of the judgments, at most {highest}, found {relevance_level}")
-        self._runs = {name: as_run(run) for name, run in runs.items()}
+        self._runs = {str(name): as_run(run) for name, run in runs.items()}
         judged = set(qrels["query_id"])
         missing = {name: len(judged.difference(run["query_id"])) for name, run in self._runs.items()}
         self._gaps = {name: f"{name} lacks {count:,} of {len(judged):,} judged queries: they count as 0."
@@ -95,9 +99,10 @@ class Runs(Results):
             return system
         raise ValueError(unknown_name("run", system, self._runs, "there are"))
 
-    def pair(self, baseline: str | None, system: str | None = None) -> tuple[str, str]:
-        first, *_, last = [*self._runs, *self._runs]  # without names: these
-        return self.name(baseline or first), self.name(system or (last if last != baseline else first))
+    def pair(
+        self, baseline: str | None, system: str | None = None, systems: Sequence[str] | None = None
+    ) -> tuple[str, str]:
+        return self._pair(baseline, system, systems or self._runs)
 
     def systems(self, split: str = SPLIT) -> list[str]:
         return list(self._runs) if split == SPLIT else []
@@ -141,18 +146,24 @@ class Runs(Results):
             whole = load_collection(qrels)
             name = "all" if "all" in whole.splits else whole.splits[0]
             qrels, queries = whole.qrels(name), whole.queries(name) if queries is None else queries
-        elif not isinstance(qrels, pd.DataFrame):
-            qrels = read_qrels(qrels)
+        elif isinstance(qrels, pd.DataFrame):
+            validate_qrels(qrels)
+        else:
+            qrels = read_qrels(as_path(qrels, "qrels"))
         if queries is None:
             ids = qrels["query_id"].unique()
             queries = pd.DataFrame({"query_id": ids, "text": ids})
             self.lacks.append("No queries were given (queries=): their ids are shown in place of their texts.")
         elif not isinstance(queries, pd.DataFrame):
-            queries = texts_frame(read_pairs(Path(queries), "query_id", "text"))
+            queries = texts_frame(read_pairs(as_path(queries, "queries"), "query_id", "text"))
+        require_columns("queries", queries, ("query_id", "text"))
+        if (again := queries["query_id"].duplicated()).any():
+            raise ValueError(f"queries: query {queries['query_id'][again].iloc[0]!r} stands a second time; keep one of the two")
         if missing := set(qrels["query_id"]).difference(queries["query_id"]):
             raise ValueError(f"queries: expected every judged query, but {min(missing)!r} is not there ({len(missing)} missing)")
         if categories is not None:
-            queries = queries.assign(category=queries["query_id"].map(read_pairs(Path(categories), "query_id", "category")))
+            category_of = read_pairs(as_path(categories, "categories"), "query_id", "category")
+            queries = queries.assign(category=queries["query_id"].map(category_of))
         if "category" not in queries:
             self.lacks.append("No categories were given (categories=): views by category cannot be drawn.")
         return Split(queries, qrels)

@@ -84,6 +84,8 @@ def query_deltas(
 
     deltas: what `comparison.query_deltas` returns, by system. marked: the row of a query to point at.
     """
+    if not len(deltas):
+        raise ValueError("deltas: expected what comparison.query_deltas returns, by system, found none")
     figure, axes = panels(len(deltas), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
     for axis, (system, table) in zip(axes, deltas.items()):
         if not {"baseline", "difference"} <= set(table):

@@ -50,19 +50,22 @@ def rerank(
 
         run = gdmtl.rerank("mine/checkpoint", "sample", "bm25.run", output="mine.run")
 
-    Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run, for unknown ids and
-    for an unknown score; RuntimeError where another process is writing this output, and, with the end of what it
-    printed, where one of several processes fails.
+    Returns a run: query_id, doc_id, score, rank. Raises ValueError for candidates that are no run, for an output that is
+    their file, for unknown ids and for an unknown score; RuntimeError where another process is writing this output, and,
+    with the end of what it printed, where one of several processes fails.
     """
     _check_score(score, weight, states, processes)
     if batch_tokens is not None:
         check_count("batch_tokens", batch_tokens)
+    output = None if output is None else as_path(output, "output")
+    is_file = isinstance(candidates, str | os.PathLike)
+    if output is not None and is_file and output.resolve() == as_path(candidates, "candidates").resolve():
+        raise ValueError(f"output: expected another file than that of the candidates, found {str(output)!r}")
     model, collection = load_model(model), load_collection(collection)
-    candidates = read_run(candidates) if isinstance(candidates, str | os.PathLike) else candidates
+    candidates = read_run(candidates) if is_file else candidates
     if isinstance(candidates, pd.DataFrame) and "score" not in candidates:
         candidates = candidates.assign(score=0.0)
     validate_run(candidates)
-    output = None if output is None else as_path(output, "output")
     if output is not None and (not output.name or output.is_dir()):
         raise ValueError(f"output: expected a file to write the run to, found the folder {str(output)!r}")
     how = dict(batch_tokens=batch_tokens, precision=precision, device=device, progress=progress)

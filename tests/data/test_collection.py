@@ -77,6 +77,11 @@ def test_frames_are_copies(tmp_path):
         (lambda c: c.answers("dev"), "collection 'c' has no answers for the split 'dev'"),
         (lambda c: c.candidates("train"), "collection 'c' has no candidates for the split 'train'"),
         (lambda c: c.text(["d1", "d9"]), "collection 'c' has no passage 'd9'"),
+        (lambda c: c.text(None), "collection 'c' has no passage None"),
+        (lambda c: c.text([["d1"]]), "collection 'c' has no passage ['d1']"),
+        (lambda c: c.query_texts(None), "collection 'c' has no query None (1 unknown) in its splits dev, train"),
+        (lambda c: c.query_texts([["a"]]), "collection 'c' has no query ['a'] (1 unknown) in its splits dev, train"),
+        (lambda c: c.qrels_of(["q1", 5]), "collection 'c' has no query 5 (1 unknown) in its splits dev, train"),
         (
             lambda c: c.query_texts(["q8", "q1", "q9"]),
             "collection 'c' has no query 'q8' (2 unknown) in its splits dev, train",

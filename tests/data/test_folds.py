@@ -185,6 +185,13 @@ def test_the_samples_own_sessions_by_name():
     assert load_collection(folds.name).splits == folds.splits
     tested = pd.concat([folds.queries(f"test{number}") for number in range(5)])
     assert sorted(tested["query_id"]) == sorted(whole["query_id"])
+    for sample in (load_collection("sample?cast=60").by_session("cast"), folds.sampled({"test0": 3, "train1": 5})):
+        again = load_collection(sample.name)
+        assert (again.name, again.splits) == (sample.name, sample.splits)
+        for split in again.splits:
+            pd.testing.assert_frame_equal(again.queries(split), sample.queries(split))
+    with pytest.raises(ValueError, match="^collection 'sample' has no split 'past': its splits are "):
+        load_collection("folds:cast:sample?past=60")
     for name in ("folds:cast", "folds:cast:", "folds:"):
         with pytest.raises(ValueError, match=f"^expected folds:<split>:<collection>, found '{name}'$"):
             load_collection(name)

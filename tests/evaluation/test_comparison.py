@@ -200,6 +200,10 @@ BERT = numbered([0.1, 0.2])
     ("systems", "arguments", "message"),
     [
         ({"bert": BERT}, {"baseline": "mono"}, "baseline: expected one of bert, found 'mono'"),
+        ({"bert": BERT, 2: BERT}, {"baseline": ["bert"]}, "baseline: expected one of bert, 2, found ['bert']"),
+        ({"bert": BERT}, {"baseline": BERT}, "baseline: expected one of bert, found a frame with query_id, measure, value"),
+        ({"bert": BERT}, {"measures": 5}, "measures: expected a list of names, each once, found 5"),
+        ({"bert": BERT}, {"measures": [["RR@10"]]}, "measures: expected a list of names, each once, found [['RR@10']]"),
         ({"bert": BERT}, {"measures": ["RR@5"]}, "bert: unknown measure 'RR@5' (did you mean 'RR@10'?): there are values of RR@10"),
         ({"bert": BERT}, {"measures": []}, "measures: expected a list of names, each once, found []"),
         ({"bert": BERT}, {"measures": "RR@10"}, "measures: expected a list of names, each once, found 'RR@10'"),
@@ -264,6 +268,9 @@ def test_pairs_are_corrected_within_a_measure():
 def test_pairs_need_the_same_queries():
     with pytest.raises(ValueError, match="expected a and b to be measured on the same queries"):
         compare_pairs({"a": values_frame(q1=0.5), "b": values_frame(q2=0.5)}, ["RR@10"])
+    for measures in ([], "RR@10", None):
+        with pytest.raises(ValueError, match=f"^measures: expected a list of names, each once, found {re.escape(repr(measures))}$"):
+            compare_pairs({"a": BERT, "b": BERT}, measures)
 
 
 def test_holm_worked_by_hand():
@@ -301,6 +308,15 @@ def test_categories_have_shares_and_tests_of_their_own():
     assert table["mean"].tolist() == pytest.approx([0, t, 0, 0])
 
 
+def test_levels_of_a_categorical_that_no_query_has_are_left_out():
+    systems = {"bert": numbered([0.1, 0.2, 0.3]), "gdmtl": numbered([0.4, 0.1, 0.5])}
+    categories = pd.DataFrame({"query_id": ["q0", "q1", "q2"], "category": ["person", "person", "entity"]})
+    levels = pd.Categorical(categories["category"], ["place", "person", "entity"])
+    expected = by_category(systems, categories, "bert")
+    pd.testing.assert_frame_equal(by_category(systems, categories.assign(category=levels), "bert"), expected)
+    assert expected["category"].tolist() == ["person"] * 2 + ["entity"] * 2
+
+
 def test_a_category_of_one_query_is_not_tested():
     systems = {"bert": numbered([0, 0.5, 0]), "gdmtl": numbered([1, 1, 1])}
     categories = pd.DataFrame({"query_id": ["q0", "q1", "q2"], "category": ["person", "person", "entity"]})
@@ -312,6 +328,7 @@ def test_a_category_of_one_query_is_not_tested():
 @pytest.mark.parametrize(
     ("categories", "message"),
     [
+        (None, "categories: expected query_id, category, found None"),
         ({"query_id": ["q0", "q1"]}, "categories: expected query_id, category, found query_id"),
         ({"query_id": ["q0", "q1"], "text": "a"}, "categories: expected query_id, category, found query_id, text; runs take a "
          "file of them as `categories`, a collection has categories.<split>.tsv"),
@@ -327,7 +344,9 @@ def test_a_category_of_one_query_is_not_tested():
 )
 def test_unusable_categories_are_refused(categories, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        by_category({"bert": BERT}, pd.DataFrame(categories), "bert")
+        by_category({"bert": BERT}, categories and pd.DataFrame(categories), "bert")
+    with pytest.raises(ValueError, match=r"^measure: expected a name, found \['RR@10'\]$"):
+        by_category({"bert": BERT}, pd.DataFrame(categories), "bert", ["RR@10"])
 
 
 # --- win, tie, loss

@@ -49,6 +49,15 @@ def test_top_passages_side_by_side(collection):
     ]
 
 
+def test_top_passages_of_runs_called_like_a_column(collection):
+    runs = {name: run_frame(("q1", "b", 1)) for name in ("rank", "query_id", "self", "text")}
+    qrels = pd.DataFrame({"query_id": ["q1"], "doc_id": ["a"], "relevance": [1]})
+    table = inspection.top_passages(["q1"], runs, collection, qrels)
+    assert table.to_dict("records") == [
+        {"query_id": "q1", "rank": 1, "rank (run)": "bread", "query_id (run)": "bread", "self": "bread", "text": "bread"}
+    ]
+
+
 def test_styled_passages_colour_the_relevant():
     table = pd.DataFrame({"value": [0.12345], "first": ["● <b>"], "other": ["none"]})
     shown = inspection.styled_passages(table).to_html()
@@ -70,6 +79,9 @@ def test_categories_in_the_papers_form():
     grid = inspection.category_grid(comparison.by_category(values, queries, "bert")).data
     assert list(grid.columns) == ["PERSON (92.3%)", "ENTITY (7.7%)"]
     assert grid.to_numpy().tolist() == [["0.200", "1.000"], ["0.703▲", "1.000"]]
+    numbers = queries.assign(category=[2] * 12 + [1])
+    grid = inspection.category_grid(comparison.by_category(values, numbers, "bert")).data
+    assert list(grid.columns) == ["2 (92.3%)", "1 (7.7%)"]
 
 
 def test_detectable_differences_stand_in_the_rows_of_the_table():
@@ -85,6 +97,8 @@ def test_detectable_differences_stand_in_the_rows_of_the_table():
     std = (values["gdmtl"]["value"] - values["bert"]["value"])[:8].std()
     [of_a] = found[(table["category"] == "A") & (table["system"] == "gdmtl")]
     assert of_a == pytest.approx(comparison.smallest_detectable_difference(std, 8))
+    levels = queries.assign(category=pd.Categorical(queries["category"], ["A", "B", "C", "D"]))
+    pd.testing.assert_series_equal(inspection.detectable_by_category(values, levels, "bert", "RR@10"), found)
 
 
 def test_effectiveness_in_the_papers_form():

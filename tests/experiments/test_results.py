@@ -141,6 +141,7 @@ def test_chosen_systems(folder):
     assert results.chosen("dev") == ["bm25", "bert", "gdmtl", "gdmtl_plus"]
     assert results.chosen("dev", ["gdmtl+", "BERT"], "bert") == ["gdmtl_plus", "bert"]
     assert list(results.values_by_system("dev", ["gdmtl+", "BERT"])) == ["gdmtl_plus", "bert"]
+    assert results.chosen("dev", ["gdmtl", "bert", "GDMTL"]) == ["gdmtl", "bert"]
     with pytest.raises(ValueError, match="systems: expected bert among them, found gdmtl; add it"):
         results.chosen("dev", ["gdmtl"], "bert")
     with pytest.raises(ValueError, match="expected others to compare bert with, found none; add or train one"):
@@ -149,6 +150,24 @@ def test_chosen_systems(folder):
         results.chosen("dev", None, "mono")
     with pytest.raises(FileNotFoundError, match="BM25 has no per_query.test.csv"):
         results.chosen("test")
+
+
+@pytest.mark.parametrize(("given", "pair"), [
+    ((None,), ("bert", "gdmtl")),
+    (("GDMTL",), ("gdmtl", "bert")),
+    ((None, "bert"), ("gdmtl", "bert")),
+    (("mono",), ("mono", "gdmtl")),
+    ((None, None, ["gdmtl", "bm25", "bert"]), ("bert", "gdmtl")),
+    (("gdmtl", None, ["bm25", "bert", "mono", "gdmtl"]), ("gdmtl", "bert")),
+    ((None, None, ["gdmtl", "mono"]), ("mono", "gdmtl")),
+    ((None, None, ["bm25", "bart_s", "mono"]), ("bm25", "mono")),
+    (("bert", None, ["bert"]), ("bert", "bert")),
+])  # fmt: skip
+def test_a_pair_is_of_two_systems(folder, given, pair):
+    """Of one alone there is none, which `chosen` refuses."""
+    assert Results(folder).pair(*given) == pair
+    with pytest.raises(ValueError, match="^expected two systems to compare, found bert as baseline and as system; give another"):
+        Results(folder).pair("BERT", "bert")
 
 
 def test_rank_shifts_go_seed_by_seed(folder):

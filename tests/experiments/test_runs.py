@@ -16,6 +16,8 @@ from gdmtl_lib.experiments.runs import open_results, open_runs
 from gdmtl_lib.widgets.results import explore_categories, explore_queries, explore_rank_shifts, explore_scores
 
 QUERIES = [f"q{i}" for i in range(12)]
+RUN = pd.DataFrame({"query_id": QUERIES, "doc_id": "d3", "score": 1.0})
+JUDGED, TEXTS = RUN[["query_id", "doc_id"]].assign(relevance=1), pd.DataFrame({"query_id": QUERIES, "text": "ice"})
 # How each tool writes a line of a run: PyTerrier counts ranks from 0, Pyserini writes six digits, ranx puts tabs.
 FORMS = {
     "pyterrier.res": lambda q, d, rank, score: f"{q} Q0 {d} {rank - 1} {score} pyterrier\n",
@@ -71,7 +73,11 @@ def test_a_run_that_was_cut_short_is_said_to_be(folder, capsys):
 
 def test_the_interface_is_that_of_results(opened):
     assert opened.pair(None) == ("mine", "bert") and opened.pair("bert") == ("bert", "mine")
-    assert opened.pair("theirs", "mine") == ("theirs", "mine")
+    assert opened.pair("theirs", "mine") == ("theirs", "mine") and opened.pair(None, "mine") == ("bert", "mine")
+    assert opened.pair(None, None, ["mine", "theirs"]) == ("mine", "theirs") == opened.pair(None, "theirs", ["mine", "theirs"])
+    with pytest.raises(ValueError, match="^expected two systems to compare, found mine as baseline and as system"):
+        opened.pair("mine", "mine")
+    assert opened.pair(None, None, ["mine", "theirs", "mine"]) == ("mine", "theirs")
     assert opened.seeds("mine") == [] and opened.common_seeds("mine", "theirs") == [None]
     shifts = opened.rank_shifts("mine", "bert", "runs", opened.collection.qrels("runs"))
     assert shifts["change"].sum() == 0 and opened.systems("dev") == []
@@ -109,8 +115,28 @@ def test_what_is_not_given_is_said_and_ids_stand_for_texts(folder):
         ({"runs": {"mine": "nothing.run"}}, "nothing.run"),
         ({"queries": "passages.tsv"}, "queries: expected every judged query, but 'q0' is not there (12 missing)"),
         ({"qrels": "queries.tsv"}, "queries.tsv, line 1"),
+        ({"runs": RUN}, "or a list of files, found a frame with query_id, doc_id, score"),
+        ({"runs": [RUN, RUN]}, 'runs: a list has files alone, and frames need names: give {"mine": frame, ...}'),
+        ({"runs": [None]}, "runs: expected a path, found None"),
+        ({"runs": ["ranx.run.gz", "./ranx.run.gz"]}, "expected each run once, found ranx.run.gz twice"),
+        ({"runs": {1: RUN, "1": RUN}}, "runs: 1 and 1 would both be shown as 1: give one another name"),
+        ({"queries": TEXTS.rename(columns={"query_id": "qid", "text": "query"})},
+         "queries: expected the columns query_id, text, found qid, query; add query_id, text"),
+        ({"queries": TEXTS[["query_id"]]}, "queries: expected the columns query_id, text, found query_id; add text"),
+        ({"queries": pd.concat([TEXTS, TEXTS[3:4]])}, "queries: query 'q3' stands a second time; keep one of the two"),
+        ({"queries": {"q1": "ice"}}, "queries: expected a path, found a dict of q1"),
+        ({"queries": 5}, "queries: expected a path, found 5"),
+        ({"categories": TEXTS}, "categories: expected a path, found a frame with query_id, text"),
+        ({"qrels": 5}, "qrels: expected a path, found 5"),
+        ({"qrels": JUDGED.rename(columns={"query_id": "qid"})},
+         "qrels: expected the columns query_id, doc_id, relevance, found qid, doc_id, relevance; add query_id"),
+        ({"qrels": JUDGED[:0]}, "qrels: expected at least one row, found none"),
+        ({"qrels": JUDGED.assign(relevance="1")},
+         "qrels, row 1: expected an integer within ±1,000,000 as relevance, found '1'"),
+        ({"qrels": JUDGED.assign(relevance=float("nan"))},
+         "qrels, row 1: expected an integer within ±1,000,000 as relevance, found nan"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_opened_is_said(folder, change, message):
     given = {"runs": {"mine": "pyterrier.res"}, "qrels": "qrels.txt"} | change
     with pytest.raises((ValueError, FileNotFoundError)) as error:
@@ -164,13 +190,17 @@ def test_rerank_and_generate_are_those_of_the_library(folder, toy_bert_folder, c
     expected = gdmtl.rerank_texts(model, collection.query_texts([query])[0], collection.text(docs))
     found = gdmtl.runs.read_run(folder / "a.run").set_index("doc_id")["score"]
     assert found[docs].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(SystemExit):
+        main(["rerank", "model", "--candidates", "bm25.run", "--collection", "sample", "--output", "bm25.run"])
+    assert "output: expected another file than that of the candidates, found 'bm25.run'" in capsys.readouterr().err
     (folder / "texts.txt").write_text("\ufeffthe ice\u2028is blue\r\n\nold king", newline="")
     capsys.readouterr()
     main(["generate", "model", "texts.txt"])
     main(["generate", "model", "texts.txt", "-n", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == gdmtl.generate(model, ["the ice\u2028is blue", "old king"])
-    assert [len(line.split("\t")) for line in lines[2:]] == [2, 2]
+    first, second = gdmtl.generate(model, ["the ice\u2028is blue", "old king"])
+    assert lines[:3] == [first, "", second]  # a line a line
+    assert [len(line.split("\t")) for line in lines[3:]] == [2, 1, 2]
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -188,6 +218,7 @@ def test_rerank_and_generate_are_those_of_the_library(folder, toy_bert_folder, c
     (["evaluate", "pyserini.run", "--qrels", "qrels.txt", "--measures", "P@0"], "measures: expected a cutoff and a rel that"),
     (["evaluate", "pyserini.run", "--qrels", "."], "no file ."),
     (["generate", "nothing", "qrels.txt"], "no checkpoint folder nothing"),
+    (["generate", "nothing", "qrels.txt", "-n", "0"], "n must be at least 1, found 0"),
 ])  # fmt: skip
 def test_the_command_line_says_what_is_wrong_in_a_sentence(folder, capsys, arguments, words):
     with pytest.raises(SystemExit) as end:
@@ -217,6 +248,15 @@ def test_what_a_run_lacks_is_warned_of_once_and_by_name(folder):
 def test_two_names_that_are_shown_alike_are_refused(folder):
     with pytest.raises(ValueError, match="^runs: bert and BERT would both be shown as BERT: give one another name$"):
         open_runs({"bert": "pyserini.run", "BERT": "pyterrier.res"}, "qrels.txt")
+
+
+def test_names_that_are_numbers_are_texts_everywhere(folder):
+    opened = open_runs({1: RUN, 2: "pyserini.run"}, JUDGED, TEXTS)
+    assert repr(opened) == "<runs 1, 2 on 12 judged queries>" and opened.pair(None) == ("1", "2")
+    assert opened.values("1").query("measure == 'RR@10'")["value"].tolist() == [1.0] * 12
+    tests = gdmtl.compare(opened.values_by_system(), "1")
+    assert len(gdmtl.plots.effectiveness(tests, "1").axes) == 6
+    assert "<img" in explore_scores(opened, opened.collection, "runs").view
 
 
 def test_a_single_run_is_drawn_and_has_no_differences(folder):

@@ -2,7 +2,9 @@
 
 import copy
 import random
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -177,6 +179,13 @@ def test_paths_are_opened(toys, tmp_path, monkeypatch):
     toys["gdmtl"].save_pretrained(tmp_path / "checkpoint")
     run = rerank(tmp_path / "checkpoint", str(tmp_path), tmp_path / "bm25.run")
     pd.testing.assert_frame_equal(run, rerank(toys["gdmtl"], collection, canonical_order(candidates)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "same.run").symlink_to("bm25.run")
+    for name in ("bm25.run", "./bm25.run", "same.run"):
+        message = f"output: expected another file than that of the candidates, found {str(Path(name))!r}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            rerank(toys["gdmtl"], collection, tmp_path / "bm25.run", output=name)
+    pd.testing.assert_frame_equal(read_run("bm25.run"), canonical_order(candidates))
 
 
 # --- tokenized once -----------------------------------------------------------------------------------------
