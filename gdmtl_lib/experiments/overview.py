@@ -16,6 +16,14 @@ SAMPLED = 10_000
 PAPER_CATEGORY_SHARES = {"DESCRIPTION": 53.12, "NUMERIC": 26.12, "ENTITY": 8.81, "LOCATION": 6.17, "PERSON": 5.78}
 
 
+def levels_by_split(splits: Sequence[str], relevance_levels: Sequence[int]) -> dict[str, int]:
+    """The lowest relevant grade by split. Raises ValueError unless there is one for each."""
+    if len(splits) != len(relevance_levels):
+        expected = f"relevance_levels: expected one for each of splits ({', '.join(splits)})"
+        raise ValueError(f"{expected}, found {len(relevance_levels)}")
+    return dict(zip(splits, relevance_levels))
+
+
 def split_sizes(collection: Collection, relevance_levels: Mapping[str, int]) -> pd.DataFrame:
     """One row a split: how many queries, judgments and passages (that the split searches) there are. relevance_levels:
     the splits to describe, with the lowest grade that counts as relevant."""

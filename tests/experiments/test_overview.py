@@ -84,6 +84,12 @@ def test_recall_by_depth_is_a_mean_over_queries_with_a_relevant_passage():
         overview.recall_by_depth(run, qrels, 3, relevance_level=3)
 
 
+def test_each_split_has_a_lowest_grade():
+    assert overview.levels_by_split(["dev", "cast"], [1, 2]) == {"dev": 1, "cast": 2}
+    with pytest.raises(ValueError, match=r"^relevance_levels: expected one for each of splits \(dev\), found 2$"):
+        overview.levels_by_split(["dev"], [1, 2])
+
+
 def test_a_curve_of_many_queries_is_drawn_of_a_sample_and_says_so():
     sample = load_collection("sample")
     assert overview.some_queries(sample, "dev", None) == overview.some_queries(sample, "dev", 170) == (sample, "dev")

@@ -125,6 +125,44 @@ def test_the_analyses_show_the_data_and_nothing_else(collection, results, execut
     assert {"BM25", "BERT", "GDMTL"} == set(table(f"effectiveness.{split}")["system"])
 
 
+@pytest.fixture
+def runs(results, collection, tmp_path):
+    """Of the two systems and BM25 by any names, as parameters."""
+    def named(*names):
+        files = [*(results / name / "seed0" / "run.dev.trec.gz" for name in ("bert", "gdmtl")), collection / "candidates.dev.trec"]
+        return {"runs": dict(zip(names, map(str, files))), "qrels": str(collection / "qrels.dev.tsv"), "results_dir": str(tmp_path)}
+
+    return named
+
+
+@pytest.mark.parametrize("names", [("baseline", "rank"), ("query_id", "difference")])
+def test_a_run_may_be_called_like_a_column(runs, executed, names):
+    given = runs(*names)
+    executed("06_win_tie_loss", **given)
+    table = pd.read_csv(Path(given["results_dir"]) / "tables" / "query_extremes.runs.csv", dtype=str, keep_default_na=False)
+    assert list(table.columns[-3:]) == ["difference", *(f"{name} first" for name in names)]
+    assert table.iloc[:, -2:].isin([*IDS, *(f"● {doc}" for doc in IDS)]).all(axis=None)
+
+
+def test_what_was_not_asked_for_is_not_looked_at(runs, executed):
+    given = runs("mine", "theirs", "third") | {"systems": ["theirs", "mine"]}
+    folder = Path(given["results_dir"]) / "tables"
+    executed("04_rerank_and_evaluate", **given)
+    assert pd.read_csv(folder / "effectiveness.runs.csv")["system"].tolist() == ["theirs", "mine"]
+    executed("06_win_tie_loss", **given)
+    assert pd.read_csv(folder / "win_tie_loss.runs.csv")[["baseline", "system"]].values.tolist() == [["theirs", "mine"]]
+    with pytest.raises(ValueError, match="^systems: expected third among them, found theirs, mine; add it$"):
+        executed("04_rerank_and_evaluate", **given, baseline="third")
+
+
+def test_a_baseline_that_is_not_there_is_refused(collection, results, executed):
+    given = {"collection": str(collection), "results_dir": str(results), "run": "collection", "depth": 14}
+    with pytest.raises(FileNotFoundError, match="^BART_S has no per_query.dev.csv: .* train bart_s with notebook 03$"):
+        executed("04_rerank_and_evaluate", **given, baseline="bart_s")
+    with pytest.raises(ValueError, match="^relevance_levels: expected one for each of splits"):
+        executed("02_collection_and_candidates", **given, splits=["dev"])
+
+
 def test_what_a_system_writes_is_shown_as_text(collection, results, executed, toy_bert_folder):
     """One query to learn from: what is relevant to a training query is kept apart, and that would be all passages."""
     build_model("gdmtl", checkpoint=toy_bert_folder).save_pretrained(results / "gdmtl" / "seed0" / "checkpoint")
