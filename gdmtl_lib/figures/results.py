@@ -84,8 +84,6 @@ def query_deltas(
 
     deltas: what `comparison.query_deltas` returns, by system. marked: the row of a query to point at.
     """
-    if not len(deltas):
-        raise ValueError("deltas: expected what comparison.query_deltas returns, by system, found none")
     figure, axes = panels(len(deltas), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
     for axis, (system, table) in zip(axes, deltas.items()):
         if not {"baseline", "difference"} <= set(table):
@@ -127,7 +125,7 @@ def rank_shifts(shifts: Mapping[str, pd.DataFrame], baseline: str, depth: int | 
     column `seed`. depth: the last rank with a bar of its own; all that there are when None. What stands below it has one
     bar, what the first stage missed another.
     """
-    ranks = max(table["rank"].nunique() for table in shifts.values()) - 2
+    ranks = max((table["rank"].nunique() for table in shifts.values()), default=2) - 2
     depth = ranks if depth is None else min(depth, ranks)
     labels = [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]
     y = np.append(np.arange(depth), (depth + 0.6, depth + 2.1))  # the last bars stand apart: they are no ranks

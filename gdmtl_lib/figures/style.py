@@ -84,6 +84,8 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, at most so many side by side and rows of like length; the axes in reading order.
     Shared axes keep their labels; ylabel: of the panels at the left."""
+    if not count:
+        raise ValueError("expected a system or more to draw, found none")
     columns = ceil(count / ceil(count / most))
     size = (6.4 if columns == 1 else width * columns), height * ceil(count / columns)
     figure, axes = new_figure(ceil(count / columns), columns, figsize=size, squeeze=False, **shared)

@@ -247,8 +247,15 @@ def test_a_pair_or_category_of_a_system_at_chance_does_not_widen_the_axis():
 def test_query_deltas_ask_for_what_makes_them():
     with pytest.raises(ValueError, match=r"b: expected what comparison.query_deltas\(.*found query_id, measure, value"):
         plots.query_deltas({"b": values_frame(0.5)}, "a", "RR@10")
-    with pytest.raises(ValueError, match="^deltas: expected what comparison.query_deltas returns, by system, found none$"):
-        plots.query_deltas({}, "bert", "RR@10")
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plots.query_deltas({}, "bert", "RR@10"), lambda: plots.rank_shifts({}, "bert"),
+    lambda: plots.score_distributions({}, pd.DataFrame({"query_id": ["q"], "doc_id": ["d"], "relevance": [1]})),
+])  # fmt: skip
+def test_a_figure_of_no_system_is_refused(draw):
+    with pytest.raises(ValueError, match="^expected a system or more to draw, found none$"):
+        draw()
 
 
 def test_names_of_any_run_are_its_labels(scored):
