@@ -82,7 +82,7 @@ class Results:
         first, last = (name and self.name(name) for name in (baseline, system))
         if first and first == last:
             raise ValueError(f"expected two systems to compare, found {first} as baseline and as system; give another one")
-        start, *_, end = [*dict.fromkeys(map(self.name, among))] * 2
+        start, *_, end = [*dict.fromkeys(among)] * 2
         first = first or (start if start != last else end)
         return first, last or (end if end != first else start)
 

@@ -102,7 +102,7 @@ class Runs(Results):
     def pair(
         self, baseline: str | None, system: str | None = None, systems: Sequence[str] | None = None
     ) -> tuple[str, str]:
-        return self._pair(baseline, system, systems or self._runs)
+        return self._pair(baseline, system, map(self.name, systems or self._runs))
 
     def systems(self, split: str = SPLIT) -> list[str]:
         return list(self._runs) if split == SPLIT else []

@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", dest="values", nargs="*", default=[], metavar="KEY=VALUE", help="values that differ")
     chosen = parser.parse_args(arguments)
     try:
-        read_yaml(chosen.config)
+        read_yaml(chosen.config)  # of a key that stands twice Snakemake takes the last, without a word
         values = as_snakemake_merges(chosen.config, chosen.values)
         project = next((each for each in chosen.config.resolve().parents if (each / "notebooks").is_dir()), None)
         if project is None:

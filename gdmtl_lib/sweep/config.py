@@ -118,8 +118,8 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     values: the YAML's. `parameters` are 03_train's, for all systems, `overrides` the same for one: `{mono: {...}}`; a
     study's `variants` are parameters that differ: `{half: {train_fraction: 0.5}}`, with `systems` where it is not for
     all of the study's; `notebooks` are parameters of the others: `{14_what_changes_inside: {attribution_pairs: 8}}`; `results`
-    is the folder that gets the results folder, `papermill_runs` unless given. With
-    `folds` the collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a rotation.
+    is the folder that gets the results folder, `papermill_runs` unless given. With `folds` the
+    collection is `folds:<split>:<collection>`, and train, validate and test are the splits of a rotation.
     Or runs that are there, and nothing to train: `runs`, TREC files by name, `qrels`, and what else `open_runs` takes.
     project: the folder with `notebooks` and `papermill_runs`. Raises ValueError for what is wrong, in a sentence.
     """
