@@ -101,8 +101,10 @@ def example_queries(collection: Collection, split: str, candidates: pd.DataFrame
 
 def some_queries(collection: Collection, split: str, most: int | None) -> tuple[Collection, str]:
     """The collection with so many of a split's queries, by a hash of their ids, and how the split is then called; all
-    of them where there are no more."""
+    of them where there are no more. Raises ValueError for a sample of less than two."""
     queries = len(collection.queries(split))
+    if most is not None and most < 2:
+        raise ValueError(f"most_queries: expected at least 2, found {most}: name more, or None for all {queries:,}")
     if most is None or queries <= most:
         return collection, split
     return collection.sampled({split: most}), f"{split} ({most:,} of {queries:,} queries)"

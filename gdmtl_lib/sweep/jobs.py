@@ -26,21 +26,21 @@ from .config import TRAINING, Config
 from .costs import NOTEBOOK, Costs, parameters_of
 from .trainings import Training, all_trainings, content_of, first_stage_inputs, look_into, rotations, trainings
 
-OVERVIEW = "02_collection_and_candidates"
+OVERVIEW, LIKELIHOOD = "02_collection_and_candidates", "12_query_likelihood"
 # The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
 # `categories`, all at `once`, from the validation split to `another`; the systems that are `generating` beside the
 # baseline on the validation split, or of these the `encoders` beside an encoder.
 ANALYSES = {
     "04_rerank_and_evaluate": "every", "05_score_distributions": "every", "06_win_tie_loss": "every",
     "07_rank_shifts": "every", "08_query_categories": "categories", "10_transfer": "another",
-    "11_architectures": "validation", "01_attention_masks": "once", "12_query_likelihood": "generating",
+    "11_architectures": "validation", "01_attention_masks": "once", LIKELIHOOD: "generating",
     "13_generated_queries": "generating", "14_what_changes_inside": "encoders",
 }  # fmt: skip
 # With folds there is no single checkpoint of a system: these look into the first rotation's, on the turns that it was
 # tested on. Left out is what asks for more than that: a second split to take a system to, and turns enough to choose a
 # weight on one half and measure on the other (a rotation tests a fifth of them, in some four sessions).
 OF_ONE_ROTATION = ("once", "generating", "encoders")
-NOT_OF_FOLDS = ("10_transfer", "12_query_likelihood")
+NOT_OF_FOLDS = ("10_transfer", LIKELIHOOD)
 # Those that load models and compute with them: where there are GPUs they ask for one.
 COMPUTING = tuple(name for name, which in ANALYSES.items() if which in (*OF_ONE_ROTATION, "validation"))
 # Those that look at a study of the config.
@@ -389,7 +389,16 @@ class _Plan:
         of = [_code(config, notebook), given, self.data, self.first_stage, [need.key for need in needs]]
         name, computes = notebook if split is None else f"{notebook}_{split}", notebook in COMPUTING
         does = {"notebook": notebook, "name": name, "parameters": given, "computes": computes}
-        self._add(name, "analyse", of, does, needs, gpus=int(computes), seconds=NOTEBOOK * (4 if computes else 1))
+        operations = self._likelihood(given, split) if notebook == LIKELIHOOD else 0
+        seconds = self.costs.computing(operations) + 3 * NOTEBOOK * computes
+        self._add(name, "analyse", of, does, needs, gpus=int(computes), seconds=seconds)
+
+    def _likelihood(self, given: Mapping, split: str) -> float:
+        """Operations of notebook 12: of every pair of a split, or of those of a sample of its queries."""
+        trained = next(each for each in trainings(self.config) if each.system == given["system"])
+        queries = len(self.collection.queries(split))
+        pairs = min(queries, given.get("most_queries") or queries) * self.config.depth
+        return self.costs.ranking(trained.system, trained.given, pairs)
 
 
 def notebook_of(config: Config, name: str) -> Path:

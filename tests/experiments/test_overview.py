@@ -95,3 +95,5 @@ def test_a_curve_of_many_queries_is_drawn_of_a_sample_and_says_so():
     assert overview.some_queries(sample, "dev", None) == overview.some_queries(sample, "dev", 170) == (sample, "dev")
     few, label = overview.some_queries(sample, "dev", 25)
     assert label == "dev (25 of 170 queries)" and len(few.queries("dev")) == len(few.qrels("dev")) == 25
+    with pytest.raises(ValueError, match="most_queries: expected at least 2, found 0: name more, or None for all 170"):
+        overview.some_queries(sample, "dev", 0)

@@ -234,6 +234,16 @@ def test_a_notebooks_own_parameter_repeats_that_notebook_alone(changed, planned)
     assert planned_11.given["parameters"]["reference"] == "gdmtl_plus"  # which the sweep would choose itself
 
 
+def test_the_likelihood_of_a_sample_of_the_queries_takes_less(planned, monkeypatch):
+    monkeypatch.setattr(costs, "speed", lambda: 1e9)
+    name = "12_query_likelihood_dev"
+    whole, half = (planned(notebooks={"12_query_likelihood": {"most_queries": most}})[name] for most in (None, 85))
+    assert whole.given["parameters"]["most_queries"] is None and half.given["parameters"]["most_queries"] == 85
+    notebook = 4 * costs.NOTEBOOK  # it loads a model
+    assert half.seconds - notebook == pytest.approx((whole.seconds - notebook) / 2) and half.seconds > notebook
+    assert planned()[name].seconds == whole.seconds
+
+
 STUDY = {"systems": ["gdmtl"], "seeds": [3], "variants": {"half": {"train_fraction": 0.5}, "all": None}}
 
 
