@@ -32,7 +32,7 @@ def part_of_split(split: str) -> str | None:
 def how_to_get(part: str, folder: Path) -> str:
     """The end of a sentence that says that answers are missing."""
     return (
-        f": GDMTL+ alone needs them; leave it out, or fetch them with `curl --create-dirs -o {folder / FILES[part]} "
+        f": GDMTL+ alone needs them; fetch them with `curl --create-dirs -o {folder / FILES[part]} "
         f"{URL}{FILES[part]}`"
     )
 

@@ -107,7 +107,7 @@ def _split(dataset_id: str) -> Split:
 
 def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """Queries, judgments, answers."""
-    with _loading(dataset_id, f"export {dataset_id} queries") as dataset:
+    with _loading(dataset_id, *_exports(dataset_id)) as dataset:
         rows = [(query.query_id, query.default_text()) for query in dataset.queries_iter()]
     texts: dict[str, str] = {}
     for query_id, text in rows:
@@ -128,8 +128,16 @@ def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.Data
     return queries, qrels, texts_frame(found) if found else None
 
 
+def _exports(dataset_id: str) -> list[str]:
+    """The commands of ir_datasets that fetch a data set's queries and, where it has any, its judgments."""
+    import ir_datasets
+
+    known = ir_datasets.registry[dataset_id]
+    return [f"export {dataset_id} {part}" for part, has in (("queries", True), ("qrels", known.has_qrels())) if has]
+
+
 def _qrels(dataset_id: str) -> pd.DataFrame:
-    with _loading(dataset_id, f"export {dataset_id} qrels") as dataset:
+    with _loading(dataset_id, _exports(dataset_id)[-1]) as dataset:
         qrels = qrels_frame((row.query_id, row.doc_id, row.relevance) for row in dataset.qrels_iter())
     return without_repetitions(qrels, f"the judgments of {dataset_id!r} of ir_datasets")
 
@@ -140,7 +148,8 @@ def _cast_frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame, None]:
     if not path.is_file():
         raise FileNotFoundError(
             f"the resolved queries of {dataset_id!r}, which ir_datasets does not have, are not at {path}: fetch them "
-            f"with `curl --create-dirs -o {path} {RESOLVED_URL}`"
+            f"with `curl --create-dirs -o {path} {RESOLVED_URL}`, and the judgments, where they are missing, with "
+            f"`ir_datasets {_exports(dataset_id)[-1]}`"
         )
     qrels = ms_marco_part(_qrels(dataset_id))
     judged = set(qrels["query_id"])
@@ -181,8 +190,8 @@ def _home() -> Path:
 
 
 @contextmanager
-def _loading(dataset_id: str, command: str) -> Iterator[Any]:
-    """The data set; what ir_datasets cannot get hold of, or read, in a sentence with the command that fetches it."""
+def _loading(dataset_id: str, *commands: str) -> Iterator[Any]:
+    """The data set; what ir_datasets cannot get hold of, or read, in a sentence with the commands that fetch it."""
     import ir_datasets
 
     # ir_datasets raises RuntimeError when all of a file's sources failed; requests' errors are OSErrors.
@@ -194,7 +203,16 @@ def _loading(dataset_id: str, command: str) -> Iterator[Any]:
             f"`pip install {(error.name or 'it').partition('.')[0]}`"
         ) from error
     except (OSError, RuntimeError, EOFError, UnicodeDecodeError, IndexError, zlib.error) as error:
+        fetch = " and ".join(f"`ir_datasets {command}`" for command in commands)
         raise FileNotFoundError(
-            f"ir_datasets cannot read {dataset_id!r}, which is not on this machine or incomplete ({error}): "
-            f"fetch it where there is a network, with `ir_datasets {command}`, and copy its folder {_home()} here"
+            f"ir_datasets cannot read {dataset_id!r}, which is not on this machine or incomplete ({_reason(error)}): "
+            f"fetch it where there is a network, with {fetch}, and copy its folder {_home()} here"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; where all of a file's sources failed, what each said."""
+    match error.args:
+        case str(), [*sources]:
+            return "; ".join(dict.fromkeys(str(said) for _, said in sources))
+    return str(error)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from gdmtl_lib.backbones.gpus import visible_gpus
@@ -43,6 +44,10 @@ def missing(config: Config) -> Iterator[str]:
             yield from refusal("data", lambda: (collection.queries(split), collection.qrels(split)))
         if answers := without_answers(config, collection):
             yield f"answers for {answers}"
+    names = [config.collection, *(transfer["collection"] for transfer in config.transfer)]
+    of_irds = [name[name.index("irds:"):] for name in names if "irds:" in name]  # of rotations, what they are made of
+    passages = (refusal("passages", lambda: next(load_collection(name).passages())) for name in of_irds)
+    yield from dict.fromkeys(chain.from_iterable(passages))  # each once
     for transfer in config.transfer:
         for sentence in refusal("data for the transfer", lambda: load_collection(transfer["collection"]).qrels(transfer["split"])):
             yield f"{sentence}; or leave it out: --config 'transfer=[]'"

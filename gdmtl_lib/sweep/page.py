@@ -30,7 +30,10 @@ ORDER = (
     "choices", "transfer", "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation",
     "attention", "collection", "candidate",
 )  # fmt: skip
+# The tables that a sentence is made of.
+CONCLUDED = ("effectiveness", "differences", "twins", "transfer_differences", "training_size")
 ROWS_SHOWN = 15
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|")
 # Columns of names and ids, which may look like numbers.
 NAMES = ("system", "baseline", "twin", "query_id", "doc_id", "category")
 # What a kind of job is called where they are counted.
@@ -115,8 +118,9 @@ def _is_locked(job: Job) -> bool:
 
 def _conclusions(folder: Path, config: dict) -> Iterator[str]:
     """One sentence a question of the paper, of the tables that are there."""
-    read = {path.stem: _read(path) for path in sorted((folder / "tables").glob("*.csv"))}
-    tables = {name: table.apply(_numbers) for name, table in read.items() if table is not None}
+    paths = (path for path in sorted((folder / "tables").glob("*.csv")) if path.stem.partition(".")[0] in CONCLUDED)
+    read = {path.stem: table for path in paths if (table := _read(path)) is not None}
+    tables = {stem: table.assign(**{name: numbers for name in table if (numbers := _numbers(table[name]))}) for stem, table in read.items()}
     baseline, runs = LABELS[config["baseline"]], config.get("runs", {}).get("runs", {})
     below = {}  # by split, the systems that rank worse than the candidates came: what they gain on each other says little
     for split in config["splits"]:
@@ -148,7 +152,7 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
                 yield f"Does a gain in MRR@10 over {baseline} stay a gain elsewhere, on {split}? {said}."
         if name == "training_size":
             compared = table.dropna(subset=["difference", "low"])
-            names = compared["system"] + " with " + compared["queries"].map("{:,}".format)
+            names = compared["system"] + " with " + compared["queries"].map("{:,.0f}".format)
             if said := _verdicts(compared.assign(system=names)):
                 yield f"Does it help most where training queries are few, against {baseline}? {said}."
 
@@ -167,15 +171,17 @@ def _verdicts(rows: pd.DataFrame) -> str:
 def _read(path: Path) -> pd.DataFrame | None:
     """A table, as texts; None while it is being written."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype=object, keep_default_na=False)
     except (OSError, ValueError):
         return None
 
 
-def _numbers(column: pd.Series) -> pd.Series:
-    """A column of texts as numbers, NaN where there is none; as it is where it holds something else, or names."""
-    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
-    return column if column.name in NAMES or (numbers.isna() & (column != "")).any() else numbers
+def _numbers(column: pd.Series) -> list[float] | None:
+    """A column of texts as numbers, NaN where there is none; None where it holds something else, or names."""
+    texts = column.tolist()  # as a list: a page has hundreds of short columns, and two are written a job
+    if column.name in NAMES or not all(map(_NUMBER.fullmatch, texts)):
+        return None
+    return [float(text or "nan") for text in texts]
 
 
 def _facts(config: dict) -> dict[str, object]:
@@ -242,17 +248,19 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
     more = f"{len(table) - rows_shown:,}" if len(table) > rows_shown else ""
-    rows = table.apply(_written).head(rows_shown).values.tolist()
+    rows = list(zip(*(_written(table[name])[:rows_shown] for name in table)))
     return {"columns": list(table.columns), "rows": rows, "more": more, "note": note}
 
 
-def _written(column: pd.Series) -> pd.Series:
+def _written(column: pd.Series) -> list[str]:
     """A column of texts as the page shows it: decimals alike, whole numbers without, of a long text its beginning."""
-    if (numbers := _numbers(column)) is column or not column.str.contains(".", regex=False).any():
-        return column.map(lambda text: textwrap.shorten(text, 160, placeholder=" …"))
-    digits = 0 if (numbers.dropna() % 1 == 0).all() else 1 if numbers.abs().max() >= 100 else 3
-    texts = numbers.map(lambda number: "" if np.isnan(number) else f"{number:z.{digits}f}")
-    return texts.mask((numbers > 0) & (numbers < 0.0005), "<0.001")
+    texts, numbers = column.tolist(), _numbers(column)
+    if not numbers or not any("." in text for text in texts):
+        return [textwrap.shorten(text, 160, placeholder=" …") for text in texts]
+    known = [abs(number) for number in numbers if number == number]
+    digits = 0 if all(number % 1 == 0 for number in known) else 1 if max(known) >= 100 else 3
+    texts = ["" if number != number else f"{number:z.{digits}f}" for number in numbers]
+    return ["<0.001" if 0 < number < 0.0005 else text for number, text in zip(numbers, texts)]
 
 
 def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:

@@ -89,6 +89,19 @@ def test_irds_that_is_not_there(irds, home, tmp_path):
         )
 
 
+def test_what_every_source_of_a_file_said_is_told_once(irds, monkeypatch, home):
+    def fails(*_):
+        raise RuntimeError("All download sources failed", [("first", OSError("no network")), ("second", OSError("no network"))])
+
+    collection = load_collection("irds:gdmtl-toy")
+    monkeypatch.setattr("ir_datasets.load", fails)
+    refuses(
+        lambda: collection.text(["d1"]), FileNotFoundError,
+        "ir_datasets cannot read 'gdmtl-toy', which is not on this machine or incomplete (no network): fetch it where there is a "
+        f"network, with `ir_datasets lookup gdmtl-toy 0`, and copy its folder {home} here",
+    )  # fmt: skip
+
+
 def test_unknown_irds(irds):
     refuses(
         lambda: load_collection("irds:nothing"),
@@ -156,7 +169,7 @@ def test_msmarco_does_without_the_question_answering_data(ms_marco):
         collection.answers("dev-small")
     assert str(caught.value) == (
         "collection 'irds:msmarco-passage/dev/small' has no answers for the split 'dev-small': GDMTL+ alone needs them; "
-        f"leave it out, or fetch them with `curl --create-dirs -o {ms_marco.with_name('dev_v2.1.json.gz')} "
+        f"fetch them with `curl --create-dirs -o {ms_marco.with_name('dev_v2.1.json.gz')} "
         "https://msmarco.z22.web.core.windows.net/msmarco/dev_v2.1.json.gz`"
     )
 

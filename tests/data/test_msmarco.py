@@ -265,7 +265,7 @@ def test_the_published_answers_lie_beside_the_passages(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as caught:
         load_collection(write(tmp_path)).answers("train")
     assert str(caught.value) == (
-        f"collection {str(tmp_path)!r} has no answers for the split 'train': GDMTL+ alone needs them; leave it out, or fetch "
+        f"collection {str(tmp_path)!r} has no answers for the split 'train': GDMTL+ alone needs them; fetch "
         f"them with `curl --create-dirs -o {tmp_path}/train_v2.1.json.gz "
         "https://msmarco.z22.web.core.windows.net/msmarco/train_v2.1.json.gz`"
     )

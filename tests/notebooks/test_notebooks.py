@@ -1,6 +1,7 @@
 """The notebooks as files, as papermill runs them, and all of them together in the sweep of `smoke.yaml`."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -241,8 +242,9 @@ def test_results_on_cast_are_called_transfer(smoke):
 
 def test_the_sweep_shows_the_table_early_and_ends_with_the_page(smoke):
     folder, text = smoke
-    assert "sample, dev, so far:" in text and "BERT, seed 0: " in text
-    assert text.index("sample, dev, so far:") < text.index("GDMTL_C, seed 0: ")
+    so_far = "sample?dev=60&cast=30, dev, so far:"
+    assert so_far in text and "BERT, seed 0: " in text
+    assert text.index(so_far) < text.index("GDMTL_C, seed 0: ")
     assert f"Results: {folder}\nAll figures and tables: {folder}/index.html" in text
     links = {unquote(link) for link in re.findall(r'(?:href|srcset)="([^"# ]+)(?: 2x)?"', (folder / "index.html").read_text())}
     assert all((folder / link).is_file() for link in links)
@@ -277,7 +279,8 @@ def test_a_deleted_figure_is_drawn_again_and_nothing_else(smoke):
 def test_a_notebook_reads_the_results_from_the_notebooks_folder_too(smoke, tmp_path):
     folder, _ = smoke
     before = (folder / "bert" / "seed0" / "run.dev.trec.gz").stat().st_ino
-    arguments = ["04_rerank_and_evaluate.ipynb", str(tmp_path / "out.ipynb"), "-p", "results_dir", str(folder), "-p", "depth", "3"]
+    of_smoke = {"results_dir": str(folder), "collection": "sample?dev=60&cast=30", "depth": 3}
+    arguments = ["04_rerank_and_evaluate.ipynb", str(tmp_path / "out.ipynb"), "-y", json.dumps(of_smoke)]
     printed = tmp_path / "printed.txt"
     assert warm.forked(warm.papermill, arguments, cwd=PROJECT / "notebooks", printed=printed) == 0, printed.read_text()
     assert "GDMTL+ (1)" in (tmp_path / "out.ipynb").read_text()

@@ -35,7 +35,7 @@ def run(tmp_path, capsys):
 
 
 def test_where_nothing_is_missing_it_says_how_long_it_takes_and_what_it_can_show(run):
-    status, text = run()
+    status, text = run(collection="sample")
     assert status == 0 and text.startswith("mine: nothing is missing\n  to do: 1 x measure (under a minute), ")
     assert "8 x rerank" in text and "15 x train" in text and "1 x denoise" in text and "disk: about " in text and "memory of the largest job: about " in text
     assert "dev: 170 queries and 1 seed show a true difference in MRR@10 of 0.052 four times in five" in text
@@ -72,7 +72,9 @@ def test_of_ms_marco_the_hours_are_known_before_the_data_are_here(run, monkeypat
     monkeypatch.setattr(socket, "getaddrinfo", network)
     chosen = {"splits": {"dev-small": 1}, "studies": {}, "systems": ["bert", "gdmtl_plus"], "depth": 1000}
     status, text = run(collection="irds:msmarco-passage", **chosen)
-    assert status == 1 and text.startswith("mine: 3 missing\n") and "fetch it where there is a network" in text
+    assert status == 1 and text.startswith("mine: 4 missing\n")
+    for data in ("export msmarco-passage/dev/small queries` and `ir_datasets export msmarco-passage/dev/small qrels", "lookup msmarco-passage 0"):
+        assert f"(a check fetches nothing): fetch it where there is a network, with `ir_datasets {data}`, and copy" in text
     assert "answers for GDMTL+: " in text and "msmarco-qna/train_v2.1.json.gz https://" in text
     assert "on MS MARCO as it is published: " in text and "BM25 over 502,939 training queries" in text
 

@@ -172,7 +172,7 @@ def test_tables_are_shown_with_three_digits_and_as_text(folder):
      (["1.2.3", "0.5"], ["1.2.3", "0.5"]), (["-0.0001", "0.5"], ["0.000", "0.500"]), (["word " * 50], ["word " * 31 + "…"])],
 )  # fmt: skip
 def test_a_column_of_numbers_is_written_alike(column, shown):
-    assert _written(pd.Series(column)).tolist() == shown
+    assert _written(pd.Series(column)) == shown
 
 
 @pytest.mark.parametrize("names", [("0.1", "0.10"), ("007", "1e5"), ("nan", "None"), ("1", "2.50")])
