@@ -83,6 +83,11 @@ def add_rank_loss(name: str, loss: Callable[[Tensor, str], Tensor]) -> None:
     LISTWISE[name], RANK_LOSSES[name] = loss, name.replace("_", " ")
 
 
+def added_losses() -> set[str]:
+    """The names of the ranking losses that were added here."""
+    return LISTWISE.keys() - _OURS
+
+
 def generation_cross_entropy(
     logits: Tensor, targets: Tensor, reduction: str = "mean", lengths: Tensor | None = None
 ) -> Tensor:

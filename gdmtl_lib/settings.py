@@ -88,7 +88,7 @@ class TrainingSettings:
     generation_head_warmup_steps: steps in which the language-model heads alone are trained, before everything else.
     train_fraction: share of the training queries; a smaller share is part of every larger one.
     gradient_accumulation: parts in which a batch is computed, to save memory; at most batch_size. The result is
-        the same.
+        the same, but for what dropout draws.
     max_gradient_norm: longer gradients are shortened to it; None: none is.
     selection_measure: by whose mean over the validation's queries the epoch is chosen, in ir-measures' notation; or
         `likelihood`: log P of a token of the query, given its first relevant passage; or `answer_likelihood`: of a token

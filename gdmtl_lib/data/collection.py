@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from gdmtl_lib.settings import check_count
+
 from .files import as_path
 from .irds import open_irds
 from .msmarco import read_msmarco
@@ -32,7 +34,8 @@ class Collection:
 
     A query id belongs to one split, so that queries, judgments and answers can be looked up by id alone. (The splits of
     MS MARCO, and of other data sets of ir_datasets, are samples of one another: there the first that has the query, and
-    the part of it that is asked for, counts.)
+    the part of it that is asked for, counts, those first that were read. Of splits that give an id to two queries, as years
+    of a TREC track do, one is read, or the id is refused.)
 
     name: how messages call it. passages: text by doc_id. splits: by name. fingerprint: see the method.
     """
@@ -43,6 +46,8 @@ class Collection:
     ):
         self.name, self._passages, self._splits, self._fingerprint = name, passages, splits, fingerprint
         self._query_texts: dict[str, str] = {}  # of the splits that were needed so far
+        self._known: dict[str, Split] = {}  # those splits
+        self._two_queries: set[str] = set()  # the ids that have two texts in them
 
     def __repr__(self) -> str:
         return f"<collection {self.name!r} with splits {', '.join(self.splits)}>"
@@ -56,14 +61,32 @@ class Collection:
         """The names of the splits."""
         return tuple(self._splits)
 
+    @property
+    def read_splits(self) -> list[str]:
+        """The splits whose queries were read: in another process `reading` them first looks ids up as here."""
+        return [name for name, split in self._splits.items() if split.is_read]
+
+    def reading(self, splits: Iterable[str]) -> "Collection":
+        """This collection, with the queries of these splits read."""
+        for split in splits:
+            self.queries(split)
+        return self
+
     def sampled(self, sizes: Mapping[str, int]) -> "Collection":
-        """The same collection with a fixed sample of so many of some splits' queries."""
-        asked = "&".join(f"{split}={size}" for split, size in sizes.items())
+        """The same collection with a fixed sample of so many of some splits' queries. Raises ValueError for an unknown split
+        and a sample of none."""
+        for split, size in sizes.items():
+            check_count(f"queries of {split!r}", size)
+        name, before = split_name(self.name)
+        if not set(before) <= set(self.splits):  # of what the rotations are made of
+            name, before = self.name, {}
+        asked = before | {split: min(size, before.get(split, size)) for split, size in sizes.items()}
         samples = {
             split: self._split(split).of_queries(lambda queries, size=size: nested_sample(queries["query_id"], size))
             for split, size in sizes.items()
         }
-        return Collection(f"{self.name}?{asked}", self._passages, {**self._splits, **samples}, self._fingerprint)
+        name += "?" + "&".join(f"{split}={size}" for split, size in asked.items())
+        return Collection(name, self._passages, {**self._splits, **samples}, self._fingerprint)
 
     def queries(self, split: str) -> pd.DataFrame:
         """Columns query_id, text, and category and session where the collection has them."""
@@ -129,14 +152,35 @@ class Collection:
             raise ValueError(f"collection {self.name!r} has no passage {unknown!r}") from None
 
     def query_texts(self, query_ids: Iterable[str]) -> list[str]:
-        """The queries' texts, of any split, in the order of the ids. Raises ValueError for an unknown id."""
+        """The queries' texts, of any split, in the order of the ids. Raises ValueError for an unknown id and for one of two
+        queries."""
         query_ids = self._query_ids(query_ids)
-        for split in self._splits.values():
-            if all(query_id in self._query_texts for query_id in query_ids):
+        for name, split in self._read_first():
+            if name in self._known:
+                continue
+            if not split.is_read and all(query_id in self._query_texts for query_id in query_ids):
                 break
-            self._query_texts |= zip(split.queries["query_id"], split.queries["text"], strict=True)
+            self._know(name, split)
         self._refuse_queries(set(query_ids).difference(self._query_texts))
+        if two := self._two_queries.intersection(query_ids):
+            query_id = min(two)
+            texts = {name: dict(zip(split.queries["query_id"], split.queries["text"])).get(query_id) for name, split in self._known.items()}
+            found = ", ".join(f"{text!r} in its split {name!r}" for name, text in texts.items() if text is not None)
+            raise ValueError(
+                f"collection {self.name!r} has two queries {query_id!r}: {found}: open one of the splits alone (irds:<id>/<split>), "
+                "or give them ids of their own"
+            )
         return [self._query_texts[query_id] for query_id in query_ids]
+
+    def _read_first(self) -> list[tuple[str, Split]]:
+        """The splits, those first whose queries were read."""
+        return sorted(self._splits.items(), key=lambda item: not item[1].is_read)
+
+    def _know(self, name: str, split: Split) -> None:
+        """Take up a split's queries among those that are known by id."""
+        texts, known = dict(zip(split.queries["query_id"], split.queries["text"], strict=True)), self._query_texts
+        self._two_queries |= {query_id for query_id in texts.keys() & known.keys() if texts[query_id] != known[query_id]}
+        self._query_texts, self._known[name] = texts | known, split
 
     def qrels_of(self, query_ids: Iterable[str]) -> pd.DataFrame:
         """The judgments of these queries, of any split. Raises ValueError for an unknown id."""
@@ -175,17 +219,15 @@ class Collection:
         return frame.copy()
 
     def _of_queries(self, query_ids: Iterable[str], part: str, nothing: pd.DataFrame) -> pd.DataFrame:
-        missing = unknown = set(self._query_ids(query_ids))
-        frames = []
-        for split in self._splits.values():
+        missing, frames = set(query_ids := self._query_ids(query_ids)), []
+        self.query_texts(query_ids)  # refuses unknown ones
+        for _, split in self._read_first():
             here = missing.intersection(split.queries["query_id"])
-            unknown = unknown - here
             if here and (frame := getattr(split, part)) is not None:
                 frames.append(frame[frame["query_id"].isin(here)])
                 missing = missing - here
             if not missing:
                 break
-        self._refuse_queries(unknown)
         return pd.concat(frames or [nothing], ignore_index=True)
 
     def _query_ids(self, given: Iterable[str]) -> list[str]:

@@ -69,8 +69,8 @@ def differences(there: Mapping, here: Mapping, with_versions: bool = False) -> l
     return found
 
 
-def fingerprint_of(model) -> str:
-    """SHA-256 of the weights of a model in memory and of what else decides its scores."""
+def fingerprint_of(model, gdmtl: Mapping | None = None) -> str:
+    """SHA-256 of the weights of a model in memory and of what else decides its scores. gdmtl: that, other than it is."""
 
     def hashed(parameter) -> str:
         return hashlib.sha256(parameter.detach().float().cpu().contiguous().numpy()).hexdigest()
@@ -78,5 +78,5 @@ def fingerprint_of(model) -> str:
     names, parameters = zip(*model.named_parameters())
     with ThreadPoolExecutor() as pool:  # of a model of BERT's size it takes a noticeable time
         weights = dict(zip(names, pool.map(hashed, parameters)))
-    return hashlib.sha256(json.dumps([model.config.gdmtl, weights], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([gdmtl or model.config.gdmtl, weights], sort_keys=True).encode()).hexdigest()
 

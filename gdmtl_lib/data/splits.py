@@ -11,6 +11,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 
+import numpy as np
 import pandas as pd
 
 from .files import read_table
@@ -43,6 +44,11 @@ class Split:
             self._parts[part] = self._parts[part]()
         return self._parts[part]
 
+    @property
+    def is_read(self) -> bool:
+        """Whether its queries are there already."""
+        return not callable(self._parts["queries"])
+
     def of_queries(self, chosen: Iterable[str] | Callable[[pd.DataFrame], Iterable[str]]) -> "Split":
         """The split of some of its queries alone. chosen: their ids, or what gives them from the split's queries."""
 
@@ -58,7 +64,8 @@ class Split:
 
 
 def stable_hash(*parts) -> int:
-    """A number of 64 bits that is a function of the parts alone."""
+    """A number of 64 bits that is a function of the parts alone; numpy's texts and numbers are as Python's."""
+    parts = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
 
 

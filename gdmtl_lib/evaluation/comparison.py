@@ -69,8 +69,12 @@ def judgment_holes(
     that the baseline ranks higher, `most` if those that the system does. No judgment of what they list can move it further.
 
     values_by_system: as `evaluate` returns them, with `RBP(p=...)`. runs_by_system: the runs behind them, one a seed.
-    Returns the rows of `compare`, but the baseline's, with `least` and `most`. Raises as `compare`.
+    Returns the rows of `compare`, but the baseline's, with `least` and `most`. Raises as `compare`, and ValueError for a
+    system without a run.
     """
+    for system in values_by_system:
+        if isinstance(runs := runs_by_system.get(system, ()), pd.DataFrame) or not len(runs):
+            raise ValueError(f"runs_by_system: expected a list of one run or more of {system!r}, found {kind_of(runs)}")
     rows = compare(values_by_system, baseline, [f"RBP(p={p})"]).query("system != @baseline").reset_index(drop=True)
     judged = pd.MultiIndex.from_frame(qrels.loc[qrels["relevance"] >= 0, ["query_id", "doc_id"]])
     weights, deepest = {}, -64 / np.log2(p)  # below which p^rank < 2^-64 is no weight

@@ -157,6 +157,8 @@ def targets_of(collection, qrels: pd.DataFrame, task: str, relevance_level: int 
     """What a task is to write of the judged queries, each with its first relevant passage: `query_id`, `doc_id`, `text`.
     Queries without an answer are left out of an answer's. Raises ValueError where nothing is left."""
     relevant = qrels[qrels["relevance"] >= relevance_level].drop_duplicates("query_id")[["query_id", "doc_id"]]
+    if relevant.empty:
+        raise ValueError(f"no query has a passage of relevance {relevance_level} or more to write it from: lower relevance_level")
     if GENERATIVE_TASKS[task].target == "query":
         return relevant.assign(text=collection.query_texts(relevant["query_id"]))
     answered = relevant.merge(collection.answers_of(relevant["query_id"]), on="query_id")

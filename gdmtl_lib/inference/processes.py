@@ -37,7 +37,7 @@ def score_in_processes(
 ) -> np.ndarray:
     """`score_candidates` in so many processes, at most one a chunk. folder: keeps the scores of an interrupted call.
     key: what the scores depend on. Raises as `run_processes`, and ValueError for a collection without a name."""
-    _require_name(collection)
+    require_name(collection)
     chunks = list(whole_queries(candidates["query_id"], key["chunk_pairs"]))
     processes = min(processes, len(chunks))
     keys = [{**key, "process": [number, processes]} for number in range(processes)]
@@ -52,7 +52,8 @@ def score_in_processes(
                 rank = pairs.groupby("query_id", sort=False).cumcount() + 1
                 ordered = pairs.assign(score=-rank.astype(np.float32), rank=rank)
                 write_ordered(ordered, home / f"candidates.{number}.trec")
-            job = {"collection": collection.name, "keys": keys, "batch_tokens": batch_tokens, "device": device.type}
+            job = {"collection": collection.name, "read": collection.read_splits, "keys": keys, "batch_tokens": batch_tokens,
+                   "device": device.type}  # fmt: skip
             (home / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
             commands = [[sys.executable, "-m", "gdmtl_lib.inference", str(home), str(i)] for i in range(processes)]
             run_processes(commands, environments(processes, device.type), on_progress)
@@ -125,8 +126,8 @@ def _follow(number: int, child: subprocess.Popen, printed: queue.SimpleQueue) ->
     printed.put((number, None))
 
 
-def _require_name(collection) -> None:
-    """Refuse a collection that other processes cannot open."""
+def require_name(collection) -> None:
+    """Refuse, with ValueError, a collection that other processes cannot open."""
     try:
         found = load_collection(collection.name).fingerprint()
     except (FileNotFoundError, ValueError) as error:
@@ -134,8 +135,8 @@ def _require_name(collection) -> None:
     if found != collection.fingerprint():
         raise ValueError(
             "several processes open the collection by its name: expected one that load_collection finds, found "
-            f"{collection.name!r} ({found if isinstance(found, Exception) else 'whose texts are others'}); re-rank it "
-            "in one process, or write it into a folder"
+            f"{collection.name!r} ({found if isinstance(found, Exception) else 'whose texts are others'}); use one "
+            "process, or write it into a folder"
         )
 
 
@@ -143,9 +144,9 @@ def main(folder: Path, number: int) -> None:
     """One process of a job."""
     Thread(target=_end_with_parent, daemon=True).start()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    key = job["keys"][number]
+    key, collection = job["keys"][number], load_collection(job["collection"]).reading(job["read"])
     score_candidates(
-        load_model(folder / "model"), load_collection(job["collection"]), read_run(folder / f"candidates.{number}.trec"),
+        load_model(folder / "model"), collection, read_run(folder / f"candidates.{number}.trec"),
         key["chunk_pairs"], job["batch_tokens"], key["precision"], torch.device(job["device"]),
         lambda pairs: print(f"{SCORED}{pairs}", flush=True), PartialScores(folder / f"scores.{number}", key),
     )  # fmt: skip

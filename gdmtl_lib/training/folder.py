@@ -116,7 +116,7 @@ class TrainingFolder:
             raise ValueError(f"{self._settings_file} is damaged ({error!r}): {instead}") from None
         settings = self.description.get("settings", {})
         came_later = {name: self._defaults[name] for name in settings if name in self._defaults}
-        training = training | {"settings": came_later | training.get("settings", {})}
+        training = {"model": self.description.get("model")} | training | {"settings": came_later | training.get("settings", {})}
         different = differences(training, self.description, with_versions=True)
         if len(different) == 1 and different[0].startswith("initial_weights"):
             raise ValueError(

@@ -6,6 +6,7 @@ torchrun runs in every process, on one machine or, with torchrun's own rendezvou
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,8 +46,8 @@ def write_job(
     if validation is not None:
         write_run(validation, folder / "validation.trec.gz")
     job = {
-        "collection": collection.name, "candidates": stored and str(stored.resolve()), "settings": settings.as_dict(),
-        "output_dir": str(output_dir), "relevance_level": relevance_level,
+        "collection": collection.name, "read": collection.read_splits, "candidates": stored and str(stored.resolve()),
+        "settings": settings.as_dict(), "output_dir": str(output_dir), "relevance_level": relevance_level,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
 
@@ -72,8 +73,11 @@ def run_job(folder: Path, processes: int, device: torch.device = torch.device("c
             child.terminate()
             raise
     if child.returncode != 0:
-        tail = "\n".join(printed.decode(errors="replace").strip().splitlines()[-25:])
-        raise RuntimeError(f"training in {processes} processes failed (exit code {child.returncode}):\n{tail}")
+        lines = printed.decode(errors="replace").strip().splitlines()
+        # What a process ended with stands above what torchrun says of that.
+        said = [line for line in lines if re.match(r"(\[rank\d+\]: ?)?[\w.]+(Error|Exception): ", line)][:1]
+        failed = f"training in {processes} processes failed (exit code {child.returncode}):"
+        raise RuntimeError("\n".join([failed, *said, *lines[-25:]]))
 
 
 def read_job(folder: Path) -> dict:
@@ -82,7 +86,7 @@ def read_job(folder: Path) -> dict:
     stored, validation = job["candidates"], folder / "validation.trec.gz"
     return job | {
         "model": load_model(folder / "initial"),
-        "collection": load_collection(job["collection"]),
+        "collection": load_collection(job["collection"]).reading(job.pop("read")),
         "candidates": Candidates.open(stored, check=False) if stored else read_run(folder / "candidates.trec.gz"),
         "settings": TrainingSettings(**job["settings"]),
         "validation": read_run(validation) if validation.is_file() else None,

@@ -1,18 +1,20 @@
 """Training: one loop (Section 5.2).
 
 Every optimiser step is a function of the seed and the step's number, from which the order of the instances, the
-negatives and dropout are derived. So a run that is interrupted ends with the same bits, and processes, accumulation and
-the moment of saving change nothing but rounding.
+negatives and dropout are derived. So a run that is interrupted ends with the same bits, whenever it saved; processes and
+accumulation change rounding and, since each part draws its own, what dropout leaves out.
 """
 
 import hashlib
+import inspect
 import math
 import os
 import shutil
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +39,14 @@ from gdmtl_lib.data.trec import as_run, canonical_order, frame_hash, whole_queri
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.inference.generation import check_learns
 from gdmtl_lib.inference.likelihood import likelihoods, targets_of
+from gdmtl_lib.inference.processes import require_name
 from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
-from gdmtl_lib.losses import generation_cross_entropy
+from gdmtl_lib.losses import LISTWISE, added_losses, generation_cross_entropy
 from gdmtl_lib.packing import filled_on
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings
+from gdmtl_lib.systems import GENERATIVE_TASKS
 
 from .batches import Batches
 from .folder import Progress, TrainingFolder
@@ -86,6 +90,8 @@ def train(
     output_dir = as_path(output_dir, "output_dir")
     check_processes(processes, pick_device(settings.device))
     collection = load_collection(collection)
+    if processes > 1:
+        require_name(collection)
     # In one order, so that processes which read the candidates from a file draw the same negatives.
     candidates = candidates if isinstance(candidates, Candidates) else as_run(candidates)
     validation = None if validation is None else as_run(validation)
@@ -192,13 +198,17 @@ class _Training:
             instead = f"`pip install {settings.tracker}`, or leave it out"
             raise ValueError(f"tracker {settings.tracker!r} is not installed: {instead}")
         self.batches = Batches(model, collection, candidates, settings)
-        model.config.gdmtl = model.config.gdmtl | {"inputs": self.batches.lengths}
         if validation is not None:
             self.validation_qrels = collection.qrels_of(validation["query_id"].unique())
             if self.validation_qrels.empty:
                 raise ValueError(
                     f"collection {collection.name!r} has no judgments of the validation's queries: "
                     f"validate on another split, or train without validation"
+                )
+            if (highest := self.validation_qrels["relevance"].max()) < relevance_level:
+                raise ValueError(
+                    f"validation: expected a judgment of relevance {relevance_level} or more to choose an epoch by, found {highest} "
+                    "at most: lower relevance_level, or validate on another split"
                 )
             if task := LIKELIHOODS.get(settings.selection_measure):  # or an epoch is trained before it is refused
                 check_learns(model, task)
@@ -207,6 +217,22 @@ class _Training:
                 nothing = validation.drop_duplicates("query_id").assign(doc_id="-")
                 evaluate(nothing, self.validation_qrels, [settings.selection_measure], relevance_level)
         self.folder = TrainingFolder(output_dir, self._description(candidates), TrainingSettings().as_dict())
+
+    @property
+    def gdmtl(self) -> dict:
+        """Of the model's own settings, what they are once it is trained: with the lengths of this training's inputs."""
+        return self.model.config.gdmtl | {"inputs": self.batches.lengths}
+
+    def _model(self) -> dict:
+        """What else than weights and settings decides what is learned: a name stands for another system, task or loss once
+        one of one's own is replaced."""
+        system = self.model.system
+        loss = self.settings.rank_loss_of(system)
+        with suppress(OSError, TypeError):  # there is no text of what was typed into a shell
+            loss = inspect.getsource(LISTWISE[loss]) if loss in added_losses() else loss
+        tasks = [asdict(GENERATIVE_TASKS[task]) for task in system.generative_tasks]
+        dropout = {name: value for name, value in self.model.config.to_dict().items() if "dropout" in name}
+        return {"layout": [system.backbone, system.rank_layout], "tasks": tasks, "rank_loss": loss, "dropout": dropout}
 
     def _description(self, candidates: pd.DataFrame | Candidates) -> dict:
         """All that decides the outcome: not the device, which changes rounding, nor what is looked at on the way."""
@@ -219,10 +245,11 @@ class _Training:
         }  # fmt: skip
         return {
             "system": self.model.system.name,
+            "model": self._model(),
             "denoising_steps": self.model.config.gdmtl.get("denoised"),
             "settings": {name: value for name, value in self.settings.as_dict().items() if name not in left_out},
             "collection": self.collection.fingerprint(),
-            "initial_weights": fingerprint_of(self.model),
+            "initial_weights": fingerprint_of(self.model, self.gdmtl),
             # The compact form has the hash of the frame that it is of.
             "candidates": candidates.hash() if isinstance(candidates, Candidates) else frame_hash(candidates[columns]),
             "qrels": frame_hash(self.batches.qrels),
@@ -238,6 +265,7 @@ class _Training:
             log_with=self.settings.tracker, project_dir=self.folder.folder,
         )
         accelerator.init_trackers("tracker", {name: str(value) for name, value in self.settings.as_dict().items()})
+        self.model.config.gdmtl = self.gdmtl
         self.joint = JointLoss(self.model, self.settings).to(accelerator.device)
         optimizer = torch.optim.AdamW(parameter_groups(self.joint, self.settings), betas=(0.9, 0.999), fused=True)
         progress = self.folder.load(self.joint, optimizer)

@@ -78,6 +78,22 @@ def test_msmarco_lookups_by_id_find_the_split_that_has_the_part(tmp_path):
         collection.qrels_of(["20", "77"])
 
 
+def test_of_splits_that_give_an_id_to_two_queries_one_is_read(tmp_path):
+    """As years of a TREC track do, whose topics are numbered from 1."""
+    (tmp_path / "collection.tsv").write_text("0\tice\n1\twind\n")
+    for year, texts, doc in (("2014", {"1": "blue ice", "2": "long day"}, 0), ("2015", {"1": "old king", "3": "ice"}, 1)):
+        (tmp_path / f"queries.{year}.tsv").write_text("".join(f"{each}\t{text}\n" for each, text in texts.items()))
+        (tmp_path / f"qrels.{year}.tsv").write_text("".join(f"{each}\t0\t{doc}\t1\n" for each in texts))
+    for year, text, doc in (("2014", "blue ice", "0"), ("2015", "old king", "1")):
+        collection = load_collection(tmp_path)
+        collection.queries(year)  # as a search for its candidates does
+        assert collection.query_texts(["1"]) == [text] and collection.qrels_of(["1"])["doc_id"].tolist() == [doc]
+    assert collection.query_texts(["2", "3"]) == ["long day", "ice"]  # from here on both are read
+    for look_up in (collection.query_texts, collection.qrels_of):
+        with pytest.raises(ValueError, match="has two queries '1': 'old king' in its split '2015', 'blue ice' in its split '2014': open"):
+            look_up(["3", "1"])
+
+
 def test_msmarco_top_1000_files_are_candidates_in_their_own_order(tmp_path):
     """top1000.dev holds dev.small's queries: it serves both, each with its own."""
     collection = load_collection(write(tmp_path))

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.splits import Split, nested_sample, split_name
+from gdmtl_lib.data.splits import Split, nested_sample, split_name, stable_hash
 
 QUERIES = [f"q{number}" for number in range(200)]
 
@@ -57,6 +57,27 @@ def test_a_sampled_collection_keeps_its_passages_and_the_other_splits():
     assert sampled.passages_fingerprint("dev") == whole.passages_fingerprint("dev")
     with pytest.raises(ValueError, match="has no query"):
         sampled.query_texts(set(whole.queries("dev")["query_id"]) - set(query_ids))
+
+
+def test_a_sample_of_a_sample_has_a_name_that_opens_it():
+    once = load_collection("sample?dev=7&cast=5").sampled({"dev": 3, "train": 9}).sampled({"dev": 6})
+    assert once.name == "sample?dev=3&cast=5&train=9"
+    again = load_collection(once)
+    for split in once.splits:
+        assert again.queries(split).equals(load_collection(once.name).queries(split))
+    assert [len(load_collection(once.name).queries(split)) for split in ("dev", "cast", "train")] == [3, 5, 9]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_sample_of_no_queries_is_refused(size):
+    with pytest.raises(ValueError, match="queries of 'dev' must be "):
+        load_collection("sample").sampled({"dev": size})
+
+
+def test_numpys_texts_and_numbers_are_drawn_as_pythons():
+    ids = [f"q{i}" for i in range(40)]
+    assert nested_sample(np.array(ids), 5) == nested_sample(ids, 5)
+    assert stable_hash(np.int64(1), np.str_("a")) == stable_hash(1, "a") != stable_hash(2, "a")
 
 
 def test_a_sample_of_an_unknown_split_is_refused():

@@ -605,6 +605,16 @@ def test_judgment_holes_are_the_ends_of_all_judgments_to_come():
     assert [row.least, row.most] == pytest.approx([min(found), max(found)])
 
 
+@pytest.mark.parametrize("runs", [{"bert": 1}, {"gdmtl": 1}, {"bert": 1, "gdmtl": 0}, {"bert": 1, "gdmtl": None}])
+def test_judgment_holes_take_a_run_of_every_system(runs):
+    run, qrels = run_frame(q="ab"), qrels_frame(q={"a": 1})
+    values = dict.fromkeys(("bert", "gdmtl"), evaluate(run, qrels, ["RBP(p=0.5)"]))
+    given = {name: run if count is None else [run] * count for name, count in runs.items()}
+    lacking = next(name for name in ("bert", "gdmtl") if runs.get(name) != 1)
+    with pytest.raises(ValueError, match=f"runs_by_system: expected a list of one run or more of '{lacking}', found "):
+        judgment_holes(values, given, qrels, "bert")
+
+
 def test_judgment_holes_reach_as_deep_as_the_weights_of_ranks():
     """Two hundred passages that the other list does not have, and nobody has judged: all of their weight is open."""
     qrels = qrels_frame(q0={"a": 1})

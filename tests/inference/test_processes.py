@@ -312,7 +312,7 @@ def test_a_collection_that_others_cannot_open(job, tmp_path, change, found):
     assert message.startswith(
         f"several processes open the collection by its name: expected one that load_collection finds, found {changed.name!r} ({found}"
     )
-    assert message.endswith("re-rank it in one process, or write it into a folder")
+    assert message.endswith("use one process, or write it into a folder")
     assert not (tmp_path / "out").exists()
 
 

@@ -34,8 +34,9 @@ def frame_of(texts):
 
 
 def split_of(prefix, number, seed):
-    """Query i asks for passage i."""
-    qrels = [(f"{prefix}{i}", f"d{i}", 1) for i in range(number)]
+    """Query i asks for passage i; of the validation's, the last one's is of grade 2."""
+    grades = [1 + (prefix == "v" and i == number - 1) for i in range(number)]
+    qrels = [(f"{prefix}{i}", f"d{i}", grade) for i, grade in enumerate(grades)]
     return Split(
         frame_of(texts_of(prefix, number, 2, seed)),
         pd.DataFrame(qrels, columns=["query_id", "doc_id", "relevance"]),

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import gdmtl_lib as gdmtl
+from gdmtl_lib.data.collection import Collection
+from gdmtl_lib.data.splits import Split
 from gdmtl_lib.training import launch
 from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.settings import TrainingSettings
@@ -105,6 +107,21 @@ def test_a_process_that_fails_is_quoted(tmp_path, monkeypatch):
         launch.run_job(tmp_path, processes=2)
     expected = "\n".join(["training in 2 processes failed (exit code 3):", *(f"line {i}" for i in range(15, 40))])
     assert str(error.value) == expected
+
+
+def test_what_a_process_ended_with_stands_first(tmp_path, monkeypatch):
+    """torchrun prints a page after it."""
+    python(monkeypatch, "print('[rank0]: ValueError: no such passage'); [print('line', i) for i in range(40)]; raise SystemExit(1)")
+    with pytest.raises(RuntimeError, match=r"\(exit code 1\):\n\[rank0\]: ValueError: no such passage\nline 15\n"):
+        launch.run_job(tmp_path, processes=2)
+
+
+def test_a_collection_that_others_cannot_open_is_refused_before_anything_is_written(toy_bert_folder, collection, tmp_path):
+    splits = {name: Split(collection.queries(name), collection.qrels(name)) for name in collection.splits}
+    unnamed = Collection("mine", dict(collection.passages()), splits)
+    with pytest.raises(ValueError, match="several processes open the collection by its name: .* found 'mine' "):
+        gdmtl.train(build_model("bert", checkpoint=toy_bert_folder), unnamed, CANDIDATES, SETTINGS, tmp_path / "out", processes=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_job_is_cleared_away(toy_bert_folder, collection, tmp_path, monkeypatch):

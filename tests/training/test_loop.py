@@ -29,7 +29,8 @@ from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.packing import pack
 from gdmtl_lib.pretrained import build_model, load_model
 from gdmtl_lib.settings import LIKELIHOODS
-from gdmtl_lib.systems import LABELS, SYSTEMS
+from gdmtl_lib.losses import add_rank_loss
+from gdmtl_lib.systems import LABELS, SYSTEMS, System, Task, add_system, add_task
 from gdmtl_lib.training import batches as training_batches
 from gdmtl_lib.training import folder as training_folder
 from gdmtl_lib.training import loop as training
@@ -231,6 +232,64 @@ def test_another_training_in_the_folder_is_refused(finished, changes, arguments,
     assert str(error.value).startswith(f"{folder} holds another training: {different}")
     assert str(error.value).endswith("; choose another output_dir, or resume=False to replace it")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_training_that_is_refused_leaves_the_model_as_it_was(finished):
+    """The lengths of its inputs, too, which its scores depend on."""
+    checkpoint, folder = finished
+    model = build_model(ENCODER, checkpoint=checkpoint)
+    before = dict(model.config.gdmtl)
+    with pytest.raises(ValueError, match="holds another training"):
+        gdmtl.train(model, collection_of(), CANDIDATES, settings_of(max_length=24), folder)
+    assert model.config.gdmtl == before
+
+
+def test_other_dropout_is_another_training(finished, monkeypatch):
+    checkpoint, folder = finished
+    other = build_model(ENCODER, checkpoint=checkpoint, attention_dropout=0.5)
+    monkeypatch.setattr("tests.training.conftest.build_model", lambda *_, **__: other)
+    with pytest.raises(ValueError, match="holds another training: model.dropout.attention_probs_dropout_prob is 0.1 there and 0.5 here"):
+        Training(checkpoint, validated=True)(folder)
+
+
+def test_what_is_replaced_under_its_name_is_another_training(toy_bert_folder, tmp_path):
+    """A loss, a task and a system of one's own."""
+    def hinge(scores, reduction):
+        return (1 - scores[:, :1] + scores[:, 1:]).clamp(min=0).sum()
+
+    def softmax(scores, reduction):
+        return -scores.log_softmax(dim=1)[:, 0].sum()
+
+    def train(loss=hinge, prefix="ask:", layout="concatenated"):
+        add_rank_loss("my_loss", loss)
+        add_task(Task("asking", prefix, ("passage",), "query"))
+        add_system(System("mine", "Mine", "encoder", ("rank", "asking"), layout, "my_loss", "bert-base-uncased"))
+        model, collection = build_model("mine", checkpoint=toy_bert_folder), collection_of()
+        return gdmtl.train(model, collection, candidates_of(collection), settings_of(epochs=1, warmup_epochs=1), tmp_path)
+
+    assert train().equals(train())
+    for changed, said in (({"loss": softmax}, "rank_loss"), ({"prefix": "why:"}, "tasks"), ({"layout": "query_first"}, "layout")):
+        with pytest.raises(ValueError, match=f"holds another training: model.{said} is "):
+            train(**changed)
+
+
+def test_a_training_of_before_is_gone_on_with(finished, tmp_path):
+    """Whose record says nothing of the model but its weights."""
+    checkpoint, whole = finished
+    shutil.copytree(whole, tmp_path / "old")
+    record = json.loads((tmp_path / "old" / "settings.json").read_text())
+    del record["training"]["model"]
+    (tmp_path / "old" / "settings.json").write_text(json.dumps(record))
+    _, history = Training(checkpoint, validated=True)(tmp_path / "old")
+    assert len(history) == len(pd.read_csv(whole / "history.csv"))
+
+
+@pytest.mark.parametrize("measure", ["RR@10", "likelihood"])
+def test_an_epoch_is_not_chosen_where_nothing_is_relevant(toy_bert_folder, tmp_path, measure):
+    train = Training(toy_bert_folder, validated=True, selection_measure=measure)
+    with pytest.raises(ValueError, match="validation: expected a judgment of relevance 3 or more to choose an epoch by, found 2"):
+        train(tmp_path, relevance_level=3)
+    assert not (tmp_path / "settings.json").exists()
 
 
 def test_the_order_of_rows_and_the_device_are_no_difference(finished, monkeypatch):
