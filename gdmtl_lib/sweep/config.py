@@ -192,7 +192,7 @@ def _of_runs(name: str, values: dict, project: Path) -> Config:
     files = {key: values[key] for key in ("qrels", "queries", "passages", "categories")}
     for what, path in (*runs.items(), *files.items()):
         is_file = path is not None and what != "passages" and not path.startswith("irds:")  # no collection's name
-        _expect(name, not is_file or (project / path).is_file(), f"{what}: no file {path}; paths start from {project}")
+        _expect(name, not is_file or (project / Path(path).expanduser()).is_file(), f"{what}: no file {path}; paths start from {project}")
     return Config(
         name=name, collection="", train_split="", splits={"runs": level}, systems=[], seeds=[], baseline=baseline, depth=1,
         parameters={}, studies={}, transfer=[], folder=_folder(name, values, project), project=str(project), folds=0,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gdmtl_lib import __version__
 from gdmtl_lib.data.collection import Collection, load_collection
-from gdmtl_lib.data.files import file_hash, write_lines
+from gdmtl_lib.data.files import as_path, file_hash, write_lines
 from gdmtl_lib.data.trec import frame_hash
 from gdmtl_lib.experiments.notebook import notebook_parameters
 from gdmtl_lib.experiments.runs import SPLIT, open_runs
@@ -190,7 +190,7 @@ def _of_runs(config: Config) -> Iterator[Job]:
     level = config.splits[SPLIT]
     opened = open_runs(**config.runs, relevance_level=level, folder=config.folder)  # what is wrong is said now
     files = [*config.runs["runs"].values(), *(path for path in config.runs.values() if isinstance(path, str))]
-    contents = [content_of(Path(file)) if Path(file).is_file() else load_collection(file).fingerprint()
+    contents = [content_of(path) if (path := as_path(file)).is_file() else load_collection(file).fingerprint()
                 for file in files if not file.startswith("irds:")]  # fmt: skip
     known = config.runs | {"baseline": config.baseline, "relevance_level": level, "results_dir": config.folder}
     for notebook in ANALYSES if len(opened.systems()) > 1 else ["04_rerank_and_evaluate"]:  # the others compare

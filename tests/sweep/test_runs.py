@@ -62,6 +62,15 @@ def test_a_config_of_runs_needs_judgments(given):
         read(given)
 
 
+def test_paths_may_start_in_ones_home(given, tmp_path, monkeypatch):
+    expected = [job.key for job in prepare(read(given))]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = {"runs": {name: f"~/{number}" for number, name in enumerate(NAMES)}} | {name: f"~/{name}" for name in ("qrels", "queries", "categories")}
+    assert len([job.key for job in prepare(read(given, **home))]) == len(expected)
+    with pytest.raises(ValueError, match="qrels: no file ~/nowhere"):
+        read(given, qrels="~/nowhere")
+
+
 def test_a_changed_run_is_looked_at_again_and_nothing_is_looked_at_twice(given, tmp_path):
     keys = [job.key for job in prepare(read(given))]
     assert keys == [job.key for job in prepare(read(given))] and len(keys) == len(set(keys)) == 5
