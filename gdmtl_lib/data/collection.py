@@ -154,33 +154,26 @@ class Collection:
     def query_texts(self, query_ids: Iterable[str]) -> list[str]:
         """The queries' texts, of any split, in the order of the ids. Raises ValueError for an unknown id and for one of two
         queries."""
-        query_ids = self._query_ids(query_ids)
+        asked = set(query_ids := self._query_ids(query_ids))
         for name, split in self._read_first():
-            if name in self._known:
+            if name in self._known or not split.is_read and asked <= self._query_texts.keys():
                 continue
-            if not split.is_read and all(query_id in self._query_texts for query_id in query_ids):
-                break
-            self._know(name, split)
-        self._refuse_queries(set(query_ids).difference(self._query_texts))
-        if two := self._two_queries.intersection(query_ids):
-            query_id = min(two)
-            texts = {name: dict(zip(split.queries["query_id"], split.queries["text"])).get(query_id) for name, split in self._known.items()}
-            found = ", ".join(f"{text!r} in its split {name!r}" for name, text in texts.items() if text is not None)
+            texts, known = dict(zip(split.queries["query_id"], split.queries["text"], strict=True)), self._query_texts
+            self._two_queries |= {query_id for query_id in texts.keys() & known.keys() if texts[query_id] != known[query_id]}
+            self._query_texts, self._known[name] = texts | known, split
+        self._refuse_queries(asked.difference(self._query_texts))
+        if two := self._two_queries & asked:
+            rows = ((name, split.queries) for name, split in self._known.items())
+            found = (f"{text!r} in its split {name!r}" for name, of in rows for text in of["text"][of["query_id"] == min(two)])
             raise ValueError(
-                f"collection {self.name!r} has two queries {query_id!r}: {found}: open one of the splits alone (irds:<id>/<split>), "
-                "or give them ids of their own"
+                f"collection {self.name!r} has two queries {min(two)!r}: {', '.join(found)}: open one of the splits alone "
+                "(irds:<id>/<split>), or give them ids of their own"
             )
         return [self._query_texts[query_id] for query_id in query_ids]
 
     def _read_first(self) -> list[tuple[str, Split]]:
         """The splits, those first whose queries were read."""
         return sorted(self._splits.items(), key=lambda item: not item[1].is_read)
-
-    def _know(self, name: str, split: Split) -> None:
-        """Take up a split's queries among those that are known by id."""
-        texts, known = dict(zip(split.queries["query_id"], split.queries["text"], strict=True)), self._query_texts
-        self._two_queries |= {query_id for query_id in texts.keys() & known.keys() if texts[query_id] != known[query_id]}
-        self._query_texts, self._known[name] = texts | known, split
 
     def qrels_of(self, query_ids: Iterable[str]) -> pd.DataFrame:
         """The judgments of these queries, of any split. Raises ValueError for an unknown id."""
