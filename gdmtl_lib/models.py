@@ -242,14 +242,15 @@ class EncoderGDMTL(_Heads):
             return self.states(batch), partial(torch.searchsorted, batch.read_at)
 
     def encode(
-        self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor | None = None,
+        self, input_ids: Tensor | None, segment_ids: Tensor, position_ids: Tensor | None = None,
         mask: Tensor | None = None, columns: Tensor | None = None, **attending,
     ) -> Tensor:
         """The encoder's last states, float [b, s, d].
 
         input_ids, segment_ids, position_ids: int64 [b, s], positions from 0; without them, as each row stands.
         mask: bool [b, 1, s, c], and columns: the positions of what is attended to, int64 [b, c], where it is more than
-        the rows. attending: what goes to `packed_attention`: spans in the place of a mask, cache.
+        the rows. attending: what goes to `packed_attention`: spans in the place of a mask, cache; or `inputs_embeds`,
+        float [b, s, word embedding's size], in the place of input_ids.
         """
         if self.family.has_segments:
             attending["token_type_ids"] = segment_ids

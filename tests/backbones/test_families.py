@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inside.attention import attention_weights, build_sequence
+from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.experiments.costs import pair_flops, parameter_counts, ranking_flops
 from gdmtl_lib.backbones.families import FAMILIES, REFUSED, by_kind_of_layer
 from gdmtl_lib.inputs import TokenSequence
@@ -143,6 +144,13 @@ def test_a_saved_checkpoint_opens_in_transformers_with_the_same_states_and_score
     counts = parameter_counts(tmp_path / "saved")
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
     assert counts["ranking head"] and counts["encoder"] and counts["decoder"] == 0
+
+
+def test_what_is_attributed_is_the_score_of_re_ranking(model):
+    """Segments where a family has them, windows where its layers do; the text is longer than one."""
+    for query, passage in zip(QUERIES, PASSAGES):
+        found = integrated_gradients(model, passage, query, steps=2)
+        assert found.score == pytest.approx(float(gdmtl.rerank_texts(model, query, [passage])[0]), rel=1e-5, abs=1e-5)
 
 
 def test_language_model_heads_start_from_the_familys_own(model, kind, folder_of):

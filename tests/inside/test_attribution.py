@@ -103,3 +103,5 @@ def test_pairs_that_one_system_gets_right():
     assert found[["query_id", "doc_id"]].to_numpy().tolist() == [["e", "1"], ["c", "1"], ["a", "1"]]
     assert found["before"].fillna(0).tolist() == [0, 1, 3] and found["after"].tolist() == [1, 2, 1]
     assert disagreements(before, before, qrels).empty
+    bare, stale = before.drop(columns="rank"), after.assign(rank=1)  # ranks are made of the scores
+    pd.testing.assert_frame_equal(disagreements(bare, stale, qrels), found)
