@@ -115,12 +115,13 @@ class _Heads:
     def input_builder(self, **settings) -> InputBuilder:
         """The builder of this system's sequences; settings override the lengths the model was trained with."""
         settings = self.config.gdmtl["inputs"] | settings
-        longest = settings["max_length"] + (settings["target_length"] if self.system.backbone == "encoder" else 0)
+        lengths = settings["max_length"], settings["target_length"]
+        longest = sum(lengths) if self.system.backbone == "encoder" else max(lengths)  # a decoder has its own positions
         limit = self.config.max_position_embeddings - self.first_position
         if longest > limit:
             raise ValueError(
-                f"max_length {settings['max_length']} and target_length {settings['target_length']} need {longest} "
-                f"positions, but this checkpoint has {limit}: lower max_length"
+                f"max_length {lengths[0]} and target_length {lengths[1]} need {longest} positions, but this checkpoint has "
+                f"{limit}: lower {'max_length' if lengths[0] >= lengths[1] else 'target_length'}"
             )
         start = getattr(self.config, "decoder_start_token_id", None)
         return InputBuilder(self.tokenizer, self.system, decoder_start_id=start, **settings)

@@ -104,7 +104,8 @@ def infilling(builder: InputBuilder, passage: list[int], window: int, random: np
     token later, for the decoder, which writes it."""
     first = int(random.integers(max(1, len(passage) - window + 1)))
     tokens = passage[first : first + window]
-    source = [builder.first, *infilled(tokens, builder.tokenizer.mask_token_id, random), builder.end]
+    damaged = infilled(tokens, builder.tokenizer.mask_token_id, random)  # by empty spans longer than the window
+    source = [builder.first, *damaged[: builder.max_length - 2], builder.end]
     decoder = [builder.decoder_start_id, *tokens]
     return TokenSequence(TASK, source, [0] * len(source), len(source), decoder, [*tokens, builder.end])
 
@@ -122,6 +123,12 @@ class _Denoising:
                 f"checkpoint {checkpoint} was pre-trained by denoising and brings its cross-attention: "
                 "set denoising_steps to 0, or start from an encoder (by default MiniLM)"
             )
+        positions = self.model.config.max_position_embeddings
+        if settings.max_length > positions - 2:
+            raise ValueError(
+                f"max_length: expected at most {positions - 2}, this checkpoint's positions but for a start and an end, found "
+                f"{settings.max_length}: lower it"
+            )
         # By a hash of the ids, so that every seed holds the same passages out.
         doc_ids = sorted(collection.doc_ids(), key=lambda doc_id: stable_hash("denoising", doc_id))
         held_out = min(HELD_OUT, len(doc_ids) // 10)
@@ -132,7 +139,7 @@ class _Denoising:
             )
         doc_ids = doc_ids[: held_out + max(WINDOWS) * steps * settings.batch_size]  # no more than can be drawn
         texts = collection.text(doc_ids)
-        self.builder = self.model.input_builder()
+        self.builder = self.model.input_builder(max_length=positions)
         passages = self.builder.passage_tokens(texts)
         self.passages = passages[held_out:]
         # Most of a vocabulary never occurs in a small collection, and its logits are a third of a step's time.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.training import pretraining
-from gdmtl_lib.training.pretraining import denoise, denoised_start, infilled
+from gdmtl_lib.training.pretraining import denoise, denoised_start, infilled, infilling
 
 MASK = -1
 WORDS = "ice blue glacier river water city king war north south light year day food long old new first".split()
@@ -64,6 +64,24 @@ def test_spans_start_and_last_as_often_as_asked():
     places = len(tokens) / (0.12 * (3 + np.exp(-3)) + 0.88)
     assert masks / places == pytest.approx(0.12, rel=0.02)
     assert (len(tokens) - len(kept)) / masks == pytest.approx(3.0, rel=0.02)
+
+
+def test_a_source_longer_than_its_window_ends_at_the_builders_length(builder_of):
+    class EmptySpans:  # one before every token
+        integers = random = poisson = staticmethod(lambda *_: 0)
+
+    for length, kept in ((64, 2 * 20), (32, 30)):
+        sequence = infilling(builder_of("gdmtl_s", max_length=length), list(range(5, 105)), 20, EmptySpans())
+        assert sequence.source_length == len(sequence.input_ids) == 1 + kept + 1
+        assert sequence.targets[:-1] == sequence.decoder_ids[1:] == list(range(5, 25))
+
+
+def test_the_longest_window_that_a_checkpoint_reads(toy_bert_folder, tmp_path, settings):
+    long = Collection("long", {f"d{i}": "ice " * 600 for i in range(10)}, {})
+    denoise(long, 8, tmp_path / "510", str(toy_bert_folder), **settings | {"max_length": 510, "batch_size": 1})
+    with pytest.raises(ValueError, match="^max_length: expected at most 510, .* positions but for .*, found 511: lower it$"):
+        denoise(long, 8, tmp_path / "511", str(toy_bert_folder), **settings | {"max_length": 511})
+    assert not (tmp_path / "511").exists()
 
 
 def test_the_loss_falls_on_passages_held_out_and_nothing_else_is_read(toy_bert_folder, tmp_path, settings):
