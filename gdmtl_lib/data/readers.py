@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from .files import read_lines, read_rows, split_line
+from .files import lines_below_header, read_lines, read_rows, split_line
 from .splits import Split
 from .trec import read_qrels, read_run, without_repetitions
 
@@ -280,7 +280,7 @@ def refuse_unknown(path: Path, column: int, kind: str, home: str, *names: str) -
 def line_with(path: Path, column: int, *names: str) -> tuple[int, str]:
     """The first line that has one of these ids in a column, and the id."""
     rows = ((number, fields[min(column, len(fields) - 2)])  # MS MARCO's form of a run has the passage in its second
-            for number, fields in ((number, line.split()) for number, line in read_lines(path)))  # fmt: skip
+            for number, fields in ((number, line.split()) for number, line in lines_below_header(path)))  # fmt: skip
     return next((number, found) for number, found in rows if found in names)
 
 

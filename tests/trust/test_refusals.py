@@ -61,6 +61,9 @@ class Folder:
         return load_collection(f"squad:{self.file('s.json', content)}")
 
 
+ABOVE = "# ir_metadata.start\n# tag: d9\n\n# ir_metadata.end\n"  # four lines, one of them empty
+
+
 def parameter(annotation, value):
     return notebook.resolve_parameters([f"x: {annotation} = None  # a parameter"], {"x": value})
 
@@ -143,6 +146,22 @@ FILES = [
     (lambda f: f.run("q a 0\n"), "{}/run.trec, line 1: expected a rank of 1 or more, found 0"),
     (lambda f: f.run("q a 9\nr a 7\nq b 9\n"),
      "{}/run.trec, line 3: rank 9 stands a second time for query 'q': scores need TREC's six columns"),
+    # Below a header.
+    (lambda f: f.run(ABOVE + "q Q0 a 1 2 t\nq Q0 b 2 inf t\n"),
+     "{}/run.trec, line 6: expected a score that is finite as float32, found inf"),
+    (lambda f: f.run(ABOVE + "q Q0 a 1 2 t\nq Q0 b 2 1 t\nq Q0 a 3 0 t\n"),
+     "{}/run.trec, line 7: passage 'a' stands a second time for query 'q'; keep one of the two"),
+    (lambda f: f.run(ABOVE + "q a 1\nq b 1\n"),
+     "{}/run.trec, line 6: rank 1 stands a second time for query 'q': scores need TREC's six columns"),
+    (lambda f: f.run(ABOVE + "qid iter docno rank sim run_id\n"),
+     "{}/run.trec, line 5: expected values, found a row of names (qid iter docno rank sim run_id): remove it"),
+    (lambda f: f.qrels(ABOVE + "q 0 a 1\nq 0 a 0\n"),
+     "{}/qrels.txt, lines 5 and 6: passage 'a' is judged 1 and 0 for query 'q': keep one of the two"),
+    (lambda f: f.qrels(ABOVE + "q 0 a 9999999999\n"),
+     "{}/qrels.txt, line 5: expected an integer within ±1,000,000 as relevance, found 9999999999"),
+    (lambda f: f.qrels(ABOVE), "{}/qrels.txt has no rows below its header"),
+    (lambda f: f.load(candidates__dev__trec=ABOVE + "q3 Q0 d9 1 1 t\n"),
+     "{}/candidates.dev.trec, line 5: doc_id 'd9' is not in passages.tsv: add it there, or remove the line"),
     (lambda f: f.run("q Q0 a 1 2 t\n", "run.trec.gz"),
      "{}/run.trec.gz is damaged or not gzip-compressed, as its name says it is: Not a gzipped file (b'q ')"),
     (lambda f: f.qrels("q 0 a 1.0\n"), "{}/qrels.txt, line 1: expected an integer as relevance, found '1.0'"),
@@ -678,7 +697,8 @@ def test_paths_in_the_home_folder(tmp_path, monkeypatch, toy_bert_folder):
 
 
 def test_names_that_look_like_something_else(tmp_path, monkeypatch):
-    """A folder that is called as a sample is written; a file that is called as a home folder."""
+    """A folder that is called as a sample is written; a file that is called as a home folder; a query and a run that are
+    called as their columns."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mine?dev=1"
     folder.mkdir()
@@ -686,6 +706,8 @@ def test_names_that_look_like_something_else(tmp_path, monkeypatch):
     assert len(load_collection(folder).queries("dev")) == 2 and len(load_collection(f"{folder}?dev=1").queries("dev")) == 1
     runs.write_run(RUN, "~a.run")
     assert runs.read_run("~a.run")["doc_id"].tolist() == ["a", "b"] and (tmp_path / "~a.run").is_file()
+    (tmp_path / "a.run").write_text("query Q0 d1 1 3 run\n")
+    assert runs.read_run("a.run")["query_id"].tolist() == ["query"]
 
 
 def test_a_query_without_candidates(folder, toy_bert_folder, tmp_path):
