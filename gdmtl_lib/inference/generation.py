@@ -71,7 +71,8 @@ def generate(
         numbers = [torch.rand(n or 1, limit, generator=torch.Generator().manual_seed(each)) for each in seeds]
         steps = _Steps(model, task, [sources[i] for i in batch])
         for i, texts in zip(batch, decoding.write(steps, torch.stack(numbers).to(device), builder.end)):
-            decoded = [model.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+            # Byte-level vocabularies have line ends and tabs, and a text is a field of a line wherever it is written.
+            decoded = [" ".join(model.tokenizer.decode(text, skip_special_tokens=True).split()) for text in texts]
             written[i] = decoded + [""] * ((n or 1) - len(decoded))
     return written if n is not None else [texts[0] for texts in written]
 

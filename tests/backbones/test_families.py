@@ -203,7 +203,7 @@ def slowly(model, passage, query, max_tokens):
         if token == builder.end:
             break
         written.append(token)
-    return model.tokenizer.decode(written, skip_special_tokens=True).strip()
+    return " ".join(model.tokenizer.decode(written, skip_special_tokens=True).split())
 
 
 def test_texts_are_written_as_by_a_slow_loop(model):
