@@ -324,7 +324,8 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     passage and query. (Heads of two systems compare where both start from the same weights.)
 
     Returns `layer`, `head` (from 1), the four `DESTINATIONS` (the share of the attention they get, 1 together) and
-    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder and without pairs.
+    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder, without pairs, and for
+    an empty query.
     """
     if model.system.backbone != "encoder":
         raise ValueError(
@@ -334,6 +335,8 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     for passage, query in pairs:
         sequence = build_sequence(model, "rank", passage, query)
         kinds = torch.from_numpy(destinations(model, sequence))
+        if not (kinds == 1).any():
+            raise ValueError(f"expected a query with tokens, found {query!r} beside {passage[:60]!r}: leave the pair out")
         weights = attention_weights(model, sequence)["encoder"][:, :, kinds == 1]
         shares.append(torch.stack([weights[..., kinds == kind].sum(-1).mean(-1) for kind in range(4)], dim=-1))
         entropies.append(torch.special.entr(weights).sum(-1).mean(-1) / np.log(len(kinds)))
