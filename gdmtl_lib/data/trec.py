@@ -128,6 +128,16 @@ def as_run(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
     return read_run(given) if isinstance(given, str | os.PathLike) else canonical_order(given)
 
 
+def as_candidates(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
+    """What is to be scored, from a frame, its rows in their order, or a run's file; scores that it lacks are 0. Raises
+    as `validate_run` and `read_run`."""
+    given = read_run(given) if isinstance(given, str | os.PathLike) else given
+    if isinstance(given, pd.DataFrame) and "score" not in given:
+        given = given.assign(score=0.0)
+    validate_run(given)
+    return given
+
+
 def run_of_lines(path: str | os.PathLike, run: pd.DataFrame, lines: Sequence[int] | None = None) -> pd.DataFrame:
     """What a file's lines say, `query_id, doc_id, score`, in canonical order. lines: their numbers, where some of the
     file's are not among them. Raises ValueError, naming file and line, where they are no run."""

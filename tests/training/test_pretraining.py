@@ -85,7 +85,7 @@ def test_the_longest_window_that_a_checkpoint_reads(toy_bert_folder, tmp_path, s
 
 
 def test_the_loss_falls_on_passages_held_out_and_nothing_else_is_read(toy_bert_folder, tmp_path, settings):
-    history = denoise(PassagesOnly(), 60, tmp_path, str(toy_bert_folder), **settings | {"learning_rate": 3e-3})
+    history = denoise(PassagesOnly(), np.int64(60), tmp_path, str(toy_bert_folder), **settings | {"learning_rate": 3e-3})
     assert list(history) == ["step", "learning_rate", "loss"] and history["step"].tolist() == list(range(len(history)))
     held_out = pd.read_csv(tmp_path / "validation.csv")["value"]
     assert held_out.is_monotonic_decreasing
@@ -164,7 +164,9 @@ def test_what_is_refused(toy_bert_folder, toy_bart_folder, tmp_path, settings):
         denoise(PassagesOnly(), 4, tmp_path, str(toy_bart_folder), **settings)
     with pytest.raises(ValueError, match="expected 10 or more, and 'toy' has 9"):
         denoise(PassagesOnly(9), 4, tmp_path, bert, **settings)
-    with pytest.raises(ValueError, match="at least 1 step, found -1"):
+    with pytest.raises(ValueError, match="^steps must be a whole number, found 2.5$"):
+        denoise(PassagesOnly(), 2.5, tmp_path, bert, **settings)
+    with pytest.raises(ValueError, match="^steps must be at least 1, found -1$"):
         denoised_start(PassagesOnly(), "bart_s", -1, tmp_path, bert, **settings)
     denoise(PassagesOnly(), 4, tmp_path, bert, **settings)
     with pytest.raises(ValueError, match="holds another training: .*settings.seed is 0 there and 1 here"):

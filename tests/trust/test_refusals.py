@@ -9,6 +9,7 @@ import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tests.data.conftest import FOLDER, HEADER, write
 from tests.inference.conftest import candidates_of, collection_of
 
@@ -370,6 +371,16 @@ MODELS = [
     (lambda m: m.rerank(score="interpolated", weight=float("nan")), "weight must be a number, found nan"),
     (lambda m: m.rerank(output=3), "output: expected a path, found 3"),
     (lambda m: gdmtl.rerank(None, collection_of(), CANDIDATES), "folder: expected a path, found None"),
+    *[(lambda m, call=call: call(torch.nn.Linear(2, 2), m), "model: expected what build_model returns, found Linear(in_features=2, ")
+      for call in (
+          lambda model, m: gdmtl.rerank(model, collection_of(), CANDIDATES),
+          lambda model, m: gdmtl.generate(model, m.texts),
+          lambda model, m: likelihood.query_likelihood(model, collection_of(), CANDIDATES),
+          lambda model, m: gdmtl.train(model, collection_of(), CANDIDATES, SETTINGS, "out"),
+      )],
+    *[(lambda m, cast=cast: gdmtl.rerank_texts(getattr(m("gdmtl"), cast)(), "ice", m.texts),
+       f"model: expected weights in torch.float32, found torch.{found}: call .float(), and use precision= instead")
+      for cast, found in (("half", "float16"), ("bfloat16", "bfloat16"), ("double", "float64"))],
     (lambda m: m("bert").save_pretrained(None), "save_directory: expected a path, found None"),
     *[(lambda m, into=into: gdmtl.train(m("bert"), collection_of(), CANDIDATES, SETTINGS, into),
        f"output_dir: expected a path, found {into!r}") for into in (None, 3, "")],
@@ -391,6 +402,15 @@ MODELS = [
      "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c"),
     (lambda m: likelihood.query_likelihood(m("gdmtl"), collection_of(), CANDIDATES, "max"),
      "unknown reduction 'max': expected one of sum, mean"),
+    (lambda m: likelihood.query_likelihood("nowhere", "sample", CANDIDATES),
+     "no checkpoint folder nowhere: train one first, or give the folder that holds it"),
+    (lambda m: likelihood.query_likelihood(m("gdmtl"), collection_of(), CANDIDATES, batch_tokens=-5),
+     "batch_tokens must be at least 1, found -5"),
+    (lambda m: m.rerank(score="likelihood", states=5), "states: expected a path, found 5"),
+    (lambda m: likelihood.perplexity(m("gdmtl"), m.texts, ["ice"]),
+     "expected one query a passage: found 2 passages and 1 queries"),
+    (lambda m: likelihood.choose_weight(RUN, RUN, QRELS, weights=()), "weights: expected one or more to choose from, found none"),
+    (lambda m: likelihood.cascade_run(RUN, RUN, 2.5), "depth must be a whole number, found 2.5"),
     (lambda m: gdmtl.rerank_texts(m("bert"), ["ice", "water"], "blue ice"),
      "expected a text as query, found ['ice', 'water']: give one query and its passages"),
     (lambda m: gdmtl.rank(m("bert"), "ice", ["blue ice", None]),
@@ -440,6 +460,8 @@ MODELS = [
      "expected a sequence that predicts tokens, found one of 'rank', which predicts none"),
     (lambda m: attention.query_attention(m("gdmtl_s"), [m.texts]),
      "gdmtl_s is an encoder-decoder, whose query tokens do not attend to a passage beside them"),
+    (lambda m: attention.query_attention(m("gdmtl"), [("ice", "what"), ("water", " ")]),
+     "expected a query with tokens, found ' ' beside 'water': leave the pair out"),
     (lambda m: attention.query_attention(m("gdmtl"), []), "expected pairs of a passage and a query, found none"),
     (lambda m: integrated_gradients(m("gdmtl"), *m.texts, steps=1), "steps must be a whole number of at least 2, found 1"),
     (lambda m: integrated_gradients(m("gdmtl"), *m.texts, steps=2.5), "steps must be a whole number of at least 2, found 2.5"),
@@ -549,7 +571,7 @@ def test_bad_frames_and_parameters(call, message):
 @pytest.mark.parametrize(("call", "message"), MODELS)
 def test_what_a_model_refuses(toy_bert_folder, tmp_path, monkeypatch, call, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
         call(Models(toy_bert_folder))
     refused(error.value, message)
     assert list(tmp_path.iterdir()) == []
