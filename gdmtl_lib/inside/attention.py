@@ -93,7 +93,8 @@ def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
     the literal masks of the padded pass. reader: the model, or the input builder of one."""
     batch, system = pad([sequence], reader.tokenizer.pad_token_id), reader.system
     tokens, in_segment = _words(reader.tokenizer, sequence.input_ids), np.array(sequence.segment_ids)
-    segments = ("passage", "query") if sequence.task == "rank" else ("source", "target")
+    ranked = ("query", "passage") if system.rank_layout == "query_first" else ("passage", "query")
+    segments = ranked if sequence.task == "rank" else ("source", "target")
     steps = [sequence.predict_from + i for i in range(len(sequence.targets))] or [sequence.score_at]
     predicts = _words(reader.tokenizer, sequence.targets) or ["score"]
     free = np.arange(len(tokens)) < sequence.source_length
@@ -312,9 +313,14 @@ def prefix_effect(model, sequence: TokenSequence) -> float:
     return float((first - second).abs().sum() / 2)
 
 
+def text_segments(model, sequence: TokenSequence) -> np.ndarray:
+    """Which text each token of an encoder's ranking sequence is of, int [s]: 0 passage and prefix, 1 the query."""
+    return np.array(sequence.segment_ids) ^ (model.system.rank_layout == "query_first")
+
+
 def destinations(model, sequence: TokenSequence) -> np.ndarray:
     """What each token of an encoder's ranking sequence is, int [s], an index into `DESTINATIONS`; prefixes are passage."""
-    kinds = np.array(sequence.segment_ids)
+    kinds = text_segments(model, sequence)
     special = {model.tokenizer.cls_token_id: 2, model.tokenizer.sep_token_id: 3}
     return np.array([special.get(token, kind) for token, kind in zip(sequence.input_ids, kinds)])
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gdmtl_lib.data.trec import canonical_order, of_judged_queries
 from gdmtl_lib.settings import check_count, is_whole
-from .attention import build_sequence
+from .attention import build_sequence, text_segments
 
 REFERENCES = ("all [MASK]", "all [PAD]", "all unknown", "random words")
 
@@ -64,7 +64,8 @@ class EmbeddedPair:
         ids = torch.tensor([self.sequence.input_ids], device=device)
         tokenizer = model.tokenizer
         kept = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)
-        kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
+        if model.system.rank_layout != "query_first":  # which has no prefix
+            kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
         words = model.get_input_embeddings().weight.detach()
         ordinary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)), device=device)
         drawn = torch.randint(len(ordinary), ids.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -107,7 +108,7 @@ def integrated_gradients(
         model.train(training)
     return Attribution(
         model.tokenizer.convert_ids_to_tokens(pair.sequence.input_ids), values[0].sum(-1).detach().cpu().numpy(),
-        np.array(pair.sequence.segment_ids), score, scores[reference], reference,
+        text_segments(model, pair.sequence), score, scores[reference], reference,
     )  # fmt: skip
 
 
