@@ -7,6 +7,7 @@ computed from it; a file or a folder that is not there with FileNotFoundError.
 import json
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from .trec import read_qrels, read_run, without_repetitions
 _FILES = re.compile(
     r"(passages)()\.tsv|(queries|qrels|answers|categories|sessions)\.([^.]+)\.tsv|(candidates)\.([^.]+)\.trec"
 )
+_FORMS = {
+    **{kind: f"{kind}.<split>.tsv" for kind in ("queries", "qrels", "answers", "categories", "sessions")},
+    **dict.fromkeys(("candidates", "top1000"), "candidates.<split>.trec"), "topics": "queries.<split>.tsv", "passages": "passages.tsv",
+}  # fmt: skip
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 LABELS = {"categories": "category", "sessions": "session"}  # the column of queries that a file gives
 
@@ -29,9 +34,14 @@ def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
     `qrels.<split>.tsv`, `answers.<split>.tsv`, `categories.<split>.tsv`, `sessions.<split>.tsv` (both with a line for
     every query) and `candidates.<split>.trec`.
 
-    Returns the texts by doc_id, and the splits by name. Raises ValueError also for an id that is not there.
+    Returns the texts by doc_id, and the splits by name. Raises ValueError also for an id that is not there; what begins
+    as one of these files and is called otherwise is left out with a warning.
     """
     files = split_files(folder, _FILES)
+    for path in sorted(folder.iterdir()):  # but for what re-ranking leaves beside a run
+        form, is_ours = _FORMS.get(path.name.partition(".")[0]), path.suffix in (".yml", ".partial", ".processes")
+        if form and not is_ours and not _FILES.fullmatch(path.name.removesuffix(".gz")):
+            warnings.warn(f"{path} is not read: expected {form} (or .gz, and no dot in a split's name): rename it", stacklevel=4)
     if (path := files.pop("", {}).get("passages")) is None:
         raise FileNotFoundError(f"{folder} holds no passages.tsv (or passages.tsv.gz)")
     files = dict(sorted(files.items(), key=lambda item: item[1].get("queries", folder)))
