@@ -153,9 +153,8 @@ def check_model(model) -> None:
     """Refuse with ValueError what is no model of this library, and one whose weights were cast."""
     if not isinstance(getattr(model, "system", None), System):
         raise ValueError(f"model: expected what build_model returns, found {kind_of(model)}")
-    if found := {weight.dtype for weight in model.parameters()} - {torch.float32}:
-        named = ", ".join(sorted(map(str, found)))
-        raise ValueError(f"model: expected weights in torch.float32, found {named}: call .float(), and use precision= instead")
+    if found := next((weight.dtype for weight in model.parameters() if weight.dtype != torch.float32), None):
+        raise ValueError(f"model: expected weights in torch.float32, found {found}: call .float(), and use precision= instead")
 
 
 def _json(path: Path) -> dict:

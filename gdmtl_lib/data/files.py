@@ -112,8 +112,7 @@ def lines_below_header(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
         is_header = is_header or number == 1 and line.strip() == "# ir_metadata.start"
         if not is_header:
             yield number, line
-        elif line.strip() == "# ir_metadata.end":
-            is_header = False
+        is_header = is_header and line.strip() != "# ir_metadata.end"
 
 
 def split_line(path: str | os.PathLike, number: int, line: str, form: str, first: int = 1) -> list[str]:

@@ -21,10 +21,8 @@ from .trec import read_qrels, read_run, without_repetitions
 _FILES = re.compile(
     r"(passages)()\.tsv|(queries|qrels|answers|categories|sessions)\.([^.]+)\.tsv|(candidates)\.([^.]+)\.trec"
 )
-_FORMS = {
-    **{kind: f"{kind}.<split>.tsv" for kind in ("queries", "qrels", "answers", "categories", "sessions")},
-    **dict.fromkeys(("candidates", "top1000"), "candidates.<split>.trec"), "topics": "queries.<split>.tsv", "passages": "passages.tsv",
-}  # fmt: skip
+_FORMS = {kind: f"{kind}.<split>.tsv" for kind in ("queries", "qrels", "answers", "categories", "sessions")}
+_FORMS |= dict.fromkeys(("candidates", "top1000"), "candidates.<split>.trec") | {"passages": "passages.tsv"}
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 LABELS = {"categories": "category", "sessions": "session"}  # the column of queries that a file gives
 
@@ -39,8 +37,8 @@ def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
     """
     files = split_files(folder, _FILES)
     for path in sorted(folder.iterdir()):  # but for what re-ranking leaves beside a run
-        form, is_ours = _FORMS.get(path.name.partition(".")[0]), path.suffix in (".yml", ".partial", ".processes")
-        if form and not is_ours and not _FILES.fullmatch(path.name.removesuffix(".gz")):
+        form, is_known = _FORMS.get(path.name.partition(".")[0]), _FILES.fullmatch(path.name.removesuffix(".gz"))
+        if form and not is_known and path.suffix not in (".yml", ".partial", ".processes"):
             warnings.warn(f"{path} is not read: expected {form} (or .gz, and no dot in a split's name): rename it", stacklevel=4)
     if (path := files.pop("", {}).get("passages")) is None:
         raise FileNotFoundError(f"{folder} holds no passages.tsv (or passages.tsv.gz)")

@@ -49,9 +49,8 @@ def generate(
     model = load_model(model)
     decoding = Decoding(method, n, beams, top_k, top_p, temperature, seed)
     task = _checked_task(model, task, queries is not None)
-    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if value is not None or name == "max_tokens":
-            check_count(name, value)
+    check_count("max_tokens", max_tokens)
+    check_count("batch_size", batch_size, may_lack=True)
     passages = as_texts(passages, "passage")
     queries = [""] * len(passages) if queries is None else as_texts(queries, "query")
     if len(queries) != len(passages):

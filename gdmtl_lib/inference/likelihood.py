@@ -56,8 +56,7 @@ def query_likelihood(
     """
     model, collection, candidates = load_model(model), load_collection(collection), as_candidates(candidates)
     check_learns(model, "query_generation")
-    if batch_tokens is not None:
-        check_count("batch_tokens", batch_tokens)
+    check_count("batch_tokens", batch_tokens, may_lack=True)
     if reduction not in REDUCTIONS:
         raise ValueError(f"unknown reduction {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
     torch_device = pick_device(device)

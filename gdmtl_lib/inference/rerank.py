@@ -55,8 +55,7 @@ def rerank(
     with the end of what it printed, where one of several processes fails.
     """
     _check_score(score, weight, states, processes)
-    if batch_tokens is not None:
-        check_count("batch_tokens", batch_tokens)
+    check_count("batch_tokens", batch_tokens, may_lack=True)
     output = None if output is None else as_path(output, "output")
     is_file = isinstance(candidates, str | os.PathLike)
     if output is not None and is_file and output.resolve() == as_path(candidates, "candidates").resolve():

@@ -330,8 +330,7 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     passage and query. (Heads of two systems compare where both start from the same weights.)
 
     Returns `layer`, `head` (from 1), the four `DESTINATIONS` (the share of the attention they get, 1 together) and
-    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder, without pairs, and for
-    an empty query.
+    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder, no pairs, no query.
     """
     if model.system.backbone != "encoder":
         raise ValueError(

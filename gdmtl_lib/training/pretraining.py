@@ -126,11 +126,8 @@ class _Denoising:
                 "set denoising_steps to 0, or start from an encoder (by default MiniLM)"
             )
         positions = self.model.config.max_position_embeddings
-        if settings.max_length > positions - 2:
-            raise ValueError(
-                f"max_length: expected at most {positions - 2}, this checkpoint's positions but for a start and an end, found "
-                f"{settings.max_length}: lower it"
-            )
+        if (found := settings.max_length) > positions - 2:  # a start and an end
+            raise ValueError(f"max_length: expected at most {positions - 2} with {positions} positions, found {found}: lower it")
         # By a hash of the ids, so that every seed holds the same passages out.
         doc_ids = sorted(collection.doc_ids(), key=lambda doc_id: stable_hash("denoising", doc_id))
         held_out = min(HELD_OUT, len(doc_ids) // 10)

@@ -123,7 +123,8 @@ def test_last_line_may_lack_its_end_and_unknown_files_are_not_read(tmp_path):
 
 @pytest.mark.parametrize(("name", "form"), [
     ("passages.txt", "passages.tsv"), ("queries.dev.small.tsv", "queries.<split>.tsv"), ("qrels.dev.txt", "qrels.<split>.tsv"),
-    ("candidates.dev.run.gz", "candidates.<split>.trec"), ("top1000.dev", "candidates.<split>.trec"), ("candidates.dev.ir-metadata.yml", None),
+    ("candidates.dev.run.gz", "candidates.<split>.trec"), ("top1000.dev", "candidates.<split>.trec"),
+    ("candidates.dev.ir-metadata.yml", None),
 ])  # fmt: skip
 def test_a_file_that_is_called_otherwise_is_not_left_out_without_a_word(tmp_path, name, form):
     write(tmp_path)
