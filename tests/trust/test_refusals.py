@@ -371,7 +371,8 @@ MODELS = [
     (lambda m: m.rerank(score="interpolated", weight=float("nan")), "weight must be a number, found nan"),
     (lambda m: m.rerank(output=3), "output: expected a path, found 3"),
     (lambda m: gdmtl.rerank(None, collection_of(), CANDIDATES), "folder: expected a path, found None"),
-    *[(lambda m, call=call: call(torch.nn.Linear(2, 2), m), "model: expected what build_model returns, found Linear(in_features=2, ")
+    *[(lambda m, call=call: call(torch.nn.Linear(2, 2), m),
+       "model: expected what build_model returns, found Linear(in_features=2, ")
       for call in (
           lambda model, m: gdmtl.rerank(model, collection_of(), CANDIDATES),
           lambda model, m: gdmtl.generate(model, m.texts),
