@@ -115,12 +115,13 @@ class _Heads:
     def input_builder(self, **settings) -> InputBuilder:
         """The builder of this system's sequences; settings override the lengths the model was trained with."""
         settings = self.config.gdmtl["inputs"] | settings
-        longest = settings["max_length"] + (settings["target_length"] if self.system.backbone == "encoder" else 0)
+        lengths = settings["max_length"], settings["target_length"]
+        longest = sum(lengths) if self.system.backbone == "encoder" else max(lengths)  # a decoder has its own positions
         limit = self.config.max_position_embeddings - self.first_position
         if longest > limit:
             raise ValueError(
-                f"max_length {settings['max_length']} and target_length {settings['target_length']} need {longest} "
-                f"positions, but this checkpoint has {limit}: lower max_length"
+                f"max_length {lengths[0]} and target_length {lengths[1]} need {longest} positions, but this checkpoint has "
+                f"{limit}: lower {'max_length' if lengths[0] >= lengths[1] else 'target_length'}"
             )
         start = getattr(self.config, "decoder_start_token_id", None)
         return InputBuilder(self.tokenizer, self.system, decoder_start_id=start, **settings)
@@ -242,14 +243,15 @@ class EncoderGDMTL(_Heads):
             return self.states(batch), partial(torch.searchsorted, batch.read_at)
 
     def encode(
-        self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor | None = None,
+        self, input_ids: Tensor | None, segment_ids: Tensor, position_ids: Tensor | None = None,
         mask: Tensor | None = None, columns: Tensor | None = None, **attending,
     ) -> Tensor:
         """The encoder's last states, float [b, s, d].
 
         input_ids, segment_ids, position_ids: int64 [b, s], positions from 0; without them, as each row stands.
         mask: bool [b, 1, s, c], and columns: the positions of what is attended to, int64 [b, c], where it is more than
-        the rows. attending: what goes to `packed_attention`: spans in the place of a mask, cache.
+        the rows. attending: what goes to `packed_attention`: spans in the place of a mask, cache; or `inputs_embeds`,
+        float [b, s, word embedding's size], in the place of input_ids.
         """
         if self.family.has_segments:
             attending["token_type_ids"] = segment_ids

@@ -17,7 +17,7 @@ from transformers import BartConfig
 from gdmtl_lib.backbones.card import describe_base
 from gdmtl_lib.backbones.checkpoints import DEFAULT_CHECKPOINT, NOT_THIS_MODEL, find_checkpoint
 from gdmtl_lib.backbones.checkpoints import check_finite, check_sums, check_weights, reading, weight_files
-from gdmtl_lib.data.files import as_path
+from gdmtl_lib.data.files import as_path, kind_of
 from gdmtl_lib.backbones.families import cut_layers, ranking_class, why_refused
 
 from .models import EncoderGDMTL, class_for, quiet
@@ -108,9 +108,10 @@ def load_model(folder: str | os.PathLike):
         model = gdmtl.load_model("mine/checkpoint")
 
     Raises FileNotFoundError for a missing folder and ValueError, naming the file, for one that is not a checkpoint of
-    this library, or that is damaged.
+    this library, or that is damaged; and as `check_model`.
     """
     if isinstance(folder, nn.Module):
+        check_model(folder)
         return folder
     folder = as_path(folder, "folder")
     if not folder.is_dir():
@@ -146,6 +147,14 @@ def load_model(folder: str | os.PathLike):
             raise ValueError("; ".join(f"{what.replace('_', ' ')} {', '.join(keys)}" for what, keys in wrong.items()))
     check_finite(model, needed[1])
     return model.eval()
+
+
+def check_model(model) -> None:
+    """Refuse with ValueError what is no model of this library, and one whose weights were cast."""
+    if not isinstance(getattr(model, "system", None), System):
+        raise ValueError(f"model: expected what build_model returns, found {kind_of(model)}")
+    if found := next((weight.dtype for weight in model.parameters() if weight.dtype != torch.float32), None):
+        raise ValueError(f"model: expected weights in torch.float32, found {found}: call .float(), and use precision= instead")
 
 
 def _json(path: Path) -> dict:

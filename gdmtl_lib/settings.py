@@ -31,8 +31,10 @@ def _is_text(value) -> bool:
     return isinstance(value, str)
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse, with ValueError, what is no whole number of at least 1."""
+def check_count(name: str, value: object, may_lack: bool = False) -> None:
+    """Refuse, with ValueError, what is no whole number of at least 1. may_lack: or None."""
+    if value is None and may_lack:
+        return
     if not is_whole(value):
         raise ValueError(f"{name} must be a whole number, found {value!r}")
     if value < 1:

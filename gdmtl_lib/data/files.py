@@ -93,28 +93,39 @@ _NAMES = frozenset(
 
 
 def read_rows(path: str | os.PathLike, *forms: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines' numbers and fields (see `split_line`). forms: the first is what is expected, others are accepted: the
-    number of the first line's fields says which one it is. A header of ir-metadata before them is left out."""
-    form, is_header = forms[0], False
+    """The lines' numbers and fields (see `split_line`), at least one line's. forms: the first is what is expected, others
+    are accepted: the number of the first line's fields says which one it is."""
+    first = None
+    for number, line in lines_below_header(path):
+        if first is None:
+            fits = (form for form in forms if len(form.split()) == len(line.split()) and line.lstrip()[0] not in "{[")
+            first, form = number, next(fits, forms[0])
+        yield number, split_line(path, number, line, form, first)
+    if first is None:
+        raise ValueError(f"{path} has no rows below its header")
+
+
+def lines_below_header(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """`read_lines` without a header of ir-metadata before them."""
+    is_header = False
     for number, line in read_lines(path):
         is_header = is_header or number == 1 and line.strip() == "# ir_metadata.start"
         if not is_header:
-            if number == 1 and not line.lstrip().startswith(("{", "[")):
-                form = next((form for form in forms if len(form.split()) == len(line.split())), form)
-            yield number, split_line(path, number, line, form)
-        elif line.strip() == "# ir_metadata.end":
-            is_header = False
+            yield number, line
+        is_header = is_header and line.strip() != "# ir_metadata.end"
 
 
-def split_line(path: str | os.PathLike, number: int, line: str, form: str) -> list[str]:
+def split_line(path: str | os.PathLike, number: int, line: str, form: str, first: int = 1) -> list[str]:
     """The fields of a line. form: its columns, `doc_id, text` where tabs separate them, `query_id 0 doc_id relevance`
-    where any white space does. Raises ValueError for another number of fields, and for a first line of names."""
+    where any white space does. first: the first one's number. Raises ValueError for another number of fields, and for a
+    first line of names."""
     has_tabs, count = "," in form, len(form.split())
     fields = line.split("\t") if has_tabs else line.split()
-    if number == 1:
-        ends = {field.strip(" #\"'").lower().replace("-", "_") for field in fields[:1] + fields[-1:]}
+    if number == first:
+        # Not the last field alone: a run may be called "run".
+        ends = {field.strip(" #\"'").lower().replace("-", "_") for field in fields[:1] + fields[-2:]}
         if ends and ends <= _NAMES:
-            raise ValueError(f"{path}, line 1: expected values, found a row of names ({' '.join(fields)}): remove it")
+            raise ValueError(f"{path}, line {number}: expected values, found a row of names ({' '.join(fields)}): remove it")
     if len(fields) != count:
         kind = "fields separated by tabs" if has_tabs else "columns"
         why = "; this looks like JSON" if line.lstrip()[:1] in ("{", "[") else ""

@@ -36,6 +36,8 @@ class PassageFile(Mapping[str, str]):
             raise FileNotFoundError(f"no file {self.path}")
 
     def __getitem__(self, doc_id: str) -> str:
+        if not isinstance(doc_id, str):
+            raise KeyError(doc_id)
         begin, (hashes, starts) = f"{doc_id}\t".encode(), self._index
         wanted = np.uint64(_hash(begin[:-1]))
         same = slice(*(np.searchsorted(hashes, wanted, side) for side in ("left", "right")))

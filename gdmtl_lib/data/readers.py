@@ -7,19 +7,22 @@ computed from it; a file or a folder that is not there with FileNotFoundError.
 import json
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .files import read_lines, read_rows, split_line
+from .files import lines_below_header, read_lines, read_rows, split_line
 from .splits import Split
 from .trec import read_qrels, read_run, without_repetitions
 
 _FILES = re.compile(
     r"(passages)()\.tsv|(queries|qrels|answers|categories|sessions)\.([^.]+)\.tsv|(candidates)\.([^.]+)\.trec"
 )
+_FORMS = {kind: f"{kind}.<split>.tsv" for kind in ("queries", "qrels", "answers", "categories", "sessions")}
+_FORMS |= dict.fromkeys(("candidates", "top1000"), "candidates.<split>.trec") | {"passages": "passages.tsv"}
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}  # of SQuAD's articles
 LABELS = {"categories": "category", "sessions": "session"}  # the column of queries that a file gives
 
@@ -29,9 +32,14 @@ def read_folder(folder: Path) -> tuple[dict[str, str], dict[str, Split]]:
     `qrels.<split>.tsv`, `answers.<split>.tsv`, `categories.<split>.tsv`, `sessions.<split>.tsv` (both with a line for
     every query) and `candidates.<split>.trec`.
 
-    Returns the texts by doc_id, and the splits by name. Raises ValueError also for an id that is not there.
+    Returns the texts by doc_id, and the splits by name. Raises ValueError also for an id that is not there; what begins
+    as one of these files and is called otherwise is left out with a warning.
     """
     files = split_files(folder, _FILES)
+    for path in sorted(folder.iterdir()):  # but for what re-ranking leaves beside a run
+        form, is_known = _FORMS.get(path.name.partition(".")[0]), _FILES.fullmatch(path.name.removesuffix(".gz"))
+        if form and not is_known and path.suffix not in (".yml", ".partial", ".processes"):
+            warnings.warn(f"{path} is not read: expected {form} (or .gz, and no dot in a split's name): rename it", stacklevel=4)
     if (path := files.pop("", {}).get("passages")) is None:
         raise FileNotFoundError(f"{folder} holds no passages.tsv (or passages.tsv.gz)")
     files = dict(sorted(files.items(), key=lambda item: item[1].get("queries", folder)))
@@ -280,7 +288,7 @@ def refuse_unknown(path: Path, column: int, kind: str, home: str, *names: str) -
 def line_with(path: Path, column: int, *names: str) -> tuple[int, str]:
     """The first line that has one of these ids in a column, and the id."""
     rows = ((number, fields[min(column, len(fields) - 2)])  # MS MARCO's form of a run has the passage in its second
-            for number, fields in ((number, line.split()) for number, line in read_lines(path)))  # fmt: skip
+            for number, fields in ((number, line.split()) for number, line in lines_below_header(path)))  # fmt: skip
     return next((number, found) for number, found in rows if found in names)
 
 

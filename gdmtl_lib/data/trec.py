@@ -108,16 +108,15 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
                 column.clear()
     if scores:
         parts.append(_part_of_run(*columns))
-    if not parts:
-        raise ValueError(f"{path} has no rows below its header")
     run = pd.concat(parts, ignore_index=True)
+    lines = range(number - len(run) + 1, number + 1)  # not from 1, where they are below a header
     if len(fields) == 3 and (again := run.duplicated(["query_id", "score"])).any():
         row = int(np.argmax(again))
         raise ValueError(
-            f"{path}, line {row + 1}: rank {-run['score'][row]:.0f} stands a second time for query {run['query_id'][row]!r}: "
+            f"{path}, line {lines[row]}: rank {-run['score'][row]:.0f} stands a second time for query {run['query_id'][row]!r}: "
             "scores need TREC's six columns"
         )
-    return run_of_lines(path, run)
+    return run_of_lines(path, run, lines)
 
 
 def _part_of_run(query_ids: list[str], doc_ids: list[str], scores: list[float]) -> pd.DataFrame:
@@ -127,6 +126,16 @@ def _part_of_run(query_ids: list[str], doc_ids: list[str], scores: list[float]) 
 def as_run(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
     """A run in canonical order, from a frame or from its file. Raises as `canonical_order` and `read_run`."""
     return read_run(given) if isinstance(given, str | os.PathLike) else canonical_order(given)
+
+
+def as_candidates(given: pd.DataFrame | str | os.PathLike) -> pd.DataFrame:
+    """What is to be scored, from a frame, its rows in their order, or a run's file; scores that it lacks are 0. Raises
+    as `validate_run` and `read_run`."""
+    given = read_run(given) if isinstance(given, str | os.PathLike) else given
+    if isinstance(given, pd.DataFrame) and "score" not in given:
+        given = given.assign(score=0.0)
+    validate_run(given)
+    return given
 
 
 def run_of_lines(path: str | os.PathLike, run: pd.DataFrame, lines: Sequence[int] | None = None) -> pd.DataFrame:
@@ -170,8 +179,9 @@ def read_qrels(path: str | os.PathLike) -> pd.DataFrame:
         grades.append(_number(int, fields[3], "an integer as relevance", path, number))
     # Python's integers have no limit, int64 has.
     qrels = pd.DataFrame({"query_id": query_ids, "doc_id": doc_ids, "relevance": pd.Series(grades, dtype=object)})
-    _refuse(f"{os.fspath(path)}, line", _bad_grade(qrels["relevance"]))
-    return without_repetitions(qrels.astype({"relevance": np.int64}), os.fspath(path))
+    first = number - len(qrels) + 1
+    _refuse(f"{os.fspath(path)}, line", _bad_grade(qrels["relevance"]), range(first, number + 1))
+    return without_repetitions(qrels.astype({"relevance": np.int64}), os.fspath(path), first)
 
 
 def without_repetitions(qrels: pd.DataFrame, source: str, first: int = 1) -> pd.DataFrame:

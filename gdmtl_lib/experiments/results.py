@@ -187,6 +187,7 @@ class Results:
         latex = table.to_latex(index=index, escape=True, float_format="%.3f", na_rep="", formatters=small)
         for mark, command in _LATEX_MARKS.items():
             latex = latex.replace(mark, command)
+        latex = re.sub(r"^[\[*]", r"{\g<0>}", latex, flags=re.MULTILINE)  # or the line's end before it would read it
         (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
 
     def _homes(self, system: str, file: str = "") -> dict[int | None, Path]:

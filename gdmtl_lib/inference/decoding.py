@@ -44,8 +44,7 @@ class Decoding:
                 wanted = " or ".join(map(repr, methods))
                 raise ValueError(f"{name} belongs to method {wanted}, but method is {self.method!r}: leave {name} out")
         for name in ("n", "beams", "top_k"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name), may_lack=True)
         if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p!r}")
         if self.seed is not None and not is_whole(self.seed):

@@ -49,9 +49,8 @@ def generate(
     model = load_model(model)
     decoding = Decoding(method, n, beams, top_k, top_p, temperature, seed)
     task = _checked_task(model, task, queries is not None)
-    for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if value is not None or name == "max_tokens":
-            check_count(name, value)
+    check_count("max_tokens", max_tokens)
+    check_count("batch_size", batch_size, may_lack=True)
     passages = as_texts(passages, "passage")
     queries = [""] * len(passages) if queries is None else as_texts(queries, "query")
     if len(queries) != len(passages):
@@ -71,7 +70,8 @@ def generate(
         numbers = [torch.rand(n or 1, limit, generator=torch.Generator().manual_seed(each)) for each in seeds]
         steps = _Steps(model, task, [sources[i] for i in batch])
         for i, texts in zip(batch, decoding.write(steps, torch.stack(numbers).to(device), builder.end)):
-            decoded = [model.tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+            # Byte-level vocabularies have line ends and tabs, and a text is a field of a line wherever it is written.
+            decoded = [" ".join(model.tokenizer.decode(text, skip_special_tokens=True).split()) for text in texts]
             written[i] = decoded + [""] * ((n or 1) - len(decoded))
     return written if n is not None else [texts[0] for texts in written]
 

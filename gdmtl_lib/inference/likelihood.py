@@ -18,8 +18,13 @@ from tqdm.auto import tqdm
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.evaluation.measures import evaluate
 from gdmtl_lib.backbones.linear import fused_layers, linear_layer
-from gdmtl_lib.data.trec import canonical_order, validate_run
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.rounding import first_best
+from gdmtl_lib.data.trec import as_candidates, canonical_order
+from gdmtl_lib.inputs import as_texts
 from gdmtl_lib.packing import BATCH_TOKENS, by_budget
+from gdmtl_lib.pretrained import load_model
+from gdmtl_lib.settings import check_count
 from gdmtl_lib.systems import GENERATIVE_TASKS
 
 from .generation import check_learns
@@ -36,8 +41,8 @@ PASSES = {"cpu": 4, "mps": 4, "cuda": 1}
 
 
 def query_likelihood(
-    model, collection, candidates: pd.DataFrame, reduction: str = "sum", batch_tokens: int | None = None,
-    precision: str = "fp32", device: str = "auto", progress: bool = True,
+    model, collection, candidates: pd.DataFrame | str | os.PathLike, reduction: str = "sum",
+    batch_tokens: int | None = None, precision: str = "fp32", device: str = "auto", progress: bool = True,
     states: str | os.PathLike | StoredStates | None = None,
 ) -> pd.DataFrame:
     """Score every candidate with log P(query | passage) and order each query's candidates by it.
@@ -49,11 +54,11 @@ def query_likelihood(
     Other arguments and returns: as `rerank`. Raises ValueError as `rerank`, for a system that does not learn to write
     queries and for an unknown reduction.
     """
+    model, collection, candidates = load_model(model), load_collection(collection), as_candidates(candidates)
     check_learns(model, "query_generation")
+    check_count("batch_tokens", batch_tokens, may_lack=True)
     if reduction not in REDUCTIONS:
         raise ValueError(f"unknown reduction {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
-    candidates = candidates.assign(score=0.0) if "score" not in candidates else candidates
-    validate_run(candidates)
     torch_device = pick_device(device)
     budget, precision = batch_tokens or BATCH_TOKENS[torch_device.type], pick_precision(precision, torch_device)
     query_ids = candidates["query_id"].unique()
@@ -145,11 +150,13 @@ def _log_p(vocabulary, continuation: Continuation, first: torch.Tensor, targets:
 
 
 def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
-    """exp of the mean negative log P of a token of each passage's query, the end included. Raises ValueError for a
-    system that does not learn to write queries."""
-    check_learns(model, "query_generation")
-    pairs = list(zip(queries, passages, strict=True))
-    totals, counts = log_likelihoods(model.eval(), pairs)
+    """exp of the mean negative log P of a token of each passage's query, the end included. model: as for `rerank`. Raises
+    ValueError for a system that does not learn to write queries, and for texts that are none or no pairs."""
+    check_learns(model := load_model(model), "query_generation")
+    passages, queries = as_texts(passages, "passage"), as_texts(queries, "query")
+    if not len(queries) == len(passages) > 0:
+        raise ValueError(f"expected one query a passage: found {len(passages)} passages and {len(queries)} queries")
+    totals, counts = log_likelihoods(model.eval(), list(zip(queries, passages)))
     return float(np.exp(-totals.sum(dtype=float) / counts.sum()))
 
 
@@ -206,19 +213,17 @@ def choose_weight(
     weights: Sequence[float] = WEIGHTS, relevance_level: int = 1,
 ) -> float:
     """The weight with the best mean of a measure, the smallest of equals. ranking, likelihood: runs of validation
-    queries, other than those that are measured with it; qrels: their judgments."""
-    means = {
-        weight: evaluate(interpolate(ranking, likelihood, weight), qrels, [measure], relevance_level)["value"].mean()
-        for weight in sorted(weights)
-    }
-    return max(means, key=means.get)
+    queries, other than those that are measured with it; qrels: their judgments. Raises ValueError without weights."""
+    if not (weights := sorted(weights)):
+        raise ValueError("weights: expected one or more to choose from, found none")
+    runs = (interpolate(ranking, likelihood, weight) for weight in weights)
+    return weights[first_best(evaluate(run, qrels, [measure], relevance_level)["value"].mean() for run in runs)]
 
 
 def cascade_run(likelihood: pd.DataFrame, ranking: pd.DataFrame, depth: int) -> pd.DataFrame:
     """Each query's best `depth` by the likelihood, ordered by their ranking scores; below them the others as they were.
-    Raises ValueError for a depth below 1 and where a ranking score is missing."""
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, found {depth}")
+    Raises ValueError for a depth that is no whole number of at least 1 and where a ranking score is missing."""
+    check_count("depth", depth)
     best = canonical_order(likelihood).query("rank <= @depth")
     scored = best[["query_id", "doc_id"]].merge(ranking[["query_id", "doc_id", "score"]], "left")
     if scored["score"].isna().any():

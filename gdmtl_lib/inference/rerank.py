@@ -14,7 +14,7 @@ from gdmtl_lib.backbones.devices import pick_device, pick_precision
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.files import as_path, hold_lock
 from gdmtl_lib.data.provenance import made_from
-from gdmtl_lib.data.trec import read_run, validate_run, with_scores, write_ordered
+from gdmtl_lib.data.trec import as_candidates, with_scores, write_ordered
 from gdmtl_lib.inputs import as_texts
 from gdmtl_lib.packing import BATCH_TOKENS
 from gdmtl_lib.pretrained import load_model
@@ -55,17 +55,12 @@ def rerank(
     with the end of what it printed, where one of several processes fails.
     """
     _check_score(score, weight, states, processes)
-    if batch_tokens is not None:
-        check_count("batch_tokens", batch_tokens)
+    check_count("batch_tokens", batch_tokens, may_lack=True)
     output = None if output is None else as_path(output, "output")
     is_file = isinstance(candidates, str | os.PathLike)
     if output is not None and is_file and output.resolve() == as_path(candidates, "candidates").resolve():
         raise ValueError(f"output: expected another file than that of the candidates, found {str(output)!r}")
-    model, collection = load_model(model), load_collection(collection)
-    candidates = read_run(candidates) if is_file else candidates
-    if isinstance(candidates, pd.DataFrame) and "score" not in candidates:
-        candidates = candidates.assign(score=0.0)
-    validate_run(candidates)
+    model, collection, candidates = load_model(model), load_collection(collection), as_candidates(candidates)
     if output is not None and (not output.name or output.is_dir()):
         raise ValueError(f"output: expected a file to write the run to, found the folder {str(output)!r}")
     how = dict(batch_tokens=batch_tokens, precision=precision, device=device, progress=progress)

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from gdmtl_lib.inputs import TokenSequence
-from gdmtl_lib.data.files import try_lock
+from gdmtl_lib.data.files import as_path, try_lock
 from gdmtl_lib.data.provenance import made_from
+from gdmtl_lib.settings import is_number
 from .prefix_cache import Source, encode_sources
 
 FORMAT = "passages' states, 3"
@@ -53,9 +54,9 @@ def open_states(states: str | os.PathLike | StoredStates | None, model, precisio
         yield None
         return
     states = states if isinstance(states, StoredStates) else StoredStates(states)
-    folder = Path(states.folder)
-    if states.limit_gb < 0:
-        raise ValueError(f"limit_gb must be 0 or more, found {states.limit_gb}")
+    folder = as_path(states.folder, "states")
+    if not is_number(states.limit_gb) or states.limit_gb < 0:
+        raise ValueError(f"limit_gb must be a number of 0 or more, found {states.limit_gb!r}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder for the passages' states")
     folder.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,8 @@ def layouts(reader, sequence: TokenSequence) -> dict[str, Layout]:
     the literal masks of the padded pass. reader: the model, or the input builder of one."""
     batch, system = pad([sequence], reader.tokenizer.pad_token_id), reader.system
     tokens, in_segment = _words(reader.tokenizer, sequence.input_ids), np.array(sequence.segment_ids)
-    segments = ("passage", "query") if sequence.task == "rank" else ("source", "target")
+    ranked = ("query", "passage") if system.rank_layout == "query_first" else ("passage", "query")
+    segments = ranked if sequence.task == "rank" else ("source", "target")
     steps = [sequence.predict_from + i for i in range(len(sequence.targets))] or [sequence.score_at]
     predicts = _words(reader.tokenizer, sequence.targets) or ["score"]
     free = np.arange(len(tokens)) < sequence.source_length
@@ -312,9 +313,14 @@ def prefix_effect(model, sequence: TokenSequence) -> float:
     return float((first - second).abs().sum() / 2)
 
 
+def text_segments(model, sequence: TokenSequence) -> np.ndarray:
+    """Which text each token of an encoder's ranking sequence is of, int [s]: 0 passage and prefix, 1 the query."""
+    return np.array(sequence.segment_ids) ^ (model.system.rank_layout == "query_first")
+
+
 def destinations(model, sequence: TokenSequence) -> np.ndarray:
     """What each token of an encoder's ranking sequence is, int [s], an index into `DESTINATIONS`; prefixes are passage."""
-    kinds = np.array(sequence.segment_ids)
+    kinds = text_segments(model, sequence)
     special = {model.tokenizer.cls_token_id: 2, model.tokenizer.sep_token_id: 3}
     return np.array([special.get(token, kind) for token, kind in zip(sequence.input_ids, kinds)])
 
@@ -324,7 +330,7 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     passage and query. (Heads of two systems compare where both start from the same weights.)
 
     Returns `layer`, `head` (from 1), the four `DESTINATIONS` (the share of the attention they get, 1 together) and
-    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder and without pairs.
+    `entropy`, 0 for one token alone and 1 for all alike. Raises ValueError for an encoder-decoder, no pairs, no query.
     """
     if model.system.backbone != "encoder":
         raise ValueError(
@@ -334,6 +340,8 @@ def query_attention(model, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     for passage, query in pairs:
         sequence = build_sequence(model, "rank", passage, query)
         kinds = torch.from_numpy(destinations(model, sequence))
+        if not (kinds == 1).any():
+            raise ValueError(f"expected a query with tokens, found {query!r} beside {passage[:60]!r}: leave the pair out")
         weights = attention_weights(model, sequence)["encoder"][:, :, kinds == 1]
         shares.append(torch.stack([weights[..., kinds == kind].sum(-1).mean(-1) for kind in range(4)], dim=-1))
         entropies.append(torch.special.entr(weights).sum(-1).mean(-1) / np.log(len(kinds)))

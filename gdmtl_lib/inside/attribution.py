@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gdmtl_lib.data.trec import of_judged_queries
-from .attention import build_sequence
+from gdmtl_lib.data.trec import canonical_order, of_judged_queries
+from gdmtl_lib.settings import check_count, is_whole
+from .attention import build_sequence, text_segments
 
 REFERENCES = ("all [MASK]", "all [PAD]", "all unknown", "random words")
 
@@ -63,7 +64,8 @@ class EmbeddedPair:
         ids = torch.tensor([self.sequence.input_ids], device=device)
         tokenizer = model.tokenizer
         kept = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)
-        kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
+        if model.system.rank_layout != "query_first":  # which has no prefix
+            kept[:, 1 : 1 + len(model.input_builder().prefix_ids["rank"])] = True
         words = model.get_input_embeddings().weight.detach()
         ordinary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)), device=device)
         drawn = torch.randint(len(ordinary), ids.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -75,10 +77,8 @@ class EmbeddedPair:
     def __call__(self, embeddings: Tensor) -> Tensor:
         count, size = embeddings.shape[:2]
         everywhere = torch.ones(count, 1, size, size, dtype=torch.bool, device=embeddings.device)
-        states = self.model.base_model(
-            inputs_embeds=embeddings, token_type_ids=self._segments.expand(count, -1), attention_mask=everywhere
-        ).last_hidden_state
-        return self.model.score(states[:, 0])
+        segments = self._segments.expand(count, -1)
+        return self.model.score(self.model.encode(None, segments, mask=everywhere, inputs_embeds=embeddings)[:, 0])
 
 
 def integrated_gradients(
@@ -87,8 +87,9 @@ def integrated_gradients(
     """The ranking score of a pair of an encoder system divided among its tokens, without dropout. steps: points on the
     way from the baseline (Gauss-Legendre). reference: one of `REFERENCES`; by default the one that scores lowest.
     Raises ValueError for an encoder-decoder, fewer than two steps and an unknown reference."""
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2, found {steps}")
+    if not is_whole(steps) or steps < 2:
+        raise ValueError(f"steps must be a whole number of at least 2, found {steps!r}")
+    check_count("batch_size", batch_size)
     if reference not in (None, *REFERENCES):
         raise ValueError(f"unknown reference {reference!r}: expected one of {', '.join(REFERENCES)}")
     from captum.attr import IntegratedGradients  # slow to import
@@ -107,7 +108,7 @@ def integrated_gradients(
         model.train(training)
     return Attribution(
         model.tokenizer.convert_ids_to_tokens(pair.sequence.input_ids), values[0].sum(-1).detach().cpu().numpy(),
-        np.array(pair.sequence.segment_ids), score, scores[reference], reference,
+        text_segments(model, pair.sequence), score, scores[reference], reference,
     )  # fmt: skip
 
 
@@ -115,11 +116,12 @@ def disagreements(
     before: pd.DataFrame, after: pd.DataFrame, qrels: pd.DataFrame, relevance_level: int = 1
 ) -> pd.DataFrame:
     """Relevant passages that one of two runs puts first while the other has no relevant passage there: `query_id,
-    doc_id, before, after` (the passage's ranks; NaN where a run lacks it), the furthest moved first."""
+    doc_id, before, after` (the passage's ranks; NaN where a run lacks it), the furthest moved first. before, after:
+    `query_id, doc_id, score`. Raises ValueError as `canonical_order` and `of_judged_queries`."""
     relevant = qrels.loc[qrels["relevance"] >= relevance_level, ["query_id", "doc_id"]]
     ranks = relevant
     for name, run in (("before", before), ("after", after)):
-        ranked = of_judged_queries(run, qrels)[["query_id", "doc_id", "rank"]]
+        ranked = of_judged_queries(canonical_order(run), qrels)[["query_id", "doc_id", "rank"]]
         ranks = ranks.merge(ranked.rename(columns={"rank": name}), "left", ["query_id", "doc_id"])
     best = ranks.groupby("query_id")[["before", "after"]].transform("min")
     found = []

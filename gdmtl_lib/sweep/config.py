@@ -358,8 +358,7 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
         if (measure := settings["selection_measure"]) not in LIKELIHOODS:
             parse_measures([measure], 1)
         for parameter in ("layers", "train_depth", "processes"):  # the rest of what only a running job would refuse
-            if settings.get(parameter) is not None:
-                check_count(parameter, settings[parameter])
+            check_count(parameter, settings.get(parameter), may_lack=True)
     return given
 
 

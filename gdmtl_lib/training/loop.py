@@ -44,7 +44,7 @@ from gdmtl_lib.inference.rerank import CHUNK_PAIRS, rerank
 from gdmtl_lib.joint import JointLoss
 from gdmtl_lib.losses import LISTWISE, added_losses, generation_cross_entropy
 from gdmtl_lib.packing import filled_on
-from gdmtl_lib.pretrained import load_model
+from gdmtl_lib.pretrained import check_model, load_model
 from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings
 from gdmtl_lib.systems import GENERATIVE_TASKS
 
@@ -85,8 +85,7 @@ def train(
     """
     if not isinstance(settings, TrainingSettings):
         raise ValueError(f"settings: expected TrainingSettings(...), found {settings!r}")
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: expected what build_model returns, found {model!r}")
+    check_model(model)
     output_dir = as_path(output_dir, "output_dir")
     check_processes(processes, pick_device(settings.device))
     collection = load_collection(collection)

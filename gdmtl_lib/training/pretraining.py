@@ -8,7 +8,6 @@ read. Some passages are held out, and what is kept is the state that writes thos
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,8 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.dropout import fast_dropout
+from gdmtl_lib.data.collection import load_collection
+from gdmtl_lib.data.files import as_path
 from gdmtl_lib.data.provenance import fingerprint_of
 from gdmtl_lib.data.splits import stable_hash
 from gdmtl_lib.data.trec import frame_hash
@@ -26,7 +27,7 @@ from gdmtl_lib.inputs import InputBuilder, TokenSequence
 from gdmtl_lib.losses import generation_cross_entropy
 from gdmtl_lib.packing import PackedBatch, filled_on, pack
 from gdmtl_lib.pretrained import build_model
-from gdmtl_lib.settings import TrainingSettings
+from gdmtl_lib.settings import TrainingSettings, check_count
 from gdmtl_lib.systems import get_system
 
 from .folder import Progress, TrainingFolder
@@ -57,7 +58,7 @@ def denoised_start(
     if steps == 0 or get_system(system).backbone != "encoder_decoder":
         return checkpoint
     denoise(collection, steps, output_dir, checkpoint, layers, **settings)
-    return str(Path(output_dir) / "checkpoint")
+    return str(as_path(output_dir, "output_dir") / "checkpoint")
 
 
 def denoise(
@@ -69,15 +70,16 @@ def denoise(
     What is left under output_dir is that of a training (see `folder`): `checkpoint/` is what `build_model` takes for
     any encoder-decoder system, validation.csv holds the held-out loss.
 
-    steps: optimiser steps; fewer where the held-out loss rises. checkpoint, layers: as for `build_model`. resume: as
-    for `train`. settings: those of TrainingSettings in which it differs from `SETTINGS`: seed, device, batch_size, ...
+    collection: or what `load_collection` takes. steps: optimiser steps; fewer where the held-out loss rises.
+    checkpoint, layers: as for `build_model`. resume: as for `train`. settings: those of TrainingSettings in which it
+    differs from `SETTINGS`: seed, device, batch_size, ...
 
     Returns the history: step, learning_rate, loss (nats a token). Raises as `train`, and ValueError for a checkpoint
     that needs no denoising and a collection of fewer than ten passages.
     """
-    if steps < 1:
-        raise ValueError(f"denoising takes at least 1 step, found {steps}")
-    denoising = _Denoising(collection, steps, TrainingSettings(**SETTINGS | settings), output_dir, checkpoint, layers)
+    check_count("steps", steps)
+    settings = TrainingSettings(**SETTINGS | settings)
+    denoising = _Denoising(load_collection(collection), int(steps), settings, output_dir, checkpoint, layers)
     with denoising.folder.held():
         if not denoising.folder.open(resume):
             denoising.run()
@@ -104,7 +106,8 @@ def infilling(builder: InputBuilder, passage: list[int], window: int, random: np
     token later, for the decoder, which writes it."""
     first = int(random.integers(max(1, len(passage) - window + 1)))
     tokens = passage[first : first + window]
-    source = [builder.first, *infilled(tokens, builder.tokenizer.mask_token_id, random), builder.end]
+    damaged = infilled(tokens, builder.tokenizer.mask_token_id, random)  # by empty spans longer than the window
+    source = [builder.first, *damaged[: builder.max_length - 2], builder.end]
     decoder = [builder.decoder_start_id, *tokens]
     return TokenSequence(TASK, source, [0] * len(source), len(source), decoder, [*tokens, builder.end])
 
@@ -122,6 +125,9 @@ class _Denoising:
                 f"checkpoint {checkpoint} was pre-trained by denoising and brings its cross-attention: "
                 "set denoising_steps to 0, or start from an encoder (by default MiniLM)"
             )
+        positions = self.model.config.max_position_embeddings
+        if (found := settings.max_length) > positions - 2:  # a start and an end
+            raise ValueError(f"max_length: expected at most {positions - 2} with {positions} positions, found {found}: lower it")
         # By a hash of the ids, so that every seed holds the same passages out.
         doc_ids = sorted(collection.doc_ids(), key=lambda doc_id: stable_hash("denoising", doc_id))
         held_out = min(HELD_OUT, len(doc_ids) // 10)
@@ -132,7 +138,7 @@ class _Denoising:
             )
         doc_ids = doc_ids[: held_out + max(WINDOWS) * steps * settings.batch_size]  # no more than can be drawn
         texts = collection.text(doc_ids)
-        self.builder = self.model.input_builder()
+        self.builder = self.model.input_builder(max_length=positions)
         passages = self.builder.passage_tokens(texts)
         self.passages = passages[held_out:]
         # Most of a vocabulary never occurs in a small collection, and its logits are a third of a step's time.

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.inside.attention import attention_weights, build_sequence
+from gdmtl_lib.inside.attribution import integrated_gradients
 from gdmtl_lib.experiments.costs import pair_flops, parameter_counts, ranking_flops
 from gdmtl_lib.backbones.families import FAMILIES, REFUSED, by_kind_of_layer
 from gdmtl_lib.inputs import TokenSequence
@@ -145,6 +146,13 @@ def test_a_saved_checkpoint_opens_in_transformers_with_the_same_states_and_score
     assert counts["ranking head"] and counts["encoder"] and counts["decoder"] == 0
 
 
+def test_what_is_attributed_is_the_score_of_re_ranking(model):
+    """Segments where a family has them, windows where its layers do; the text is longer than one."""
+    for query, passage in zip(QUERIES, PASSAGES):
+        found = integrated_gradients(model, passage, query, steps=2)
+        assert found.score == pytest.approx(float(gdmtl.rerank_texts(model, query, [passage])[0]), rel=1e-5, abs=1e-5)
+
+
 def test_language_model_heads_start_from_the_familys_own(model, kind, folder_of):
     """A masked position's logits are those of <Family>ForMaskedLM: the backbone, its transform, the tied embeddings."""
     assert not model.config.gdmtl["fresh_heads"]
@@ -195,7 +203,7 @@ def slowly(model, passage, query, max_tokens):
         if token == builder.end:
             break
         written.append(token)
-    return model.tokenizer.decode(written, skip_special_tokens=True).strip()
+    return " ".join(model.tokenizer.decode(written, skip_special_tokens=True).split())
 
 
 def test_texts_are_written_as_by_a_slow_loop(model):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -118,6 +119,21 @@ def test_gzip_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
 def test_last_line_may_lack_its_end_and_unknown_files_are_not_read(tmp_path):
     collection = load_collection(write(tmp_path, passages__tsv=PASSAGES.rstrip("\n"), README__md=b"\xff"))
     assert len(list(collection.doc_ids())) == 3
+
+
+@pytest.mark.parametrize(("name", "form"), [
+    ("passages.txt", "passages.tsv"), ("queries.dev.small.tsv", "queries.<split>.tsv"), ("qrels.dev.txt", "qrels.<split>.tsv"),
+    ("candidates.dev.run.gz", "candidates.<split>.trec"), ("top1000.dev", "candidates.<split>.trec"),
+    ("candidates.dev.ir-metadata.yml", None),
+])  # fmt: skip
+def test_a_file_that_is_called_otherwise_is_not_left_out_without_a_word(tmp_path, name, form):
+    write(tmp_path)
+    (tmp_path / name).touch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_collection(tmp_path)
+    expected = [f"{tmp_path / name} is not read: expected {form} (or .gz, and no dot in a split's name): rename it"] if form else []
+    assert [str(warning.message) for warning in caught] == expected
 
 
 def test_fingerprints_tell_contents_apart(tmp_path):

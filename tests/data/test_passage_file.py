@@ -38,7 +38,7 @@ def test_it_is_a_mapping_of_the_files_lines(make):
     assert list(passages.items()) == list(PASSAGES.items()) and list(passages) == list(PASSAGES)
     assert len(passages) == 4
     assert {doc_id: passages[doc_id] for doc_id in PASSAGES} == PASSAGES
-    for unknown in ("1", "", "00", "7\tblue", "blue ice"):
+    for unknown in ("1", "", "00", "7\tblue", "blue ice", 7):
         assert unknown not in passages
         with pytest.raises(KeyError):
             passages[unknown]

@@ -187,6 +187,10 @@ def test_tables_as_csv_and_latex(folder):
     assert (folder / "tables" / "effect.dev.csv").read_text() == "system,mean,mark\nGDMTL_S,0.12345,▲\nGDMTL+,,▽●\n"
     latex = (folder / "tables" / "effect.dev.tex").read_text()
     assert r"GDMTL\_S & 0.123 & $^{\blacktriangle}$ \\" in latex and r"GDMTL+ &  & $^{\triangledown}$$\bullet$ \\" in latex
+    # In brackets or a star behind a row's end LaTeX would see its arguments.
+    Results(folder).save_table(table.assign(system=["[x]", "*x"]), "arguments")
+    rows = (folder / "tables" / "arguments.tex").read_text().split("\n")[4:6]
+    assert [row.partition(" &")[0] for row in rows] == ["{[}x]", "{*}x"]
     Results(folder).save_table(table, "plain")
     assert (folder / "tables" / "plain.csv").read_text().startswith("system,mean,mark\nGDMTL_S")
 

@@ -270,6 +270,8 @@ def test_a_run_with_ir_metadatas_header(folder):
     header, plain = "# ir_metadata.start\n# platform:\n#   hardware: {}\n# ir_metadata.end\n", (folder / "pyserini.run").read_text()
     (folder / "annotated.run").write_text(header + plain)
     pd.testing.assert_frame_equal(gdmtl.read_run("annotated.run"), gdmtl.read_run("pyserini.run"))
+    (folder / "three.run").write_text(header + "q b 1\nq a 2\n")  # MS MARCO's columns
+    assert gdmtl.read_run("three.run")["doc_id"].tolist() == ["b", "a"]
     for content, problem in (
         (header, " has no rows"), (header.rpartition("# ir")[0] + plain, " has no rows"),
         (header + plain + "q 1\n", ", line 101: expected 6 columns "), (plain + header, ", line 97: expected 6 columns "),

@@ -63,7 +63,16 @@ def slowly(model, passage, query, max_tokens):
         if token == model.tokenizer("a")["input_ids"][-1]:
             break
         written.append(token)
-    return model.tokenizer.decode(written, skip_special_tokens=True).strip()
+    return " ".join(model.tokenizer.decode(written, skip_special_tokens=True).split())
+
+
+def test_a_text_is_a_field_of_a_line(toy_bart_folder):
+    """BART has line ends, tabs and carriage returns."""
+    model = build_model("gdmtl_s", checkpoint=toy_bart_folder)
+    [head] = model.generation_heads.values()
+    head.bias.data[model.tokenizer.convert_tokens_to_ids(["Ċ", "ĉ", "č", "a", "b"])] = 50
+    texts = gdmtl.generate(model, PASSAGES[0], method="sample", n=5)[0]
+    assert all(text == " ".join(text.split()) and set(text) == set("ab ") for text in texts)
 
 
 @pytest.mark.parametrize("name", [*GENERATING, "gdmtl_s on BART"])
@@ -265,7 +274,7 @@ def test_a_task_of_ones_own_is_written_as_by_a_slow_loop(name, tasks_of_ones_own
                 written.append(int(model(batch).logits[task][-1].argmax()))
             if written[-1] == builder.end:
                 break
-        return model.tokenizer.decode(written, skip_special_tokens=True).strip()
+        return " ".join(model.tokenizer.decode(written, skip_special_tokens=True).split())
 
     for task, queries in (("guess", None), ("reply", QUERIES)):
         expected = [slow(task, passage, query) for passage, query in zip(PASSAGES, queries or [""] * len(PASSAGES))]

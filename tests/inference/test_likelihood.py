@@ -140,6 +140,27 @@ def test_the_weight_is_the_smallest_of_the_best():
         assert likelihood.choose_weight(ranking, likely, qrels, weights=[5.0, 0.9, 0.6, 0.0]) == expected
 
 
+def test_rounding_chooses_no_weight(monkeypatch):
+    """The means of the same values, added in two orders."""
+    means = iter([[0.3448412698412698], [0.3448412698412699]])
+    monkeypatch.setattr(likelihood, "evaluate", lambda *_: pd.DataFrame({"value": next(means)}))
+    run = run_of(q="a 1, b 0")
+    assert likelihood.choose_weight(run, run, None, weights=[1000.0, 0.0]) == 0.0
+
+
+def test_a_folder_a_name_and_a_file_are_taken(toys, tmp_path):
+    """As by `rerank`; candidates need no scores."""
+    sample = gdmtl.load_collection("sample")
+    candidates = pd.DataFrame({"query_id": sample.queries("dev")["query_id"].iloc[0], "doc_id": sorted(sample.doc_ids())[:3]})
+    expected = likelihood.query_likelihood(toys["gdmtl"], sample, candidates, **HOW)
+    toys["gdmtl"].save_pretrained(tmp_path / "saved")
+    gdmtl.runs.write_run(expected, tmp_path / "a.run")
+    found = likelihood.query_likelihood(str(tmp_path / "saved"), "sample", tmp_path / "a.run", **HOW)
+    pd.testing.assert_frame_equal(found, expected)
+    expected = likelihood.perplexity(toys["gdmtl"], ["blue ice"], ["why"])
+    assert likelihood.perplexity(tmp_path / "saved", "blue ice", "why") == expected
+
+
 def test_the_cascade_by_hand():
     likely = run_of(q="a 4, b 3, c 2, d 1", p="a 1, b 2")
     ranking = run_of(q="a 0, b 1, c 2, d 3", p="a 5, b 4")

@@ -240,7 +240,7 @@ def test_what_cannot_be_stored_says_why(model, collection, candidates, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file: give a folder for the passages' states"):
         query_likelihood(model, collection, candidates, states=tmp_path / "file", **HOW)
-    with pytest.raises(ValueError, match="^limit_gb must be 0 or more, found -1$"):
+    with pytest.raises(ValueError, match="^limit_gb must be a number of 0 or more, found -1$"):
         query_likelihood(model, collection, candidates, states=StoredStates(tmp_path, -1), **HOW)
 
 

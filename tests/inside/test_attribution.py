@@ -4,9 +4,11 @@ import pytest
 import torch
 from tests.conftest import spread
 
+from gdmtl_lib.inside.attention import DESTINATIONS, destinations, layouts
 from gdmtl_lib.inside.attribution import Attribution, EmbeddedPair, disagreements, integrated_gradients
 from gdmtl_lib.packing import pack
 from gdmtl_lib.pretrained import build_model
+from gdmtl_lib.systems import System, add_system
 
 PAIR = ("the glacier is old blue ice", "why is ice blue")
 
@@ -24,6 +26,21 @@ def test_the_embedded_pair_has_the_score_of_the_ranking_pass(model):
         [expected] = model(pack([pair.sequence])).scores
         assert float(pair(pair.embeddings)) == pytest.approx(float(expected), abs=5e-6)
         assert pair(pair.embeddings.expand(3, -1, -1)).tolist() == pytest.approx([float(expected)] * 3, abs=5e-6)
+
+
+def test_a_query_that_stands_first_is_the_query(toy_bert_folder):
+    """As monoBERT reads it, without a prefix: [CLS] why is ice blue [SEP] the ... [SEP]"""
+    add_system(System("first", "First", "encoder", ("rank",), "query_first", "pointwise", "bert-base-uncased"))
+    model = build_model("first", checkpoint=toy_bert_folder)
+    found, pair = integrated_gradients(model, *PAIR, steps=2), EmbeddedPair(model, *PAIR)
+    assert found.segments.tolist() == [1] * 6 + [0] * 7
+    assert [DESTINATIONS[kind] for kind in destinations(model, pair.sequence)] == [
+        "[CLS]", *["query"] * 4, "[SEP]", *["passage"] * 6, "[SEP]"
+    ]  # fmt: skip
+    moved = (pair.embeddings != pair.baselines["all [MASK]"]).any(-1)[0]
+    assert [token for token, each in zip(found.tokens, moved) if not each] == ["[CLS]", "[SEP]", "[SEP]"]
+    layout = layouts(model, pair.sequence)["encoder"]
+    assert [layout.segments[segment] for segment in layout.row_segments] == ["query"] * 6 + ["passage"] * 7
 
 
 def test_a_baseline_is_masks_between_the_special_tokens(model):
@@ -103,3 +120,5 @@ def test_pairs_that_one_system_gets_right():
     assert found[["query_id", "doc_id"]].to_numpy().tolist() == [["e", "1"], ["c", "1"], ["a", "1"]]
     assert found["before"].fillna(0).tolist() == [0, 1, 3] and found["after"].tolist() == [1, 2, 1]
     assert disagreements(before, before, qrels).empty
+    bare, stale = before.drop(columns="rank"), after.assign(rank=1)  # ranks are made of the scores
+    pd.testing.assert_frame_equal(disagreements(bare, stale, qrels), found)

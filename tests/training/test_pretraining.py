@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import gdmtl_lib as gdmtl
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.training import pretraining
-from gdmtl_lib.training.pretraining import denoise, denoised_start, infilled
+from gdmtl_lib.training.pretraining import denoise, denoised_start, infilled, infilling
 
 MASK = -1
 WORDS = "ice blue glacier river water city king war north south light year day food long old new first".split()
@@ -66,8 +66,26 @@ def test_spans_start_and_last_as_often_as_asked():
     assert (len(tokens) - len(kept)) / masks == pytest.approx(3.0, rel=0.02)
 
 
+def test_a_source_longer_than_its_window_ends_at_the_builders_length(builder_of):
+    class EmptySpans:  # one before every token
+        integers = random = poisson = staticmethod(lambda *_: 0)
+
+    for length, kept in ((64, 2 * 20), (32, 30)):
+        sequence = infilling(builder_of("gdmtl_s", max_length=length), list(range(5, 105)), 20, EmptySpans())
+        assert sequence.source_length == len(sequence.input_ids) == 1 + kept + 1
+        assert sequence.targets[:-1] == sequence.decoder_ids[1:] == list(range(5, 25))
+
+
+def test_the_longest_window_that_a_checkpoint_reads(toy_bert_folder, tmp_path, settings):
+    long = Collection("long", {f"d{i}": "ice " * 600 for i in range(10)}, {})
+    denoise(long, 8, tmp_path / "510", str(toy_bert_folder), **settings | {"max_length": 510, "batch_size": 1})
+    with pytest.raises(ValueError, match="^max_length: expected at most 510 with 512 positions, found 511: lower it$"):
+        denoise(long, 8, tmp_path / "511", str(toy_bert_folder), **settings | {"max_length": 511})
+    assert not (tmp_path / "511").exists()
+
+
 def test_the_loss_falls_on_passages_held_out_and_nothing_else_is_read(toy_bert_folder, tmp_path, settings):
-    history = denoise(PassagesOnly(), 60, tmp_path, str(toy_bert_folder), **settings | {"learning_rate": 3e-3})
+    history = denoise(PassagesOnly(), np.int64(60), tmp_path, str(toy_bert_folder), **settings | {"learning_rate": 3e-3})
     assert list(history) == ["step", "learning_rate", "loss"] and history["step"].tolist() == list(range(len(history)))
     held_out = pd.read_csv(tmp_path / "validation.csv")["value"]
     assert held_out.is_monotonic_decreasing
@@ -146,7 +164,9 @@ def test_what_is_refused(toy_bert_folder, toy_bart_folder, tmp_path, settings):
         denoise(PassagesOnly(), 4, tmp_path, str(toy_bart_folder), **settings)
     with pytest.raises(ValueError, match="expected 10 or more, and 'toy' has 9"):
         denoise(PassagesOnly(9), 4, tmp_path, bert, **settings)
-    with pytest.raises(ValueError, match="at least 1 step, found -1"):
+    with pytest.raises(ValueError, match="^steps must be a whole number, found 2.5$"):
+        denoise(PassagesOnly(), 2.5, tmp_path, bert, **settings)
+    with pytest.raises(ValueError, match="^steps must be at least 1, found -1$"):
         denoised_start(PassagesOnly(), "bart_s", -1, tmp_path, bert, **settings)
     denoise(PassagesOnly(), 4, tmp_path, bert, **settings)
     with pytest.raises(ValueError, match="holds another training: .*settings.seed is 0 there and 1 here"):

@@ -9,6 +9,7 @@ import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tests.data.conftest import FOLDER, HEADER, write
 from tests.inference.conftest import candidates_of, collection_of
 
@@ -59,6 +60,9 @@ class Folder:
 
     def squad(self, content):
         return load_collection(f"squad:{self.file('s.json', content)}")
+
+
+ABOVE = "# ir_metadata.start\n# tag: d9\n\n# ir_metadata.end\n"  # four lines, one of them empty
 
 
 def parameter(annotation, value):
@@ -143,6 +147,22 @@ FILES = [
     (lambda f: f.run("q a 0\n"), "{}/run.trec, line 1: expected a rank of 1 or more, found 0"),
     (lambda f: f.run("q a 9\nr a 7\nq b 9\n"),
      "{}/run.trec, line 3: rank 9 stands a second time for query 'q': scores need TREC's six columns"),
+    # Below a header.
+    (lambda f: f.run(ABOVE + "q Q0 a 1 2 t\nq Q0 b 2 inf t\n"),
+     "{}/run.trec, line 6: expected a score that is finite as float32, found inf"),
+    (lambda f: f.run(ABOVE + "q Q0 a 1 2 t\nq Q0 b 2 1 t\nq Q0 a 3 0 t\n"),
+     "{}/run.trec, line 7: passage 'a' stands a second time for query 'q'; keep one of the two"),
+    (lambda f: f.run(ABOVE + "q a 1\nq b 1\n"),
+     "{}/run.trec, line 6: rank 1 stands a second time for query 'q': scores need TREC's six columns"),
+    (lambda f: f.run(ABOVE + "qid iter docno rank sim run_id\n"),
+     "{}/run.trec, line 5: expected values, found a row of names (qid iter docno rank sim run_id): remove it"),
+    (lambda f: f.qrels(ABOVE + "q 0 a 1\nq 0 a 0\n"),
+     "{}/qrels.txt, lines 5 and 6: passage 'a' is judged 1 and 0 for query 'q': keep one of the two"),
+    (lambda f: f.qrels(ABOVE + "q 0 a 9999999999\n"),
+     "{}/qrels.txt, line 5: expected an integer within ±1,000,000 as relevance, found 9999999999"),
+    (lambda f: f.qrels(ABOVE), "{}/qrels.txt has no rows below its header"),
+    (lambda f: f.load(candidates__dev__trec=ABOVE + "q3 Q0 d9 1 1 t\n"),
+     "{}/candidates.dev.trec, line 5: doc_id 'd9' is not in passages.tsv: add it there, or remove the line"),
     (lambda f: f.run("q Q0 a 1 2 t\n", "run.trec.gz"),
      "{}/run.trec.gz is damaged or not gzip-compressed, as its name says it is: Not a gzipped file (b'q ')"),
     (lambda f: f.qrels("q 0 a 1.0\n"), "{}/qrels.txt, line 1: expected an integer as relevance, found '1.0'"),
@@ -351,6 +371,17 @@ MODELS = [
     (lambda m: m.rerank(score="interpolated", weight=float("nan")), "weight must be a number, found nan"),
     (lambda m: m.rerank(output=3), "output: expected a path, found 3"),
     (lambda m: gdmtl.rerank(None, collection_of(), CANDIDATES), "folder: expected a path, found None"),
+    *[(lambda m, call=call: call(torch.nn.Linear(2, 2), m),
+       "model: expected what build_model returns, found Linear(in_features=2, ")
+      for call in (
+          lambda model, m: gdmtl.rerank(model, collection_of(), CANDIDATES),
+          lambda model, m: gdmtl.generate(model, m.texts),
+          lambda model, m: likelihood.query_likelihood(model, collection_of(), CANDIDATES),
+          lambda model, m: gdmtl.train(model, collection_of(), CANDIDATES, SETTINGS, "out"),
+      )],
+    *[(lambda m, cast=cast: gdmtl.rerank_texts(getattr(m("gdmtl"), cast)(), "ice", m.texts),
+       f"model: expected weights in torch.float32, found torch.{found}: call .float(), and use precision= instead")
+      for cast, found in (("half", "float16"), ("bfloat16", "bfloat16"), ("double", "float64"))],
     (lambda m: m("bert").save_pretrained(None), "save_directory: expected a path, found None"),
     *[(lambda m, into=into: gdmtl.train(m("bert"), collection_of(), CANDIDATES, SETTINGS, into),
        f"output_dir: expected a path, found {into!r}") for into in (None, 3, "")],
@@ -372,6 +403,15 @@ MODELS = [
      "bert does not learn query_generation, as these do: gdmtl, gdmtl_plus, gdmtl_s, gdmtl_c"),
     (lambda m: likelihood.query_likelihood(m("gdmtl"), collection_of(), CANDIDATES, "max"),
      "unknown reduction 'max': expected one of sum, mean"),
+    (lambda m: likelihood.query_likelihood("nowhere", "sample", CANDIDATES),
+     "no checkpoint folder nowhere: train one first, or give the folder that holds it"),
+    (lambda m: likelihood.query_likelihood(m("gdmtl"), collection_of(), CANDIDATES, batch_tokens=-5),
+     "batch_tokens must be at least 1, found -5"),
+    (lambda m: m.rerank(score="likelihood", states=5), "states: expected a path, found 5"),
+    (lambda m: likelihood.perplexity(m("gdmtl"), m.texts, ["ice"]),
+     "expected one query a passage: found 2 passages and 1 queries"),
+    (lambda m: likelihood.choose_weight(RUN, RUN, QRELS, weights=()), "weights: expected one or more to choose from, found none"),
+    (lambda m: likelihood.cascade_run(RUN, RUN, 2.5), "depth must be a whole number, found 2.5"),
     (lambda m: gdmtl.rerank_texts(m("bert"), ["ice", "water"], "blue ice"),
      "expected a text as query, found ['ice', 'water']: give one query and its passages"),
     (lambda m: gdmtl.rank(m("bert"), "ice", ["blue ice", None]),
@@ -421,8 +461,12 @@ MODELS = [
      "expected a sequence that predicts tokens, found one of 'rank', which predicts none"),
     (lambda m: attention.query_attention(m("gdmtl_s"), [m.texts]),
      "gdmtl_s is an encoder-decoder, whose query tokens do not attend to a passage beside them"),
+    (lambda m: attention.query_attention(m("gdmtl"), [("ice", "what"), ("water", " ")]),
+     "expected a query with tokens, found ' ' beside 'water': leave the pair out"),
     (lambda m: attention.query_attention(m("gdmtl"), []), "expected pairs of a passage and a query, found none"),
-    (lambda m: integrated_gradients(m("gdmtl"), *m.texts, steps=1), "steps must be at least 2, found 1"),
+    (lambda m: integrated_gradients(m("gdmtl"), *m.texts, steps=1), "steps must be a whole number of at least 2, found 1"),
+    (lambda m: integrated_gradients(m("gdmtl"), *m.texts, steps=2.5), "steps must be a whole number of at least 2, found 2.5"),
+    (lambda m: integrated_gradients(m("gdmtl"), *m.texts, batch_size=0), "batch_size must be at least 1, found 0"),
     (lambda m: integrated_gradients(m("gdmtl"), *m.texts, reference="zero"),
      "unknown reference 'zero': expected one of all [MASK], all [PAD], all unknown, random words"),
     (lambda m: integrated_gradients(m("gdmtl_s"), *m.texts),
@@ -528,7 +572,7 @@ def test_bad_frames_and_parameters(call, message):
 @pytest.mark.parametrize(("call", "message"), MODELS)
 def test_what_a_model_refuses(toy_bert_folder, tmp_path, monkeypatch, call, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
         call(Models(toy_bert_folder))
     refused(error.value, message)
     assert list(tmp_path.iterdir()) == []
@@ -676,7 +720,8 @@ def test_paths_in_the_home_folder(tmp_path, monkeypatch, toy_bert_folder):
 
 
 def test_names_that_look_like_something_else(tmp_path, monkeypatch):
-    """A folder that is called as a sample is written; a file that is called as a home folder."""
+    """A folder that is called as a sample is written; a file that is called as a home folder; a query and a run that are
+    called as their columns."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mine?dev=1"
     folder.mkdir()
@@ -684,6 +729,8 @@ def test_names_that_look_like_something_else(tmp_path, monkeypatch):
     assert len(load_collection(folder).queries("dev")) == 2 and len(load_collection(f"{folder}?dev=1").queries("dev")) == 1
     runs.write_run(RUN, "~a.run")
     assert runs.read_run("~a.run")["doc_id"].tolist() == ["a", "b"] and (tmp_path / "~a.run").is_file()
+    (tmp_path / "a.run").write_text("query Q0 d1 1 3 run\n")
+    assert runs.read_run("a.run")["query_id"].tolist() == ["query"]
 
 
 def test_a_query_without_candidates(folder, toy_bert_folder, tmp_path):
