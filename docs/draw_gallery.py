@@ -19,7 +19,7 @@ from gdmtl_lib.experiments import overview
 from gdmtl_lib.experiments.notebook import indexes_folder
 
 HERE = Path(__file__).parent
-ROW = r"\| `(\w+)` to `(\w+)`(.*?) \| (\d) \| [.\d]+ to [.\d]+ \| \**([+-][.\d]+) \(([+-][.\d]+) to ([+-][.\d]+)\)\** \|"
+ROW = r"\| ([^|`]*)\| `(\w+)` to `(\w+)`(.*?) \| (\d) \| [.\d]+ to [.\d]+ \| \**([+-][.\d]+) \(([+-][.\d]+) to ([+-][.\d]+)\)\** \|"
 # Where a sweep's folder has them.
 TRAINED = {
     name: f"figures/{name}.png"
@@ -35,10 +35,10 @@ WIDTH, COLOURS = 850, 64  # pixels and shades, at most
 def measured() -> pd.DataFrame:
     """The README's table of results as `plots.twins` takes it; what differs from the line's start stands beside it."""
     rows = re.findall(ROW, (HERE.parent / "README.md").read_text(encoding="utf-8"))
-    table = pd.DataFrame(rows, columns=["twin", "system", "collection", "seeds", "difference", "low", "high"])
+    table = pd.DataFrame(rows, columns=["learned", "twin", "system", "start", "seeds", "difference", "low", "high"])
     table = table.astype(dict.fromkeys(("difference", "low", "high"), float))
-    where = zip(table["collection"], table["seeds"])
-    table["collection"] = [(words.strip(", ") or "from MiniLM") + f", {seeds} seeds" for words, seeds in where]
+    learned = table["learned"].str.strip().replace("", None).ffill()  # a row without continues the one above
+    table["collection"] = learned + table["start"] + ", " + table["seeds"] + " seeds"
     return table.assign(mark="", by_seed=[[]] * len(table))
 
 
@@ -54,7 +54,7 @@ def pictures() -> dict:
     }
     return {
         "results": gdmtl.plots.twins(
-            measured(), reported=paper.twin_gains(), title="SQuAD's sentences: what does generating bring the ranking?"
+            measured(), reported=paper.twin_gains(), title="What does generating bring the ranking?"
         ),
         "architectures": gdmtl.plots.block_diagrams(["bert", "gdmtl", "gdmtl_s", "gdmtl_c"]),
         "candidate_recall": gdmtl.plots.recall_by_depth(curves, 20),

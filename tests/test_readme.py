@@ -37,7 +37,7 @@ def test_every_link_within_the_project_leads_somewhere():
 def test_the_readme_is_read_in_a_minute():
     assert len(README.splitlines()) < 200
     unfolded = re.sub(r"<details>.*?</details>|```.*?```", "", README.partition("## Licences")[0], flags=re.DOTALL)
-    assert len(unfolded.split()) < 800
+    assert len([word for word in unfolded.split() if re.search(r"\w", word)]) < 790  # a table's bars are none
 
 
 def test_every_notebook_is_in_the_table_and_every_system_in_its_own():
@@ -99,7 +99,7 @@ def test_the_gallery_is_small_and_its_picture_of_results_is_that_of_the_table():
     for notebook in sorted((PROJECT / "notebooks").glob("[01][1-9]_*.ipynb")) + sorted((PROJECT / "notebooks").glob("10_*.ipynb")):
         assert "](gallery/" in page.partition(f"](../notebooks/{notebook.name})")[2].partition("](../notebooks/")[0], notebook.name
     table = script.measured()
-    assert len(table) == section("Results").count("` to `") == 4
+    assert len(table) == section("Results").count("` to `") == 10
     with Image.open(PROJECT / "docs" / "gallery" / "results.png") as picture:
         assert picture.text["table"] == table.to_csv(), "python docs/draw_gallery.py draws it anew"
 
