@@ -139,7 +139,8 @@ def advice(table: pd.DataFrame, tolerance: float, queries: int) -> list[str]:
                 f"at {sure[column][way] / head['gflop']:.0%} of the ranking head's cost."
             )
         else:
-            found = f"{queries} queries cannot tell for {'; '.join(unsure)}" if unsure else "all are shown to lose more"
+            lose = "more" if (cheaper["high"] < -tolerance).all() else f"something, whether less {queries} queries cannot tell"
+            found = f"{queries} queries cannot tell for {'; '.join(unsure)}" if unsure else f"all are shown to lose {lose}"
             sentences.append(f"With {when}, no cheaper way is sure to lose less than {tolerance:g}: {found}.")
     worse = list(ways.index[ways["verdict"] == "worse"])
     return [*sentences, f"Shown to be worse than the ranking head: {'; '.join(worse) or 'none'}."]

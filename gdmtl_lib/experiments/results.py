@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -47,9 +48,10 @@ class Results:
     config_or_folder: a config's name, whose results lie in `papermill_runs/<config>`, or the folder itself.
     Attributes: `folder`, where they lie, and `output`, where figures and tables go: of a config that was asked for by its
     name, as by hand, `by_hand/` in it, so that what the sweep has drawn stays.
+    seeds: the others are left out, with a warning; those of the folder's config when None, and where there is none, all.
     """
 
-    def __init__(self, config_or_folder: str | os.PathLike):
+    def __init__(self, config_or_folder: str | os.PathLike, seeds: Iterable[int] | None = None):
         by_name, by_path = places = (results_folder(str(config_or_folder)), as_path(config_or_folder, "results"))
         self.folder = next((place for place in places if place.is_dir()), None)
         if self.folder is None:
@@ -58,6 +60,13 @@ class Results:
                 "train with notebook 03 or run `make figures` first"
             )
         self.output = self.folder / "by_hand" if self.folder == by_name else self.folder
+        config = self.folder / "config.json"
+        self.config = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        self.known_seeds = self.config.get("seeds") if seeds is None else list(seeds)
+        if self.known_seeds:
+            homes = (home for system in LABELS for seed, home in self._all_homes(system).items() if seed not in (None, *self.known_seeds))
+            if others := [str(home.relative_to(self.folder)) for home in homes]:
+                warnings.warn(f"left out of {self.folder}, whose config has other seeds: {', '.join(others)}", stacklevel=2)
 
     def __repr__(self) -> str:
         return f"<results in {self.folder}>"
@@ -108,9 +117,10 @@ class Results:
             raise ValueError(f"systems: expected others to compare {chosen[0]} with, found none; add or train one")
         return chosen
 
-    def seeds(self, system: str) -> list[int]:
-        """The seeds a system was trained with; none for BM25."""
-        return [seed for seed in self._homes(self.name(system)) if seed is not None]
+    def seeds(self, system: str, split: str | None = None) -> list[int]:
+        """The seeds a system was trained with, or those measured on a split; none for BM25."""
+        file = f"per_query.{split}.csv" if split else ""
+        return [seed for seed in self._homes(self.name(system), file) if seed is not None]
 
     def home(self, system: str, seed: int | None = None) -> Path:
         """The folder that a training of a system was made into; BM25 has one for all seeds."""
@@ -122,13 +132,13 @@ class Results:
         rotation and seed."""
         here = list(self._homes(self.name(system)).values())
         rotations = sorted(self.folder.glob("folds/*/"), key=lambda path: (len(path.name), path.name))
-        of_folds = [home for place in rotations for home in Results(place)._homes(self.name(system)).values()]
+        of_folds = [home for place in rotations for home in Results(place, self.known_seeds)._homes(self.name(system)).values()]
         return here if any((home / "checkpoint").is_dir() for home in here) else of_folds or here
 
-    def common_seeds(self, *systems: str) -> list[int | None]:
-        """The seeds that all of these systems were trained with, by which pairs are compared. BM25 goes with every
-        seed; by itself it gives `[None]`. Raises ValueError where there is none."""
-        seeds = {name: set(self.seeds(name)) for name in map(self.name, systems) if name != FIRST_STAGE}
+    def common_seeds(self, *systems: str, split: str | None = None) -> list[int | None]:
+        """The seeds that all of these systems were trained with, or measured on a split, by which pairs are compared. BM25
+        goes with every seed; by itself it gives `[None]`. Raises ValueError where there is none."""
+        seeds = {name: set(self.seeds(name, split)) for name in map(self.name, systems) if name != FIRST_STAGE}
         common = set.intersection(*seeds.values()) if seeds else {None}
         if not common:
             found = "; ".join(f"{name} has {', '.join(map(str, sorted(of))) or 'none'}" for name, of in seeds.items())
@@ -160,7 +170,7 @@ class Results:
     def means_by_seed(self, split: str, systems: Sequence[str]) -> pd.DataFrame:
         """What each training reached: `measure, system, seed, mean`, a row for each measure, system and seed."""
         rows = [
-            (measure, system, seed, mean) for system in systems for seed in self.seeds(system)
+            (measure, system, seed, mean) for system in systems for seed in self.seeds(system, split)
             for measure, mean in self.values(system, split, seed).groupby("measure", sort=False)["value"].mean().items()
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["measure", "system", "seed", "mean"]).astype({"mean": float})
@@ -171,7 +181,7 @@ class Results:
         """`comparison.rank_shifts` of a pair of systems, seed by seed, under one another: `seed, rank, baseline,
         system, change`."""
         tables = []
-        for seed in self.common_seeds(baseline, system):
+        for seed in self.common_seeds(baseline, system, split=split):
             runs = (self.run(name, split, seed) for name in (baseline, system))
             tables.append(rank_shifts(*runs, qrels, depth, relevance_level).assign(seed=seed))
         return pd.concat(tables, ignore_index=True)[["seed", "rank", "baseline", "system", "change"]]
@@ -191,6 +201,11 @@ class Results:
         (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
 
     def _homes(self, system: str, file: str = "") -> dict[int | None, Path]:
+        """The folders of a system by seed, those of the seeds that count that have the file."""
+        known = self.known_seeds
+        return {seed: home for seed, home in self._all_homes(system, file).items() if not known or seed in (None, *known)}
+
+    def _all_homes(self, system: str, file: str = "") -> dict[int | None, Path]:
         """The folders of a system by seed, those that have the file; BM25 has one, without a seed."""
         seeds = [None]
         if system != FIRST_STAGE:

@@ -107,10 +107,10 @@ class Runs(Results):
     def systems(self, split: str = SPLIT) -> list[str]:
         return list(self._runs) if split == SPLIT else []
 
-    def seeds(self, system: str) -> list[int]:
+    def seeds(self, system: str, split: str | None = None) -> list[int]:
         return []
 
-    def common_seeds(self, *systems: str) -> list[int | None]:
+    def common_seeds(self, *systems: str, split: str | None = None) -> list[int | None]:
         return [None]
 
     def run(self, system: str, split: str = SPLIT, seed: int | None = None) -> pd.DataFrame:

@@ -40,7 +40,9 @@ class Study:
     def __init__(self, results: Results, name: str, split: str):
         self.name, self.split = name, split
         folder = results.folder / "studies" / name
-        variants = {home.name: Results(home) for home in sorted(folder.glob("*/"))}
+        planned = results.config.get("studies", {}).get(name, {})  # else what an earlier config had would be looked at, too
+        homes = [home for home in sorted(folder.glob("*/")) if not planned or home.name in planned["variants"]]
+        variants = {home.name: Results(home, planned.get("seeds")) for home in homes}
         self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
         self._places = self.variants | {OWN: results}
         self.values = cache(self.values)
@@ -121,8 +123,7 @@ class Study:
         place = self._places[variant]
         return [
             {"variant": variant, "system": system, "seed": seed, **_described(place.home(system, seed))}
-            for seed in place.seeds(system)
-            if (place.home(system, seed) / f"per_query.{self.split}.csv").exists()
+            for seed in place.seeds(system, self.split)
         ]
 
     def _systems(self, place: Results) -> list[str]:
@@ -244,7 +245,8 @@ def choices(study: Study, measure: str) -> pd.DataFrame:
     """
     rows, own = [], {system: set(study.own_trainings(system)["seed"]) for system in study.systems()}
     for choice, place in study.variants.items():
-        seeds = {system: sorted(own[system].intersection(place.seeds(system))) for system in own if place.seeds(system)}
+        there = {system: place.seeds(system, study.split) for system in own}
+        seeds = {system: sorted(own[system].intersection(of)) for system, of in there.items() if of}
         changes = {system: _changes(study, choice, system, seeds[system], measure) for system in seeds}
         rows += [(choice, system, "", change) for system, change in changes.items()]
         for system, twin in ((system, twin_of(system)) for system in changes):

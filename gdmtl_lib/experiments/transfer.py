@@ -40,7 +40,7 @@ def measure_away(
             if (where / "checkpoint").is_dir():
                 how = dict(progress=progress, output_dir=folder / system / f"seed{seed}")
                 measure_system(where, collection, candidates, split, relevance_level, device, **how)
-    return Results(folder)
+    return Results(folder, home.known_seeds)
 
 
 def short_name(collection: str) -> str:
@@ -80,7 +80,8 @@ def seed_differences(
     baseline of the same seed. What has no seed in common with the baseline has no row, nor has BM25."""
     tables = [pd.DataFrame(columns=["measure", "system", "seed", *PLACES])]
     for system in (each for each in systems if each not in (baseline, FIRST_STAGE)):
-        for seed in sorted(set.intersection(*(set(place.seeds(each)) for place in (home, away) for each in (system, baseline)))):
+        measured = (set(place.seeds(each, split)) for place, split in zip((home, away), splits) for each in (system, baseline))
+        for seed in sorted(set.intersection(*measured)):
             gains = {}
             for place, results, split in zip(PLACES, (home, away), splits):
                 values = (results.values(name, split, seed).groupby("measure")["value"].mean() for name in (system, baseline))

@@ -14,6 +14,7 @@ from gdmtl_lib.data.collection import rotations_of
 from gdmtl_lib.data.files import read_lines
 from gdmtl_lib.evaluation.measures import parse_measures
 from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of
+from gdmtl_lib.experiments.transfer import short_name
 from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings, check_count
 from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name, unknown_name
 
@@ -164,6 +165,9 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
         return {system: _training_parameters(name, system, known, parts[0] | own[system] | parts[1]) for system in some}
 
     transfer = [_transfer(f"{name}, transfer", given, folds) for given in values["transfer"]]
+    places = [f"{short_name(each['collection'])}.{each['split']}" for each in transfer]
+    _expect(name, len(set(places)) == len(places), "expected transfers to different places, found one twice among "
+            f"{', '.join(places)}, as their results are called: rename a file or folder")  # fmt: skip
     studies = {study: _study(f"{name}, study {study}", study, given) for study, given in values["studies"].items()}
     for study, given in studies.items():
         given["variants"] = {

@@ -222,7 +222,9 @@ class _Plan:
         self.costs = Costs.of(collection, config.train_split, self.defaults)
 
     def _add(self, name: str, kind: str, of: object, given: dict, needs: Sequence[Job] = (), **more) -> Job:
-        """of: what decides the key. more: the other fields."""
+        """of: what decides the key. more: the other fields. Raises ValueError where two jobs would have one name."""
+        if name in self.jobs:
+            raise ValueError(f"config {self.config.name}: two jobs are called {name}, and would write into each other's results")
         self.jobs[name] = Job(name, kind, _hash(of), self.config.folder, given, [need.name for need in needs], **more)
         return self.jobs[name]
 

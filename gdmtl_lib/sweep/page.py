@@ -30,6 +30,11 @@ ORDER = (
     "choices", "transfer", "architectures", "intervals", "cost", "attention_masks", "mixed_mask", "expansion", "mlm_ablation",
     "attention", "collection", "candidate",
 )  # fmt: skip
+# Tables whose marks are not against the config's baseline.
+MARKED_AGAINST = {
+    "twins": "each system's single-task twin", "architectures": "BART_S, or what notebook 11 has as reference", "choices": "the defaults",
+    "intervals": "the row's baseline",
+}  # fmt: skip
 # The tables that a sentence is made of.
 CONCLUDED = ("effectiveness", "differences", "twins", "transfer_differences", "training_size")
 ROWS_SHOWN = 15
@@ -52,7 +57,8 @@ def write_page(folder: str | os.PathLike) -> Path:
         *sorted((folder / "notebooks").glob("*.ipynb")), *_homes(folder, config, "*.ipynb"),
         *sorted((folder / "studies").glob("*/*/*/seed*/*.ipynb")),
     ]  # fmt: skip
-    parts, contents = _parts(folder, config, jobs), {}
+    made = _made(jobs) if jobs else None
+    parts, contents = _parts(folder, config, jobs, made), {}
     for part in parts:
         name, _, of = part["title"].partition(": ")
         contents.setdefault(name, []).append((of, part["url"]))
@@ -61,7 +67,7 @@ def write_page(folder: str | os.PathLike) -> Path:
         config=config,
         labels=LABELS,
         progress=progress(folder, jobs) if jobs else None,
-        conclusions=list(_conclusions(folder, config)),
+        conclusions=list(_conclusions(folder, config, made)),
         facts=_facts(config),
         parts=parts,
         contents=contents,
@@ -73,6 +79,14 @@ def write_page(folder: str | os.PathLike) -> Path:
     )
     write_lines(folder / "index.html", [text + "\n"])
     return folder / "index.html"
+
+
+def _made(jobs: Sequence[Job]) -> set[str]:
+    """The files that the jobs which are done have made, and the tables of what was measured so far, from the results'
+    folder on: what else lies there is of an earlier sweep."""
+    done = [job for job in jobs if job.stamp.exists()]
+    made = {f"tables/effectiveness.{job.measures[0]}.csv" for job in done if job.measures}
+    return made.union(*(json.loads(job.stamp.read_text(encoding="utf-8")) for job in done))
 
 
 def progress(folder: Path, jobs: Sequence[Job]) -> dict:
@@ -116,9 +130,10 @@ def _is_locked(job: Job) -> bool:
         return not is_free
 
 
-def _conclusions(folder: Path, config: dict) -> Iterator[str]:
-    """One sentence a question of the paper, of the tables that are there."""
-    paths = (path for path in sorted((folder / "tables").glob("*.csv")) if path.stem.partition(".")[0] in CONCLUDED)
+def _conclusions(folder: Path, config: dict, made: set[str] | None) -> Iterator[str]:
+    """One sentence a question of the paper, of the tables that are there and of this sweep."""
+    paths = [path for path in sorted((folder / "tables").glob("*.csv")) if path.stem.partition(".")[0] in CONCLUDED]
+    paths = [path for path in paths if made is None or f"tables/{path.name}" in made]
     read = {path.stem: table for path in paths if (table := _read(path)) is not None}
     tables = {stem: table.assign(**{name: numbers for name in table if (numbers := _numbers(table[name]))}) for stem, table in read.items()}
     baseline, runs = LABELS[config["baseline"]], config.get("runs", {}).get("runs", {})
@@ -128,11 +143,10 @@ def _conclusions(folder: Path, config: dict) -> Iterator[str]:
         if len(table) > 1:
             means = table.set_index("system")["MRR@10"].astype(str).str.split().str[0].astype(float)
             below[split] = set(means.index[means < means.get("BM25", 0)])
-            best = "Which run ranks best?" if runs else f"Which system ranks best on {split}?"
-            yield (
-                f"{best} {means.idxmax()}, with an MRR@10 of {means.max():.3f}"
-                + (f"; BM25 alone has {means['BM25']:.3f}." if "BM25" in means else ".")
-            )
+            best = means.index[means == means.max()]  # of the digits that are shown
+            asked = "Which run ranks best?" if runs else f"Which system ranks best on {split}?"
+            bm25 = f"; BM25 alone has {means['BM25']:.3f}" if "BM25" in means and "BM25" not in best else ""
+            yield f"{asked} {' and '.join(best)}, with an MRR@10 of {means.max():.3f}{bm25}."
     for split in config["splits"]:
         name, twin = ("differences", "baseline") if runs else ("twins", "twin")
         if f"{name}.{split}" in tables:
@@ -161,10 +175,12 @@ def _verdicts(rows: pd.DataFrame) -> str:
     """What may be said of each system's difference in MRR@10: the mark, which is corrected, says it as in the tables."""
     signs = rows["mark"].astype(object).fillna("")  # a column without any mark is one of numbers
     numbers = zip(rows["system"], *(rows[name].astype(float) for name in ("difference", "low", "high")))
-    texts = [f"{name} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, mean, low, high in numbers]
-    texts = pd.Series(texts, rows.index, str)
-    kinds = {"better": ("▲", "△"), "worse": ("▼", "▽"), "these queries cannot tell": ("",)}
-    said = "; ".join(f"{words}: {', '.join(of)}" for words, marks in kinds.items() if len(of := texts[signs.isin(marks)]))
+    kinds = {"better": [], "worse": [], "equal": [], "these queries cannot tell": []}
+    for sign, (name, mean, low, high) in zip(signs, numbers):
+        interval = f" ({low:+.3f} to {high:+.3f})" if low == low else ""  # a single query has none
+        kind = "equal" if mean == low == high == 0 else {"▲": "better", "△": "better", "▼": "worse", "▽": "worse"}.get(sign)
+        kinds[kind or "these queries cannot tell"].append(name if kind == "equal" else f"{name} {mean:+.3f}{interval}")
+    said = "; ".join(f"{words}: {', '.join(of)}" for words, of in kinds.items() if of)
     return said[:1].upper() + said[1:]
 
 
@@ -201,7 +217,7 @@ def _facts(config: dict) -> dict[str, object]:
     return facts
 
 
-def _parts(folder: Path, config: dict, jobs: Sequence[Job]) -> list[dict]:
+def _parts(folder: Path, config: dict, jobs: Sequence[Job], made: set[str] | None) -> list[dict]:
     """Figures and tables of a config, those of one name together, the validation split's first, and last those of rotations
     that were looked into. A table stands folded where there is a figure, where it is long, or where texts fill it."""
     splits, parts = list(config["splits"]), {}
@@ -219,6 +235,7 @@ def _parts(folder: Path, config: dict, jobs: Sequence[Job]) -> list[dict]:
             new = _part(folder, path)
             part = parts.setdefault((path.parent.parent, path.stem), new | {"links": []})
             part |= shown | {"links": part["links"] + new["links"]}
+            part["old"] = made is not None and path.relative_to(folder).as_posix() not in made
     for (_, name), part in parts.items():
         texts = any(len(value) > 60 for row in part.get("rows", ()) for value in row)
         part["open"] = name.startswith("effectiveness") or not ("figure" in part or texts or part.get("more"))
@@ -234,8 +251,10 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
         cells = table["win"] + " / " + table["tie"] + " / " + table["loss"]
         labels = list(dict.fromkeys([*table["baseline"], *table["system"]]))
         grid = table.assign(cell=cells).pivot(index="baseline", columns="system", values="cell").fillna("")
-        table = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns").reset_index()
+        table = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns").reset_index(allow_duplicates=True)  # a run may be called so
         note = "Queries on which the system of the column wins, ties and loses against the one of the row."
+    if name in MARKED_AGAINST:
+        note = f"Marks are against {MARKED_AGAINST[name]}."
     if name == "effectiveness":
         if any(job.name == f"04_rerank_and_evaluate_{split}" and not job.stamp.exists() for job in jobs):
             note = "Interim: systems are still missing, and nothing has been tested. "
@@ -248,7 +267,7 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
     if table.shape[1] > 1 and "system" in table:
         rows_shown = max(rows_shown, 3 * table["system"].nunique())  # no system is cut off
     more = f"{len(table) - rows_shown:,}" if len(table) > rows_shown else ""
-    rows = list(zip(*(_written(table[name])[:rows_shown] for name in table)))
+    rows = list(zip(*(_written(column)[:rows_shown] for _, column in table.items())))
     return {"columns": list(table.columns), "rows": rows, "more": more, "note": note}
 
 
@@ -260,7 +279,8 @@ def _written(column: pd.Series) -> list[str]:
     known = [abs(number) for number in numbers if number == number]
     digits = 0 if all(number % 1 == 0 for number in known) else 1 if max(known) >= 100 else 3
     texts = ["" if number != number else f"{number:z.{digits}f}" for number in numbers]
-    return ["<0.001" if 0 < number < 0.0005 else text for number, text in zip(numbers, texts)]
+    small = column.name in ("p", "p_corrected")
+    return ["<0.001" if small and 0 <= number < 0.0005 else text for number, text in zip(numbers, texts)]
 
 
 def _homes(folder: Path, config: dict, pattern: str) -> list[Path]:

@@ -57,7 +57,7 @@ def explore_queries(
         found = deltas[deltas["query_id"].isin(containing(texts, words, "query").index)]
         query = min(query, len(found))
         chosen = found.iloc[query - 1]
-        seeds = results.common_seeds(baseline, system)
+        seeds = results.common_seeds(baseline, system, split=split)
         runs = {name: run(name, split, seeds[0]) for name in (baseline, system)}
         passages = top_passages([chosen["query_id"]], runs, collection, qrels, depth, relevance_level, width=300)
         means = f" (means over {len(seeds)} seeds; below, what seed {seeds[0]} shows)" if len(seeds) > 1 else ""

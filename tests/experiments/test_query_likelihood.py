@@ -94,6 +94,8 @@ def test_where_queries_are_too_few_no_way_is_advised():
     ]
     shown = study.with_verdicts(EFFECT[:3], COSTS[:3], 0.01)
     assert "no cheaper way is sure to lose less than 0.01: all are shown to lose more." in study.advice(shown, 0.01, 85)[1]
+    little = study.with_verdicts(EFFECT[:3].assign(high=[-0.001, -0.1, None]), COSTS[:3], 0.01)
+    assert "all are shown to lose something, whether less 85 queries cannot tell." in study.advice(little, 0.01, 85)[1]
 
 
 def test_a_likelihood_is_kept_and_used_again(toy_bert_folder, tmp_path, monkeypatch):

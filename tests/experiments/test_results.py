@@ -92,6 +92,27 @@ def test_common_seeds(folder):
         results.common_seeds("bert", "gdmtl_plus")
 
 
+def test_only_what_was_measured_on_a_split_counts_there(folder):
+    """Beside them a training that is under way, or failed, and one that another split was not re-ranked with."""
+    (folder / "gdmtl" / "seed3").mkdir()
+    (folder / "gdmtl" / "seed3" / "settings.json").write_text("{}")
+    write_values(values_frame(q1=0.5), folder / "bert" / "seed2" / "per_query.cast.csv")
+    results = Results(folder)
+    assert results.seeds("gdmtl") == [2, 3, 10] and results.seeds("gdmtl", "dev") == [2, 10]
+    assert results.common_seeds("bert", "gdmtl", split="dev") == [2, 10] and results.common_seeds("bert", split="cast") == [2]
+    assert results.means_by_seed("dev", ["gdmtl"])["seed"].tolist() == [2, 10]
+
+
+def test_seeds_that_the_config_does_not_have_are_left_out_and_named(folder):
+    """What an earlier sweep of other settings has left is not averaged with."""
+    (folder / "config.json").write_text(json.dumps({"seeds": [2, 1]}))
+    with pytest.warns(UserWarning, match="whose config has other seeds: bert/seed0, bert/seed10, gdmtl/seed10$"):
+        results = Results(folder)
+    assert results.seeds("bert") == [2] and results.values("bert", "dev")["value"].tolist() == [0.2, 1.0]
+    with pytest.warns(UserWarning, match="bert/seed2, bert/seed10, gdmtl/seed2, gdmtl/seed10, gdmtl_plus/seed1$"):
+        assert Results(folder, seeds=[0]).systems("dev") == ["bm25", "bert"]
+
+
 def test_trainings_of_folds_are_those_of_the_rotations(tmp_path):
     of_folds = ["folds/2/bert/seed0", "folds/2/bert/seed1", "folds/10/bert/seed0"]
     for place in (*of_folds, "gdmtl/seed0"):

@@ -197,6 +197,18 @@ def history(last, sigma=None):
     return table
 
 
+def test_variants_and_seeds_that_the_config_does_not_have_are_left_out(sizes, tmp_path):
+    """As another sweep into the same folder has left them."""
+    write_training(tmp_path / "studies" / "training_size" / "old" / "bert" / "seed0", [0.1] * 3, **{SIZE: 0.1})
+    study = {"systems": ["bert", "gdmtl"], "seeds": [1], "variants": {"all-of-it": {}}}
+    (tmp_path / "config.json").write_text(json.dumps({"seeds": [0, 1], "studies": {"training_size": study}}))
+    with pytest.warns(UserWarning, match="whose config has other seeds: bert/seed"):
+        found = Study(Results(tmp_path), "training_size", "dev")
+    assert list(found.variants) == ["all-of-it"]
+    trainings = found.trainings([SIZE])
+    assert set(trainings["seed"][trainings["variant"] == "all-of-it"]) == {1} and 7 not in set(trainings["seed"])
+
+
 @pytest.fixture
 def weightings(tmp_path):
     """GDMTL with learned weights, with fixed ones of .5 and, as the config's own, of .1; BERT beside it."""

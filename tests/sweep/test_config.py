@@ -121,6 +121,8 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
          "'13_generated_queries'?): 03_train has `parameters`; others are 01_attention_masks, 02_collection_and_candidates, "),
         ({"notebooks": {"03_train": {}}}, "config test, notebooks: unknown notebook '03_train'"),
         (of_13(4), "config test, notebooks: 13_generated_queries must be a mapping, found 4"),
+        ({"transfer": [{"collection": f"wikiqa:/{each}/x", "split": "dev", "level": 1} for each in "ab"]},
+         "config test: expected transfers to different places, found one twice among wikiqa-x.dev, wikiqa-x.dev, as their results"),
         (of_13({"passage_read": 4}), "config test, notebooks, 13_generated_queries: unknown parameter 'passage_read' (did you mean "
          "'passages_read'?): 13_generated_queries has queries_appended, "),
         (of_13({"passages_read": "few"}), "config test, notebooks: 13_generated_queries: passages_read must be int, found 'few' (str)"),

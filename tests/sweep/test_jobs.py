@@ -151,7 +151,7 @@ def test_the_table_of_presets_says_what_the_configs_say(of_project):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("msmarco", "fetch it where there is a network, with `ir_datasets export msmarco-passage/train queries`, and copy"),
+        ("msmarco", "fetch it where there is a network, with `ir_datasets export msmarco-passage/train queries` and `ir_datasets export "),
         ("cast2019", "fetch them with `curl --create-dirs -o "),
     ],
 )

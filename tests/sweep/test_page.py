@@ -74,6 +74,7 @@ def test_half_way_the_page_says_what_is_done_what_runs_and_how_long_the_rest_tak
 
 
 def test_interim_tables_say_so(half):
+    half[1][5].stamp.write_text(json.dumps({"tables/effectiveness.cast.csv": "there"}))
     write(half[0], {"tables/effectiveness.cast.csv": "system,MRR@10\nBM25,0.5\n"})
     text = write_page(half[0]).read_text()
     assert text.count("Interim: systems are still missing") == 1  # dev's; cast's final one is there
@@ -167,12 +168,57 @@ def test_tables_are_shown_with_three_digits_and_as_text(folder):
 
 @pytest.mark.parametrize(
     ("column", "shown"),
-    [(["0.61234567", "-0.0123456", "1.0", ""], ["0.612", "-0.012", "1.000", ""]), (["1.9e-18", "0.5"], ["<0.001", "0.500"]),
+    [(["0.61234567", "-0.0123456", "1.0", ""], ["0.612", "-0.012", "1.000", ""]), (["1.9e-18", "0.5"], ["0.000", "0.500"]),
      (["-13.0", "0.0"], ["-13", "0"]), (["709.487", "0.52"], ["709.5", "0.5"]), (["170", "7187158"], ["170", "7187158"]),
      (["1.2.3", "0.5"], ["1.2.3", "0.5"]), (["-0.0001", "0.5"], ["0.000", "0.500"]), (["word " * 50], ["word " * 31 + "…"])],
 )  # fmt: skip
 def test_a_column_of_numbers_is_written_alike(column, shown):
     assert _written(pd.Series(column)) == shown
+
+
+def test_only_a_p_is_said_to_be_less_than_a_thousandth():
+    texts = ["0.0003", "0.0", "0.0166"]
+    assert _written(pd.Series(texts, name="p_corrected")) == ["<0.001", "<0.001", "0.017"]
+    assert _written(pd.Series(["0.0003", "-0.0003", "0.0166"], name="difference")) == ["0.000", "0.000", "0.017"]
+
+
+def test_what_an_earlier_sweep_left_is_called_so_and_nothing_is_concluded_from_it(half):
+    folder, jobs = half
+    write(folder, {
+        "tables/twins.dev.csv": TWINS + "gdmtl_plus,bert,0.1,0.05,0.15,▲\n", "figures/twins.dev.png": "x", "figures/new.png": "x",
+        "tables/effectiveness.cast.csv": "system,MRR@10\nBM25,0.5\nBERT,0.6\n",
+    })  # fmt: skip
+    text = write_page(folder).read_text()
+    assert "Twins: dev (of an earlier sweep)<small" in text and "New (of an earlier sweep)<small" in text
+    assert "What it says" not in text
+    jobs[0].stamp.write_text(json.dumps({"figures/new.png": "there"}))
+    jobs[5].stamp.write_text(json.dumps({"tables/effectiveness.cast.csv": "there"}))
+    text = write_page(folder).read_text()
+    assert "New<small" in text and "Effectiveness: cast<small" in text and "Which system ranks best on cast? BERT, with" in text
+    assert "Does generating help" not in text
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ("BM25,0.619\nBERT,0.500\n", "BM25, with an MRR@10 of 0.619."),
+        ("BM25,0.600\nBERT,0.700 ▲\nGDMTL+,0.700\n", "BERT and GDMTL+, with an MRR@10 of 0.700; BM25 alone has 0.600."),
+    ],
+)
+def test_all_that_rank_best_are_named(folder, means, said):
+    write(folder, {"tables/effectiveness.dev.csv": f"system,MRR@10\n{means}"})
+    assert f"Which system ranks best on dev? {said}</li>" in write_page(folder).read_text()
+
+
+def test_equal_systems_are_called_so_and_one_query_has_no_interval(folder):
+    write(folder, {"tables/twins.dev.csv": TWINS + "gdmtl,bert,0.0,0.0,0.0,\ngdmtl_plus,bert,0.2,,,\n"})
+    text = write_page(folder).read_text()
+    assert "Equal: GDMTL against BERT; these queries cannot tell: GDMTL+ against BERT +0.200.</li>" in text
+
+
+def test_a_run_may_be_called_baseline(folder):
+    write(folder, {"tables/win_tie_loss.dev.csv": "baseline,system,win,tie,loss\nmine,baseline,3,2,1\n"})
+    assert "<td>mine</td><td>3 / 2 / 1</td>" in write_page(folder).read_text()
 
 
 @pytest.mark.parametrize("names", [("0.1", "0.10"), ("007", "1e5"), ("nan", "None"), ("1", "2.50")])
