@@ -88,10 +88,13 @@ class Job:
     def is_done(self) -> bool:
         """Whether the stamp is there and all that the job made is as it was."""
         try:
-            made = json.loads(self.stamp.read_text(encoding="utf-8"))
-            return all(state_of(Path(self.folder) / path) == state for path, state in made.items())
+            return all(state_of(Path(self.folder) / path) == state for path, state in self.made().items())
         except (OSError, ValueError):
             return False
+
+    def made(self) -> dict[str, str | int]:
+        """What its stamp remembers of each file that it made. Raises OSError where there is no stamp."""
+        return json.loads(self.stamp.read_text(encoding="utf-8"))
 
 
 def state_of(path: Path) -> str | int:

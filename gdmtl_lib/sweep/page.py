@@ -7,6 +7,7 @@ import re
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -84,9 +85,11 @@ def write_page(folder: str | os.PathLike) -> Path:
 def _made(jobs: Sequence[Job]) -> set[str]:
     """The files that the jobs which are done have made, and the tables of what was measured so far, from the results'
     folder on: what else lies there is of an earlier sweep."""
-    done = [job for job in jobs if job.stamp.exists()]
-    made = {f"tables/effectiveness.{job.measures[0]}.csv" for job in done if job.measures}
-    return made.union(*(json.loads(job.stamp.read_text(encoding="utf-8")) for job in done))
+    made = set()
+    for job in jobs:
+        with suppress(OSError, ValueError):  # not done yet, or begun anew by another process
+            made |= job.made().keys() | ({f"tables/effectiveness.{job.measures[0]}.csv"} if job.measures else set())
+    return made
 
 
 def progress(folder: Path, jobs: Sequence[Job]) -> dict:
@@ -251,7 +254,8 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
         cells = table["win"] + " / " + table["tie"] + " / " + table["loss"]
         labels = list(dict.fromkeys([*table["baseline"], *table["system"]]))
         grid = table.assign(cell=cells).pivot(index="baseline", columns="system", values="cell").fillna("")
-        table = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns").reset_index(allow_duplicates=True)  # a run may be called so
+        grid = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns")
+        table = grid.reset_index(allow_duplicates=True)  # a run may be called baseline
         note = "Queries on which the system of the column wins, ties and loses against the one of the row."
     if name in MARKED_AGAINST:
         note = f"Marks are against {MARKED_AGAINST[name]}."
