@@ -89,14 +89,14 @@ def train(
     output_dir = as_path(output_dir, "output_dir")
     check_processes(processes, pick_device(settings.device))
     collection = load_collection(collection)
-    if processes > 1:
-        require_name(collection)
     # In one order, so that processes which read the candidates from a file draw the same negatives.
     candidates = candidates if isinstance(candidates, Candidates) else as_run(candidates)
     validation = None if validation is None else as_run(validation)
     training = _Training(model, collection, candidates, settings, output_dir, validation, relevance_level)
     folder = training.folder
     with folder.held():
+        if processes > 1:
+            require_name(collection)
         if folder.open(resume):
             history = folder.history()
         elif processes == 1:

@@ -207,7 +207,7 @@ def test_every_figure_and_table_is_there(smoke):
 def test_the_table_holds_all_nine_systems_in_the_papers_form(smoke):
     folder, _ = smoke
     for split in SPLITS:
-        table = pd.read_csv(folder / "tables" / f"effectiveness.{split}.csv", index_col="system")
+        table = pd.read_csv(folder / "tables" / f"effectiveness.{split}.csv", index_col="system", dtype=str)
         assert set(table.index) == set(LABELS.values()) and table.index[0] == "BM25"
         assert list(table.columns) == ["MRR@10", "MRR@100", "NDCG@10", "NDCG@20", "RBP0.5", "RBP0.8"]
         assert all(re.fullmatch(r"0\.\d{3}( [▲△▼▽])?", value) for value in table["MRR@10"])
