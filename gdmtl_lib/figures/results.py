@@ -1,6 +1,6 @@
 """What systems reached, drawn: scores, effectiveness, differences with their intervals, costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -85,13 +85,14 @@ def query_deltas(
     deltas: what `comparison.query_deltas` returns, by system. marked: the row of a query to point at.
     """
     figure, axes = panels(len(deltas), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
-    for axis, (system, table) in zip(axes, deltas.items()):
+    for system, table in deltas.items():
         if not {"baseline", "difference"} <= set(table):
             raise ValueError(
                 f"{system}: expected what comparison.query_deltas(values_a, values_b, measure) returns, with the columns "
                 f"baseline and difference, found {', '.join(map(str, table))}"
             )
-        _sorted_deltas(axis, table, tolerance)
+    _sorted_deltas(axes, deltas.values(), tolerance)
+    for axis, (system, table) in zip(axes, deltas.items()):
         axis.set_title(f"{LABELS[system]}: mean {signed(table['difference'].mean())}")
         if marked is not None:
             axis.plot(marked + 1, table["difference"].iloc[marked], "v", color="black", markersize=6)
@@ -106,8 +107,8 @@ def pair(
     """One system against another, query by query, at home and away: Figure 6 twice, with the mean of the differences
     and its 95% interval. home, away: per-query values by system. splits: what home and away are called."""
     figure, axes = panels(2, 3.3, 4.3, ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
+    _sorted_deltas(axes, [comparison.query_deltas(values[baseline], values[system], measure) for values in (home, away)])
     for axis, values, split in zip(axes, (home, away), splits):
-        _sorted_deltas(axis, comparison.query_deltas(values[baseline], values[system], measure))
         test = comparison.compare({name: values[name] for name in (baseline, system)}, baseline, [measure]).iloc[-1]
         axis.axhspan(test["low"], test["high"], color="black", alpha=0.18, linewidth=0)
         axis.axhline(test["difference"], color="black", linewidth=1.2)
@@ -344,18 +345,20 @@ def _pairs(table: pd.DataFrame) -> list[str]:
     return [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in table.itertuples()]
 
 
-def _sorted_deltas(axis: Axes, table: pd.DataFrame, tolerance: float = TIE) -> None:
-    """One panel of Figure 6. table: what `comparison.query_deltas` returns."""
-    difference = table["difference"].to_numpy()
-    tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
-    gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
-    for some, word, fill, ink, y in (
-        (gain, "gain", GAIN, GAIN, 0.95), (tie, "tie", SAME, "#767676", 0.84), (loss, "lose", LOSS, LOSS, 0.73)
-    ):  # fmt: skip
-        x = np.arange(1, len(difference) + 1)
-        axis.fill_between(x, np.where(some, difference, 0), step="mid", color=fill, linewidth=0)
-        axis.text(0.97, y, f"{some.sum():,} {word}", color=ink, transform=axis.transAxes, ha="right", va="top")
-    axis.axhline(0, color="black", linewidth=0.6)
-    axis.set(ylim=(-1.02, 1.02), xlabel="queries, sorted")
-    axis.margins(x=0.01)
-    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+def _sorted_deltas(axes: Sequence[Axes], tables: Collection[pd.DataFrame], tolerance: float = TIE) -> None:
+    """The panels of Figure 6, with one scale. tables: what `comparison.query_deltas` returns."""
+    reach = 1.02 * max(1, *(table["difference"].abs().max() for table in tables))  # of a count a difference is more than 1
+    for axis, table in zip(axes, tables):
+        difference = table["difference"].to_numpy()
+        tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
+        gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
+        for some, word, fill, ink, y in (
+            (gain, "gain", GAIN, GAIN, 0.95), (tie, "tie", SAME, "#767676", 0.84), (loss, "lose", LOSS, LOSS, 0.73)
+        ):  # fmt: skip
+            x = np.arange(1, len(difference) + 1)
+            axis.fill_between(x, np.where(some, difference, 0), step="mid", color=fill, linewidth=0)
+            axis.text(0.97, y, f"{some.sum():,} {word}", color=ink, transform=axis.transAxes, ha="right", va="top")
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set(ylim=(-reach, reach), xlabel="queries, sorted")
+        axis.margins(x=0.01)
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))

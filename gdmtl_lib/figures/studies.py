@@ -48,7 +48,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
     axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate / 10**power:g}"))
     axes[-1].set(title=f"learning rate, × 10{str(power).translate(_RAISED)}")
     for axis in axes:
-        axis.set(xlabel="optimiser step", ylim=(0, None))
+        lowest = axis.get_ylim()[0] if axis.dataLim.ymin < 0 else 0  # a loss of a user's own may be below 0
+        axis.set(xlabel="optimiser step", ylim=(lowest, None))
         for start in history.groupby("epoch")["step"].min()[1:]:
             axis.axvline(start, color="#bbbbbb", linewidth=0.7, linestyle=":")
     if learned:

@@ -153,6 +153,21 @@ def test_query_deltas_count_ties_as_the_table_does():
     assert (tie.min(), tie.max()) == pytest.approx((-0.04, 0.04))
 
 
+def test_differences_beyond_1_are_on_the_axis():
+    """Of counts; all panels have one scale."""
+    baseline, near, far = (values_frame(5, 3, first, measure="NumRet") for first in (5, 6, 15))
+    deltas = {name: comparison.query_deltas(baseline, of, "NumRet") for name, of in (("b", far), ("c", near))}
+    assert [axis.get_ylim() for axis in plots.query_deltas(deltas, "a", "NumRet").axes] == [(-10.2, 10.2)] * 2
+    two = plots.pair({"a": baseline, "b": far}, {"a": baseline, "b": near}, "a", "b", "NumRet", ("dev", "cast"))
+    assert [axis.get_ylim() for axis in two.axes] == [(-10.2, 10.2)] * 2
+
+
+def test_losses_below_0_are_on_the_axis():
+    losses = {"rank_loss": [-2.0, 1.0], "answer_generation_loss": [2.0, 0.01]}
+    history = pd.DataFrame({"step": [0, 1], "epoch": 0, **losses, "learning_rate": 0.1})
+    assert [axis.get_ylim()[0] for axis in plots.training_curves(history).axes] == [pytest.approx(-2.15), 0, 0]
+
+
 def shifts_frame(changes, seed=0):
     """Changes at the ranks, below them, and of what the first stage missed."""
     depth = len(changes) - 2
