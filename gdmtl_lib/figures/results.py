@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from gdmtl_lib.data.trec import of_judged_queries
 from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
+from gdmtl_lib.settings import check_count
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
     GAIN, LOSS, MOST_CATEGORIES, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, drawn, first_stage_line, follow,
@@ -123,10 +124,11 @@ def rank_shifts(shifts: Mapping[str, pd.DataFrame], baseline: str, depth: int | 
     a panel for each system. With several seeds a bar is their mean, and each of them a dot.
 
     shifts: what `comparison.rank_shifts` returns, by system; those of several seeds under one another, told apart by a
-    column `seed`. depth: the last rank with a bar of its own; all that there are when None. What stands below it has one
-    bar, what the first stage missed another.
+    column `seed`. depth: the last rank with a bar of its own; all that every system has when None. What stands below it
+    has one bar, what the first stage missed another.
     """
-    ranks = max((table["rank"].nunique() for table in shifts.values()), default=2) - 2
+    check_count("depth", depth, may_lack=True)
+    ranks = min((table["rank"].nunique() for table in shifts.values()), default=2) - 2
     depth = ranks if depth is None else min(depth, ranks)
     labels = [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]
     y = np.append(np.arange(depth), (depth + 0.6, depth + 2.1))  # the last bars stand apart: they are no ranks

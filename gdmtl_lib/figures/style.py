@@ -60,7 +60,7 @@ TASK_COLOURS = _Colours(rank="#0072B2", query_generation="#D55E00", answer_gener
 SYSTEM_COLOURS = _Colours(
     zip(LABELS, ("#7f7f7f", "#332288", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000"))
 )
-SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", *_Colours.FURTHER)
 MOST_CATEGORIES = 50  # rows of a figure: of 5,000 it would be a file of 300,000 pixels that nothing opens
 LONG_NAME = 34  # letters beside a row
 GAIN, LOSS, SAME = "#0072B2", "#D55E00", "#cccccc"

@@ -79,7 +79,7 @@ def explore_rank_shifts(
 ) -> Explorer:
     """Figure 5: choose a pair of systems and how deep to look."""
     qrels = collection.qrels(split)
-    shifts = cache(partial(results.rank_shifts, split=split, qrels=qrels, depth=50, relevance_level=relevance_level))
+    shifts = cache(partial(results.rank_shifts, split=split, qrels=qrels, depth=max(50, depth), relevance_level=relevance_level))
 
     def draw(baseline, system, depth):
         return plots.rank_shifts({system: shifts(baseline, system)}, baseline, depth)

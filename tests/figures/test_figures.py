@@ -203,6 +203,15 @@ def test_rank_shifts_below_the_depth_have_one_bar():
     assert bars_of(plots.rank_shifts({"gdmtl": shifts_frame([4, -4, 0])}, "bert", depth=9).axes[0]) == [4, -4, 0]
 
 
+def test_rank_shifts_of_other_depths_have_the_ranks_of_all_and_none_fewer_than_1():
+    both = {"gdmtl": shifts_frame([4, -1, -2, -1]), "bm25": shifts_frame([3, -3, 0])}
+    left, right = plots.rank_shifts(both, "bert").axes
+    assert bars_of(left) == [4, -3, -1] and bars_of(right) == [3, -3, 0] and names(left)[1] == "below rank 1"
+    for depth in (0, -3):
+        with pytest.raises(ValueError, match=f"^depth must be at least 1, found {depth}$"):
+            plots.rank_shifts(both, "bert", depth)
+
+
 def test_rank_shifts_name_every_fifth_of_many_ranks():
     figure = plots.rank_shifts({"gdmtl": shifts_frame([0] * 32)}, "bert")
     assert names(figure.axes[0]) == ["1", "5", "10", "15", "20", "25", "30", "below rank 30", LAST]
@@ -489,11 +498,21 @@ def test_loss_weighting_draws_seeds_and_means_beside_ranking_alone(weighted, alo
     ]  # fmt: skip
 
 
+def test_every_split_and_every_warming_has_a_line_of_its_own(weighted, alone, sigmas):
+    [axis] = plots.recall_by_depth({f"split {number}": CURVE for number in range(20)}, 5).axes
+    assert [text.get_text()[:8] for text in axis.get_legend().get_texts()][-1] == "split 19"
+    assert len({line.get_color() for line in axis.lines[:18]}) == 18
+    several = pd.concat([sigmas.assign(steps=steps) for steps in range(6)])
+    right = plots.loss_weighting(weighted, alone, 0.3, several, "RR@10").axes[1]
+    assert len(right.lines) == 12 and right.get_ylim()[1] > 2 * 3  # above the largest there is room for the legend
+
+
 def test_denoising_draws_the_losses_and_what_is_reached_from_it():
     history = pd.DataFrame({"step": [0, 1, 2], "loss": [3.0, 2.0, 1.0]})
     by_seed = pd.DataFrame({"system": "bart_s", "denoising_steps": [0, 0, 3], "seed": [0, 1, 0], "mean": [0.1, 0.3, 0.6]})
     figure = plots.denoising(history, pd.DataFrame({"step": [2], "value": [1.5]}), by_seed, 0.5, "RR@10")
     read, held_out = figure.axes[0].lines
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 3.3))  # a dot on top is no half one
     assert read.get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]] and held_out.get_xydata().tolist() == [[3, 1.5]]
     means, first_stage = figure.axes[1].lines
     assert means.get_xydata().tolist() == pytest.approx(np.array([[0, 0.2], [3, 0.6]]))

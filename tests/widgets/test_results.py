@@ -74,6 +74,13 @@ def test_explore_scores(results, collection, pictures):
     assert explorer.controls["bins"].value == 5
 
 
+def test_sliders_reach_as_far_as_their_first_values(results, collection):
+    assert explore_scores(results, collection, "dev", bins=3).controls["bins"].value == 3
+    deep = explore_rank_shifts(results, collection, "dev", "bert", depth=60)
+    assert deep.controls["depth"].value == 60
+    assert "below rank 60" in [label.get_text() for label in deep.drawn[0].axes[0].get_yticklabels()]
+
+
 def test_explore_queries(results, collection):
     explorer = explore_queries(results, collection, "dev", "bert")
     controls = explorer.controls
