@@ -179,9 +179,10 @@ def categories(table: pd.DataFrame, baseline: str, measure: str) -> Figure | tup
     y = table["category"].map(names.index) + table["system"].map(offsets)
     usual = dict(zip(systems, near([table["mean"][table["system"] == system].mean() for system in systems])))
     usual = table["system"].map(usual)
-    for system in systems:
-        of = table["system"] == system
-        left.scatter(table["mean"][of], y[of], s=26, color=SYSTEM_COLOURS[system], label=LABELS[system], zorder=3)
+    for number, system in enumerate(systems):
+        of, colour = table["system"] == system, SYSTEM_COLOURS[system]
+        marker = "osD^v"[[SYSTEM_COLOURS[other] for other in systems[:number]].count(colour) % 5]  # colours come again
+        left.scatter(table["mean"][of], y[of], s=26, color=colour, marker=marker, label=LABELS[system], zorder=3)
     follow(left, table["mean"], [SYSTEM_COLOURS[system] for system in table["system"]], rows=y, usual=usual)
     others = table["system"] != baseline
     if others.any():

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Rectangle
@@ -309,6 +310,30 @@ def test_categories_show_means_differences_and_marks():
     assert right.get_xlabel() == "difference to BERT, 95% interval"
 
 
+def test_long_names_stay_within_their_places():
+    """Of ten runs as a user calls them, and of a category: shortened, in lines, or in fewer columns."""
+    runs = [f"bm25_rm3_k10_b{number:02}" for number in range(10)]
+    values = {name: values_frame(*RNG.random(8)) for name in runs}
+    deltas = {name: comparison.query_deltas(values[runs[0]], values[name], "RR@10") for name in runs[1:]}
+    figure = plots.query_deltas(deltas, runs[0], "RR@10")
+    assert all(title.startswith(f"{name}: mean\n") for name, title in zip(deltas, titles(figure)))
+    assert titles(plots.query_deltas({runs[1]: deltas[runs[1]]}, runs[0], "RR@10"))[0].count("\n") == 0  # there is room
+    kinds = pd.DataFrame({"query_id": values[runs[0]]["query_id"], "category": "a long name of what is asked for in a query"})
+    figure = plots.categories(comparison.by_category(values, kinds, runs[0]), runs[0], "RR@10")
+    assert names(figure.axes[0]) == ["a long name of wha… for in a query\n8 queries, 100%"]
+    FigureCanvasAgg(figure).draw()
+    for part in (figure.legends[0], figure.axes[1].xaxis.label):
+        assert 0 <= part.get_window_extent().x0 and part.get_window_extent().x1 <= figure.bbox.width
+
+
+def test_runs_whose_colours_come_again_have_other_marks():
+    values = {f"a run {number}": values_frame(*RNG.random(4)) for number in range(14)}
+    kinds = pd.DataFrame({"query_id": [f"q{number}" for number in range(4)], "category": "one"})
+    left = plots.categories(comparison.by_category(values, kinds, "a run 0"), "a run 0", "RR@10").axes[0]
+    looks = {(to_hex(dots.get_facecolor()[0]), len(dots.get_paths()[0].vertices)) for dots in left.collections}
+    assert len(looks) == 14 and len({colour for colour, _ in looks}) == 12
+
+
 def test_of_very_many_categories_the_largest_are_drawn():
     rows = [(f"kind {i}", system, 0.5, 0.0, 0.0, 0.1, "", 200 - i, 0.01) for i in range(120) for system in ("bert", "gdmtl")]
     columns = ["category", "system", "mean", "difference", "low", "high", "mark", "queries", "share"]
@@ -503,7 +528,8 @@ def test_every_split_and_every_warming_has_a_line_of_its_own(weighted, alone, si
     assert [text.get_text()[:8] for text in axis.get_legend().get_texts()][-1] == "split 19"
     assert len({line.get_color() for line in axis.lines[:18]}) == 18
     several = pd.concat([sigmas.assign(steps=steps) for steps in range(6)])
-    right = plots.loss_weighting(weighted, alone, 0.3, several, "RR@10").axes[1]
+    warmed = pd.concat([weighted.assign(generation_head_warmup_steps=steps) for steps in range(6)])
+    right = plots.loss_weighting(warmed, alone, 0.3, several, "RR@10").axes[1]
     assert len(right.lines) == 12 and right.get_ylim()[1] > 2 * 3  # above the largest there is room for the legend
 
 
@@ -1390,6 +1416,7 @@ def others():
     }
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # tokens of that length leave some no room
 def test_text_from_data_is_never_markup():
     """Drawn outside of the room's own style, as a notebook does: each text as it came, none typeset, none left out."""
     figures = {name: spoiled(given) for name, (given, _) in FIGURES.items()} | others()
