@@ -150,6 +150,18 @@ def test_categories_that_are_not_there(results, collection):
     assert "categories: expected query_id, category, found" in without.view
 
 
+def test_measures_are_those_that_the_values_have(results, collection):
+    """Of runs of one's own any measure is chosen; of a config's results the paper's are there."""
+    run = results.run("gdmtl", "dev", 0)
+    opened = gdmtl.open_runs({"a": results.run("bm25", "dev"), "b": run}, collection.qrels("dev"),
+                             queries=collection.queries("dev"), measures=["AP"], folder=results.folder / "own")  # fmt: skip
+    for explore in (explore_queries, explore_categories):
+        measure = explore(opened, opened.collection, "runs", "a", "AP").controls["measure"]
+        assert measure.value == "AP" and dict(measure.options)["MRR@10"] == "RR@10" and len(measure.options) == 7
+        with pytest.raises(ValueError, match="^unknown measure 'AP': the values have RR@10, RR@100, "):
+            explore(results, collection, "dev", "bert", "AP")
+
+
 def test_explorers_leave_no_figure_behind(results, collection):
     explore_rank_shifts(results, collection, "dev", "bert").controls["depth"].value = 5
     assert plt.get_fignums() == []
