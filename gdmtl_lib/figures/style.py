@@ -136,18 +136,16 @@ def _within(figure: Figure) -> None:
         engine.execute(figure)  # only then is an axis as wide as it will be
     for axis, text, words in long:
         text.set_text(words)
-        share = 1.05 * axis.bbox.width / text.get_window_extent().width
-        if share < 1:
-            letters = max(8, int(share * max(map(len, words.split("\n")))))
-            text.set_text(textwrap.fill(words, letters, break_on_hyphens=False))
+        lines, share = words.split("\n"), 0.95 * axis.bbox.width / text.get_window_extent().width
+        letters = max(8, int(share * max(map(len, lines))))
+        text.set_text("\n".join(textwrap.fill(line, letters, break_on_hyphens=False) for line in lines))
 
 
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
     """Names at the rows of an axis, the first on top, the middle of long lines left out; lines between rows say nothing and
     go."""
-    lines = [name.split("\n") for name in names]
     short = lambda line: line if len(line) <= LONG_NAME else f"{line[:LONG_NAME - 16]}…{line[-15:]}"  # noqa: E731
-    names = ["\n".join(map(short, name)) for name in lines]
+    names = ["\n".join(map(short, name.split("\n"))) for name in names]
     axis.set_yticks(range(len(names)), names, **style)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -172,9 +170,8 @@ def legend_below(figure: Figure, handles: Sequence[Artist] | None = None, column
     """One legend for a figure, under it, no wider than that: of some handles, or of what has a label in the first panel."""
     handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
     if handles:
-        one = figure.legend(handles=handles, fontsize=9)
-        gap = 0.15 * figure.dpi  # between columns there is more than at the edges
-        columns = min(columns, max(1, int((figure.bbox.width + gap) / (one.get_window_extent().width + gap))))
+        one = figure.legend(handles=handles, fontsize=9, borderpad=1)  # with as much at its edges as there is between columns
+        columns = min(columns, max(1, int(figure.bbox.width / one.get_window_extent().width)))
         one.remove()
         across = ceil(len(handles) / ceil(len(handles) / columns))
         figure.legend(handles=handles, loc="outside lower left", ncols=across, fontsize=9)
