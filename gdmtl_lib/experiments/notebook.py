@@ -13,10 +13,20 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from gdmtl_lib.systems import unknown_name
+from gdmtl_lib.settings import PRECISIONS
+from gdmtl_lib.systems import get_system, unknown_name
 
 INJECTED = "# Parameters"  # the first line of the cell that papermill injects
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+# What the numbers of a parameter are at least, and what else it has to be; whole numbers that are not here are at least 1.
+_LEAST = {"bins": 2, "most_queries": 2} | dict.fromkeys(
+    ("seed", "denoising_steps", "generation_head_warmup_steps", "gradient_cosines_every", "timed_pairs", "queries_appended",
+     "most_passages", "passages_shown", "queries_shown", "attribution_pairs", "tolerance"), 0)  # fmt: skip
+_FITS = {
+    "queries_appended": ("0 and other numbers of at least 1", lambda counts: 0 in counts and max(counts) > 0),
+    "drawn": ("one system or more", lambda names: names and all(map(get_system, names))),
+    "precision": (f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__),
+}
 
 
 def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]) -> dict[str, object]:
@@ -39,7 +49,7 @@ def resolve_parameters(cells: Sequence[str], values: MutableMapping[str, object]
         if annotation == "bool" or "float" in annotation:
             values[name] = found[name] = number_of(found[name], annotation)
         try:
-            check_value(f"parameter {name}", found[name], annotation)
+            check_value(f"parameter {name}", found[name], annotation, name)
         except ValueError as error:
             if "str" in annotation and isinstance(found[name], (int, float)):  # papermill's -p makes a number of it
                 raise ValueError(f"{error}; to papermill, a text that looks like a number is -r {name} {found[name]}") from None
@@ -72,11 +82,17 @@ def number_of(value: object, annotation: str) -> object:
     return float(value) if "float" in annotation and is_number else value
 
 
-def check_value(what: str, value: object, annotation: str) -> None:
-    """Refuse a value that is not of the type declared (an int does for a float) with ValueError, naming what it is."""
+def check_value(what: str, value: object, annotation: str, parameter: str = "") -> None:
+    """Refuse a value that is not of the type declared (an int does for a float) with ValueError, naming what it is; and one
+    that notebooks can do nothing with as this parameter."""
     kinds = eval(annotation.replace(" or ", " | "), {"__builtins__": {}}, _TYPES)  # noqa: S307, the notebook's own text
     if not _fits(value, kinds):
         raise ValueError(f"{what} must be {annotation}, found {value!r} ({type(value).__name__})")
+    least = _LEAST.get(parameter, 1 if parameter and "int" in annotation else float("-inf"))
+    numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
+    expected, fits = _FITS.get(parameter, (f"at least {least}", lambda _: True))
+    if not all(number >= least for number in numbers) or not fits(value):
+        raise ValueError(f"{what} must be {expected}, found {value!r}")
 
 
 def project_folder() -> Path:

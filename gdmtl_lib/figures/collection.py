@@ -1,6 +1,7 @@
 """What a collection holds, drawn: lengths, categories, grades, and what BM25 finds of it."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,7 @@ def recall_by_depth(curves: Mapping[str, np.ndarray], depth: int) -> Figure:
     """The share of relevant passages among the first k candidates, a line for each split. curves: recall for k from 1,
     float [k], by split. depth: how many candidates are re-ranked; marked."""
     figure, axis = new_figure(figsize=(6.2, 3.4))
-    for (split, recall), colour in zip(curves.items(), SPLIT_COLOURS):
+    for (split, recall), colour in zip(curves.items(), cycle(SPLIT_COLOURS)):
         at = min(depth, len(recall))
         label = f"{split}: {recall[at - 1]:.3f} at {at}"
         axis.plot(np.arange(1, len(recall) + 1), recall, color=colour, label=label, marker="o", markevery=[at - 1])

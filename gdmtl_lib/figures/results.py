@@ -1,6 +1,6 @@
 """What systems reached, drawn: scores, effectiveness, differences with their intervals, costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from gdmtl_lib.data.trec import of_judged_queries
 from gdmtl_lib.evaluation import comparison
 from gdmtl_lib.evaluation.comparison import MISSED, TIE, area_under_roc, is_tie
+from gdmtl_lib.settings import check_count
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 from .style import (
     GAIN, LOSS, MOST_CATEGORIES, SAME, SYSTEM_COLOURS, beside, cut_off, difference_rows, drawn, first_stage_line, follow,
@@ -85,13 +86,14 @@ def query_deltas(
     deltas: what `comparison.query_deltas` returns, by system. marked: the row of a query to point at.
     """
     figure, axes = panels(len(deltas), ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
-    for axis, (system, table) in zip(axes, deltas.items()):
+    for system, table in deltas.items():
         if not {"baseline", "difference"} <= set(table):
             raise ValueError(
                 f"{system}: expected what comparison.query_deltas(values_a, values_b, measure) returns, with the columns "
                 f"baseline and difference, found {', '.join(map(str, table))}"
             )
-        _sorted_deltas(axis, table, tolerance)
+    _sorted_deltas(axes, deltas.values(), tolerance)
+    for axis, (system, table) in zip(axes, deltas.items()):
         axis.set_title(f"{LABELS[system]}: mean {signed(table['difference'].mean())}")
         if marked is not None:
             axis.plot(marked + 1, table["difference"].iloc[marked], "v", color="black", markersize=6)
@@ -106,8 +108,8 @@ def pair(
     """One system against another, query by query, at home and away: Figure 6 twice, with the mean of the differences
     and its 95% interval. home, away: per-query values by system. splits: what home and away are called."""
     figure, axes = panels(2, 3.3, 4.3, ylabel=f"{written(measure)} minus {LABELS[baseline]}'s", sharey=True)
+    _sorted_deltas(axes, [comparison.query_deltas(values[baseline], values[system], measure) for values in (home, away)])
     for axis, values, split in zip(axes, (home, away), splits):
-        _sorted_deltas(axis, comparison.query_deltas(values[baseline], values[system], measure))
         test = comparison.compare({name: values[name] for name in (baseline, system)}, baseline, [measure]).iloc[-1]
         axis.axhspan(test["low"], test["high"], color="black", alpha=0.18, linewidth=0)
         axis.axhline(test["difference"], color="black", linewidth=1.2)
@@ -122,10 +124,11 @@ def rank_shifts(shifts: Mapping[str, pd.DataFrame], baseline: str, depth: int | 
     a panel for each system. With several seeds a bar is their mean, and each of them a dot.
 
     shifts: what `comparison.rank_shifts` returns, by system; those of several seeds under one another, told apart by a
-    column `seed`. depth: the last rank with a bar of its own; all that there are when None. What stands below it has one
-    bar, what the first stage missed another.
+    column `seed`. depth: the last rank with a bar of its own; all that every system has when None. What stands below it
+    has one bar, what the first stage missed another.
     """
-    ranks = max((table["rank"].nunique() for table in shifts.values()), default=2) - 2
+    check_count("depth", depth, may_lack=True)
+    ranks = min((table["rank"].nunique() for table in shifts.values()), default=2) - 2
     depth = ranks if depth is None else min(depth, ranks)
     labels = [*map(str, range(1, depth + 1)), f"below rank {depth}", MISSED]
     y = np.append(np.arange(depth), (depth + 0.6, depth + 2.1))  # the last bars stand apart: they are no ranks
@@ -176,9 +179,10 @@ def categories(table: pd.DataFrame, baseline: str, measure: str) -> Figure | tup
     y = table["category"].map(names.index) + table["system"].map(offsets)
     usual = dict(zip(systems, near([table["mean"][table["system"] == system].mean() for system in systems])))
     usual = table["system"].map(usual)
-    for system in systems:
-        of = table["system"] == system
-        left.scatter(table["mean"][of], y[of], s=26, color=SYSTEM_COLOURS[system], label=LABELS[system], zorder=3)
+    for number, system in enumerate(systems):
+        of, colour = table["system"] == system, SYSTEM_COLOURS[system]
+        marker = "osD^v"[[SYSTEM_COLOURS[other] for other in systems[:number]].count(colour) % 5]  # colours come again
+        left.scatter(table["mean"][of], y[of], s=26, color=colour, marker=marker, label=LABELS[system], zorder=3)
     follow(left, table["mean"], [SYSTEM_COLOURS[system] for system in table["system"]], rows=y, usual=usual)
     others = table["system"] != baseline
     if others.any():
@@ -344,18 +348,20 @@ def _pairs(table: pd.DataFrame) -> list[str]:
     return [f"{LABELS[row.system]} against {LABELS[row.baseline]}" for row in table.itertuples()]
 
 
-def _sorted_deltas(axis: Axes, table: pd.DataFrame, tolerance: float = TIE) -> None:
-    """One panel of Figure 6. table: what `comparison.query_deltas` returns."""
-    difference = table["difference"].to_numpy()
-    tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
-    gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
-    for some, word, fill, ink, y in (
-        (gain, "gain", GAIN, GAIN, 0.95), (tie, "tie", SAME, "#767676", 0.84), (loss, "lose", LOSS, LOSS, 0.73)
-    ):  # fmt: skip
-        x = np.arange(1, len(difference) + 1)
-        axis.fill_between(x, np.where(some, difference, 0), step="mid", color=fill, linewidth=0)
-        axis.text(0.97, y, f"{some.sum():,} {word}", color=ink, transform=axis.transAxes, ha="right", va="top")
-    axis.axhline(0, color="black", linewidth=0.6)
-    axis.set(ylim=(-1.02, 1.02), xlabel="queries, sorted")
-    axis.margins(x=0.01)
-    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+def _sorted_deltas(axes: Sequence[Axes], tables: Collection[pd.DataFrame], tolerance: float = TIE) -> None:
+    """The panels of Figure 6, with one scale. tables: what `comparison.query_deltas` returns."""
+    reach = 1.02 * max(1, *(table["difference"].abs().max() for table in tables))  # of a count a difference is more than 1
+    for axis, table in zip(axes, tables):
+        difference = table["difference"].to_numpy()
+        tie = is_tie(table["difference"], table["baseline"], tolerance).to_numpy()
+        gain, loss = ~tie & (difference > 0), ~tie & (difference < 0)
+        for some, word, fill, ink, y in (
+            (gain, "gain", GAIN, GAIN, 0.95), (tie, "tie", SAME, "#767676", 0.84), (loss, "lose", LOSS, LOSS, 0.73)
+        ):  # fmt: skip
+            x = np.arange(1, len(difference) + 1)
+            axis.fill_between(x, np.where(some, difference, 0), step="mid", color=fill, linewidth=0)
+            axis.text(0.97, y, f"{some.sum():,} {word}", color=ink, transform=axis.transAxes, ha="right", va="top")
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set(ylim=(-reach, reach), xlabel="queries, sorted")
+        axis.margins(x=0.01)
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -48,7 +48,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
     axes[-1].yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate / 10**power:g}"))
     axes[-1].set(title=f"learning rate, × 10{str(power).translate(_RAISED)}")
     for axis in axes:
-        axis.set(xlabel="optimiser step", ylim=(0, None))
+        lowest = axis.get_ylim()[0] if axis.dataLim.ymin < 0 else 0  # a loss of a user's own may be below 0
+        axis.set(xlabel="optimiser step", ylim=(lowest, None))
         for start in history.groupby("epoch")["step"].min()[1:]:
             axis.axvline(start, color="#bbbbbb", linewidth=0.7, linestyle=":")
     if learned:
@@ -141,7 +142,7 @@ def loss_weighting(
     name_rows(left, [label for label, *_ in rows], fontsize=9)
     left.set(xlabel=f"{written(measure)}, a dot a seed", title=f"{LABELS[system]}, by weighting of its losses")
     left.margins(x=0.06)
-    styles = dict(zip(sorted(sigmas["steps"].unique()), ("-", "--", ":", "-.")))
+    styles = dict(zip(sorted(sigmas["steps"].unique()), cycle(("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1))))))
     for axis in right:
         groups = sigmas.assign(other=sigmas["task"] != "rank").groupby(["steps", "other", "task"])
         for (steps, _, task), of in groups:
@@ -184,7 +185,8 @@ def denoising(
     figure, (left, right) = new_figure(1, 2, figsize=(8.6, 3.2))
     left.plot(history["step"] + 1, history["loss"], color="#999999", linewidth=0.8, label="passages read")
     left.plot(looks["step"] + 1, looks["value"], "o-", color="black", markersize=4, label="passages held out")
-    left.set(title="text infilling", xlabel="optimiser step", ylabel="nats a token", ylim=(0, None))
+    top = 1.1 * max(history["loss"].max(), looks["value"].max())
+    left.set(title="text infilling", xlabel="optimiser step", ylabel="nats a token", ylim=(0, top))
     for system, of in by_seed.groupby("system", sort=False):
         means = of.groupby("denoising_steps")["mean"].mean()
         _line_and_seeds(right, means.index, means, of["denoising_steps"], of["mean"], system)
@@ -332,7 +334,7 @@ def _line_and_seeds(axis: Axes, x, means, seeds_x, seeds_mean, system: str) -> N
 
 def _legend_above(axis: Axes) -> None:
     """Learned uncertainties: what the panel says, and a legend in the room made above the lines."""
-    axis.set(**_SIGMA, ylim=(0, axis.get_ylim()[1] * 1.4))
+    axis.set(**_SIGMA, ylim=(0, axis.get_ylim()[1] * max(1.4, 1 + 0.13 * len(axis.get_legend_handles_labels()[0]))))
     axis.legend(fontsize=8, loc="upper left")
 
 

@@ -60,7 +60,7 @@ TASK_COLOURS = _Colours(rank="#0072B2", query_generation="#D55E00", answer_gener
 SYSTEM_COLOURS = _Colours(
     zip(LABELS, ("#7f7f7f", "#332288", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000"))
 )
-SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SPLIT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", *_Colours.FURTHER)
 MOST_CATEGORIES = 50  # rows of a figure: of 5,000 it would be a file of 300,000 pixels that nothing opens
 LONG_NAME = 34  # letters beside a row
 GAIN, LOSS, SAME = "#0072B2", "#D55E00", "#cccccc"
@@ -115,8 +115,7 @@ def drawn(question: str = "") -> Callable:
                     raise ValueError(f"{draw.__name__} cannot draw this ({what}): {error!s:.100}; help() says what it takes") from error
                 raise
             figure, *more = found if isinstance(found, tuple) else (found,)
-            for axis in figure.axes:
-                _within(axis, figure)
+            _within(figure)
             across = int(11.4 * figure.get_figwidth())
             lines = [part for line in " ".join([title, *more]).strip().split("\n") for part in textwrap.wrap(line, across) or [""]]
             figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12)
@@ -127,19 +126,26 @@ def drawn(question: str = "") -> Callable:
     return decorate
 
 
-def _within(axis: Axes, figure: Figure) -> None:
-    """Break the title and the label under an axis where they are longer than it is wide; the names of runs have any length."""
-    place = axis.get_subplotspec()
-    letters = int(11.4 * figure.get_figwidth() * (len(place.colspan) / place.get_gridspec().ncols if place else 1))
-    for set_text, text in ((axis.set_title, axis.get_title("left")), (axis.set_xlabel, axis.get_xlabel())):
-        if max(map(len, text.split("\n"))) > letters:
-            set_text(textwrap.fill(text, letters, break_on_hyphens=False))
+def _within(figure: Figure) -> None:
+    """Break titles and labels under an axis where they are longer than it is wide; the names of runs have any length."""
+    texts = ((axis, text, text.get_text()) for axis in figure.axes for text in (axis._left_title, axis.xaxis.label))
+    long = [(axis, text, words) for axis, text, words in texts if text.get_window_extent().width > 0.6 * axis.bbox.width]
+    for _, text, _ in long:
+        text.set_text("")  # it would take part in the layout
+    if long and (engine := figure.get_layout_engine()):
+        engine.execute(figure)  # only then is an axis as wide as it will be
+    for axis, text, words in long:
+        text.set_text(words)
+        lines, share = words.split("\n"), 0.95 * axis.bbox.width / text.get_window_extent().width
+        letters = max(8, int(share * max(map(len, lines))))
+        text.set_text("\n".join(textwrap.fill(line, letters, break_on_hyphens=False) for line in lines))
 
 
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
-    """Names at the rows of an axis, the first on top, the middle of long ones left out; lines between rows say nothing and
+    """Names at the rows of an axis, the first on top, the middle of long lines left out; lines between rows say nothing and
     go."""
-    names = [name if len(name) <= LONG_NAME or "\n" in name else f"{name[:LONG_NAME - 16]}…{name[-15:]}" for name in names]
+    short = lambda line: line if len(line) <= LONG_NAME else f"{line[:LONG_NAME - 16]}…{line[-15:]}"  # noqa: E731
+    names = ["\n".join(map(short, name.split("\n"))) for name in names]
     axis.set_yticks(range(len(names)), names, **style)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -164,7 +170,9 @@ def legend_below(figure: Figure, handles: Sequence[Artist] | None = None, column
     """One legend for a figure, under it, no wider than that: of some handles, or of what has a label in the first panel."""
     handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
     if handles:
-        columns = min(columns, max(1, int(14 * figure.get_figwidth() / (7 + max(len(str(each.get_label())) for each in handles)))))
+        one = figure.legend(handles=handles, fontsize=9, borderpad=1)  # with as much at its edges as there is between columns
+        columns = min(columns, max(1, int(figure.bbox.width / one.get_window_extent().width)))
+        one.remove()
         across = ceil(len(handles) / ceil(len(handles) / columns))
         figure.legend(handles=handles, loc="outside lower left", ncols=across, fontsize=9)
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,10 @@ import yaml
 from gdmtl_lib.data.bm25 import check_parameters
 from gdmtl_lib.data.collection import rotations_of
 from gdmtl_lib.data.files import read_lines
-from gdmtl_lib.evaluation.measures import parse_measures
+from gdmtl_lib.evaluation.measures import PAPER_MEASURES, parse_measures
 from gdmtl_lib.experiments.notebook import check_value, notebook_parameters, number_of
 from gdmtl_lib.experiments.transfer import short_name
-from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings, check_count
+from gdmtl_lib.settings import LIKELIHOODS, TrainingSettings
 from gdmtl_lib.systems import FIRST_STAGE, SYSTEMS, system_name, unknown_name
 
 TRAINING = "03_train"
@@ -177,7 +177,7 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     return Config(
         name=name, systems=systems, baseline=baseline, project=str(project), parameters=parameters_of(systems),
         studies=studies, transfer=transfer, folder=_folder(name, values, project),
-        notebooks=_notebooks(f"{name}, notebooks", values["notebooks"], project / "notebooks"),
+        notebooks=_notebooks(f"{name}, notebooks", values["notebooks"], project / "notebooks", PAPER_MEASURES),
         **{key: values[key] for key in _AS_GIVEN},
     )  # fmt: skip
 
@@ -323,19 +323,20 @@ def _systems(where: str, names: list[str]) -> list[str]:
     return systems
 
 
-def _notebooks(where: str, given: Mapping, folder: Path) -> dict[str, dict]:
-    """Parameters of the notebooks that look at results, checked."""
+def _notebooks(where: str, given: Mapping, folder: Path, kept: Sequence[str] = ()) -> dict[str, dict]:
+    """Parameters of the notebooks that look at results, checked. kept: the measures that results have, if not any."""
     known = sorted(path.stem for path in folder.glob("*.ipynb") if path.stem not in ("00_index", TRAINING))
     if unknown := [notebook for notebook in given if notebook not in known]:
         _expect(where, False, unknown_name("notebook", unknown[0], known, "03_train has `parameters`; others are"))
     return {
-        notebook: _of_notebook(where, notebook, notebook_parameters(folder / f"{notebook}.ipynb"), {notebook: parameters})
+        notebook: _of_notebook(where, notebook, notebook_parameters(folder / f"{notebook}.ipynb"), {notebook: parameters}, kept)
         for notebook, parameters in given.items()
     }
 
 
-def _of_notebook(name: str, notebook: str, known: dict, parts: dict[str, dict]) -> dict:
-    """A notebook's parameters, checked. known: those it declares. parts: what is given, by where it stands; later ones win."""
+def _of_notebook(name: str, notebook: str, known: dict, parts: dict[str, dict], kept: Sequence[str] = ()) -> dict:
+    """A notebook's parameters, checked. known: those it declares. parts: what is given, by where it stands; later ones win.
+    kept: as of `_notebooks`."""
     given, own = {}, [parameter for parameter in known if parameter not in SET_BY_SWEEP]
     for where, parameters in parts.items():
         _check(name, where, parameters, "dict")
@@ -346,10 +347,12 @@ def _of_notebook(name: str, notebook: str, known: dict, parts: dict[str, dict]) 
                 _expect(f"{name}, {where}", False, unknown_name("parameter", parameter, own, f"{notebook} has"))
             annotation, _ = known[parameter]
             given[parameter] = number_of(value, annotation)
-            _check(name, f"{where}: {parameter}", given[parameter], annotation)
-            if parameter == "measure":
+            _check(name, f"{where}: {parameter}", given[parameter], annotation, parameter)
+            if parameter == "measure" and value is not None:
                 with _said_of(f"{name}, {where}"):
                     parse_measures([value], 1)
+                there = not kept or value in kept or notebook == "12_query_likelihood"  # which measures what it compares
+                _expect(f"{name}, {where}", there, unknown_name("measure", value, kept, "of trained systems there are"))
     return given
 
 
@@ -361,8 +364,6 @@ def _training_parameters(name: str, system: str, known: dict, parts: dict[str, d
         TrainingSettings(**{field: settings[field] for field in TrainingSettings.__dataclass_fields__})
         if (measure := settings["selection_measure"]) not in LIKELIHOODS:
             parse_measures([measure], 1)
-        for parameter in ("layers", "train_depth", "processes"):  # the rest of what only a running job would refuse
-            check_count(parameter, settings.get(parameter), may_lack=True)
     return given
 
 
@@ -374,10 +375,10 @@ def _system(name: str, system: object) -> str:
     raise ValueError(f"config {name}: {sentence} ({FIRST_STAGE} is always there)")
 
 
-def _check(name: str, key: str, value: object, annotation: str) -> None:
+def _check(name: str, key: str, value: object, annotation: str, parameter: str = "") -> None:
     with _said_of(name):
         if annotation != "dict":
-            check_value(key, value, annotation)
+            check_value(key, value, annotation, parameter)
         elif not isinstance(value, dict):
             raise ValueError(f"{key} must be a mapping, found {value!r}")
 

@@ -111,9 +111,9 @@ def labelled(systems: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def slider(label: str, low: float, high: float, value: float) -> ipywidgets.Widget:
-    """Whole numbers in steps of one, others in hundredths; it draws when it is let go."""
+    """Whole numbers in steps of one, others in hundredths; it draws when it is let go. It reaches as far as its first value."""
     kind, step = (ipywidgets.IntSlider, 1) if isinstance(low, int) else (ipywidgets.FloatSlider, 0.01)
-    return kind(value=value, min=low, max=max(high, value), step=step, description=label, continuous_update=False)
+    return kind(value=value, min=min(low, value), max=max(high, value), step=step, description=label, continuous_update=False)
 
 
 def containing(texts: pd.Series, words: str, what: str) -> pd.Series:

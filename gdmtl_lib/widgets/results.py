@@ -14,13 +14,12 @@ from pandas.io.formats.style import Styler
 from gdmtl_lib import figures as plots
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation import comparison
-from gdmtl_lib.evaluation.measures import PAPER_MEASURES
 from gdmtl_lib.evaluation.tables import styled, styled_passages, top_passages
 from gdmtl_lib.experiments import studies
 from gdmtl_lib.experiments.results import Results
 from gdmtl_lib.figures.style import written
 from gdmtl_lib.inference.generation import generate
-from gdmtl_lib.systems import LABELS
+from gdmtl_lib.systems import LABELS, unknown_name
 from .explorer import Explorer, choice, containing, labelled, search, step_button
 
 
@@ -69,7 +68,8 @@ def explore_queries(
         ]
 
     words, query = search("query", texts)
-    controls = {"measure": _measures(measure), "tolerance": (0.0, 0.5, tolerance), **_pair(results, split, baseline, system)}
+    controls = {"measure": _measures(measure, next(iter(values.values()))), "tolerance": (0.0, 0.5, tolerance)}
+    controls |= _pair(results, split, baseline, system)
     buttons = [step_button(query, "previous query", -1), step_button(query, "next query", 1)]
     return Explorer(draw, {**controls, "words": words, "query": query}, buttons)
 
@@ -79,7 +79,7 @@ def explore_rank_shifts(
 ) -> Explorer:
     """Figure 5: choose a pair of systems and how deep to look."""
     qrels = collection.qrels(split)
-    shifts = cache(partial(results.rank_shifts, split=split, qrels=qrels, depth=50, relevance_level=relevance_level))
+    shifts = cache(partial(results.rank_shifts, split=split, qrels=qrels, depth=max(50, depth), relevance_level=relevance_level))
 
     def draw(baseline, system, depth):
         return plots.rank_shifts({system: shifts(baseline, system)}, baseline, depth)
@@ -95,20 +95,21 @@ def explore_transfer(home: Results, away: Results, splits: tuple[str, str], base
         found = [{name: values(place, name) for name in (baseline, system)} for place in (0, 1)]
         return plots.pair(*found, baseline, system, measure, splits)
 
-    return Explorer(draw, {"measure": _measures("RR@10"), **_pair(home, splits[0], baseline)})
+    return Explorer(draw, {"measure": _measures("RR@10", values(0, home.name(baseline))), **_pair(home, splits[0], baseline)})
 
 
 def explore_categories(
     results: Results, collection: Collection, split: str, baseline: str, measure: str = "RR@10"
 ) -> Explorer:
     """Table 5 for a pair of systems: choose them and the measure. Marks are corrected over all systems, as there."""
-    table = cache(partial(comparison.by_category, results.values_by_system(split), collection.queries(split)))
+    values = results.values_by_system(split)
+    table = cache(partial(comparison.by_category, values, collection.queries(split)))
 
     def draw(measure, baseline, system):
         rows = table(baseline, measure)
         return plots.categories(rows[rows["system"].isin((baseline, system))], baseline, measure)
 
-    return Explorer(draw, {"measure": _measures(measure), **_pair(results, split, baseline)})
+    return Explorer(draw, {"measure": _measures(measure, next(iter(values.values()))), **_pair(results, split, baseline)})
 
 
 def explore_training_size(
@@ -130,7 +131,7 @@ def explore_training_size(
 
     names = list(trainings["system"].unique())
     some = dict(options=labelled(names), value=names, rows=min(len(names), 5), description="systems")
-    return Explorer(draw, {"systems": ipywidgets.SelectMultiple(**some), "measure": _measures(measure, tables)})
+    return Explorer(draw, {"systems": ipywidgets.SelectMultiple(**some), "measure": _measures(measure, means)})
 
 
 def explore_loss_weighting(
@@ -146,7 +147,7 @@ def explore_loss_weighting(
         of_measure = (means[means["measure"] == measure] for means in (weighted, alone))
         return plots.loss_weighting(*of_measure, bm25[measure], sigmas, measure)
 
-    return Explorer(draw, {"measure": _measures(measure, weighted["measure"].unique())})
+    return Explorer(draw, {"measure": _measures(measure, weighted)})
 
 
 def explore_ways(table: pd.DataFrame, measure: str, title: str) -> Explorer:
@@ -213,5 +214,9 @@ def _pair(results: Results, split: str, baseline: str, system: str | None = None
     }
 
 
-def _measures(value: str, known=PAPER_MEASURES) -> ipywidgets.Dropdown:
+def _measures(value: str, values: pd.DataFrame) -> ipywidgets.Dropdown:
+    """A choice of the measures that values, or means of them, have."""
+    known = list(values["measure"].unique())
+    if value not in known:
+        raise ValueError(unknown_name("measure", value, known, "the values have"))
     return choice("measure", [(written(measure), measure) for measure in known], value)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,7 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"layers": 0}, "parameter layers must be at least 1, found 0"),
         ({"layers": "2"}, "parameter layers must be int or None, found '2' (str)"),
         ({"layers": True}, "parameter layers must be int or None, found True (bool)"),
         ({"rate": "fast"}, "parameter rate must be float, found 'fast' (str)"),
@@ -65,6 +67,31 @@ def test_a_value_of_another_type_is_refused(changed, message):
     with pytest.raises(ValueError) as error:
         resolve(**changed)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("cell", "good", "bad"),
+    [
+        ("bins: int = 40", 2, 1), ("tolerance: float = 0.1", 0, -1.0), ("tolerance: float = 0.1", 0.0, float("nan")),
+        ("cascade_depths: list[int] = [2, 5]", [], [0]), ("seed: int or None = None", None, -1), ("timed_pairs: int = 32", 0, -1),
+        ("queries_appended: list[int] = [0, 1]", [3, 0], [0]), ("queries_appended: list[int] = [0, 1]", [0, 1], [-1, 0, 1]),
+        ("drawn: list[str] = ['gdmtl']", ["monobert", "GDMTL+"], []), ("drawn: list[str] = ['bert']", ["bert"], ["bm25"]),
+        ("precision: str = 'auto'", "bf16", "fp8"), ("most_queries: int or None = None", 2, 1),
+    ],
+)  # fmt: skip
+def test_what_no_notebook_can_do_is_refused(cell, good, bad):
+    name = cell.partition(":")[0]
+    assert resolve_parameters([cell], {name: good}) == {name: good}
+    with pytest.raises(ValueError, match=f"^parameter {name} must be .*, found |^bm25 is the first stage and has no model"):
+        resolve_parameters([cell], {name: bad})
+
+
+def test_the_defaults_of_every_notebook_are_what_it_can_do():
+    notebooks = [path for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb") if "00_" not in path.name]
+    assert len(notebooks) == 17
+    for notebook in notebooks:
+        for name, (annotation, default) in notebook_parameters(notebook).items():
+            check_value(name, default, annotation, name)
 
 
 def test_the_parameters_cell_has_to_be_run():

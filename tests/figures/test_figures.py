@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Rectangle
@@ -153,6 +154,21 @@ def test_query_deltas_count_ties_as_the_table_does():
     assert (tie.min(), tie.max()) == pytest.approx((-0.04, 0.04))
 
 
+def test_differences_beyond_1_are_on_the_axis():
+    """Of counts; all panels have one scale."""
+    baseline, near, far = (values_frame(5, 3, first, measure="NumRet") for first in (5, 6, 15))
+    deltas = {name: comparison.query_deltas(baseline, of, "NumRet") for name, of in (("b", far), ("c", near))}
+    assert [axis.get_ylim() for axis in plots.query_deltas(deltas, "a", "NumRet").axes] == [(-10.2, 10.2)] * 2
+    two = plots.pair({"a": baseline, "b": far}, {"a": baseline, "b": near}, "a", "b", "NumRet", ("dev", "cast"))
+    assert [axis.get_ylim() for axis in two.axes] == [(-10.2, 10.2)] * 2
+
+
+def test_losses_below_0_are_on_the_axis():
+    losses = {"rank_loss": [-2.0, 1.0], "answer_generation_loss": [2.0, 0.01]}
+    history = pd.DataFrame({"step": [0, 1], "epoch": 0, **losses, "learning_rate": 0.1})
+    assert [axis.get_ylim()[0] for axis in plots.training_curves(history).axes] == [pytest.approx(-2.15), 0, 0]
+
+
 def shifts_frame(changes, seed=0):
     """Changes at the ranks, below them, and of what the first stage missed."""
     depth = len(changes) - 2
@@ -186,6 +202,15 @@ def test_rank_shifts_below_the_depth_have_one_bar():
     assert bars_of(figure.axes[0]) == [4, -1, -2, -1] and names(figure.axes[0])[2] == "below rank 2"
     assert "one seed" not in texts(figure)
     assert bars_of(plots.rank_shifts({"gdmtl": shifts_frame([4, -4, 0])}, "bert", depth=9).axes[0]) == [4, -4, 0]
+
+
+def test_rank_shifts_of_other_depths_have_the_ranks_of_all_and_none_fewer_than_1():
+    both = {"gdmtl": shifts_frame([4, -1, -2, -1]), "bm25": shifts_frame([3, -3, 0])}
+    left, right = plots.rank_shifts(both, "bert").axes
+    assert bars_of(left) == [4, -3, -1] and bars_of(right) == [3, -3, 0] and names(left)[1] == "below rank 1"
+    for depth in (0, -3):
+        with pytest.raises(ValueError, match=f"^depth must be at least 1, found {depth}$"):
+            plots.rank_shifts(both, "bert", depth)
 
 
 def test_rank_shifts_name_every_fifth_of_many_ranks():
@@ -283,6 +308,30 @@ def test_categories_show_means_differences_and_marks():
     assert words(right) == ["▲"]
     assert names(left) == ["DESCRIPTION\n6 queries, 75%", "NUMERIC\n2 queries, 25%"]
     assert right.get_xlabel() == "difference to BERT, 95% interval"
+
+
+def test_long_names_stay_within_their_places():
+    """Of ten runs as a user calls them, and of a category: shortened, in lines, or in fewer columns."""
+    runs = [f"bm25_rm3_k10_b{number:02}" for number in range(10)]
+    values = {name: values_frame(*RNG.random(8)) for name in runs}
+    deltas = {name: comparison.query_deltas(values[runs[0]], values[name], "RR@10") for name in runs[1:]}
+    figure = plots.query_deltas(deltas, runs[0], "RR@10")
+    assert all(title.startswith(f"{name}: mean\n") for name, title in zip(deltas, titles(figure)))
+    assert titles(plots.query_deltas({runs[1]: deltas[runs[1]]}, runs[0], "RR@10"))[0].count("\n") == 0  # there is room
+    kinds = pd.DataFrame({"query_id": values[runs[0]]["query_id"], "category": "a long name of what is asked for in a query"})
+    figure = plots.categories(comparison.by_category(values, kinds, runs[0]), runs[0], "RR@10")
+    assert names(figure.axes[0]) == ["a long name of wha… for in a query\n8 queries, 100%"]
+    FigureCanvasAgg(figure).draw()
+    for part in (figure.legends[0], figure.axes[1].xaxis.label):
+        assert 0 <= part.get_window_extent().x0 and part.get_window_extent().x1 <= figure.bbox.width
+
+
+def test_runs_whose_colours_come_again_have_other_marks():
+    values = {f"a run {number}": values_frame(*RNG.random(4)) for number in range(14)}
+    kinds = pd.DataFrame({"query_id": [f"q{number}" for number in range(4)], "category": "one"})
+    left = plots.categories(comparison.by_category(values, kinds, "a run 0"), "a run 0", "RR@10").axes[0]
+    looks = {(to_hex(dots.get_facecolor()[0]), len(dots.get_paths()[0].vertices)) for dots in left.collections}
+    assert len(looks) == 14 and len({colour for colour, _ in looks}) == 12
 
 
 def test_of_very_many_categories_the_largest_are_drawn():
@@ -474,11 +523,22 @@ def test_loss_weighting_draws_seeds_and_means_beside_ranking_alone(weighted, alo
     ]  # fmt: skip
 
 
+def test_every_split_and_every_warming_has_a_line_of_its_own(weighted, alone, sigmas):
+    [axis] = plots.recall_by_depth({f"split {number}": CURVE for number in range(20)}, 5).axes
+    assert [text.get_text()[:8] for text in axis.get_legend().get_texts()][-1] == "split 19"
+    assert len({line.get_color() for line in axis.lines[:18]}) == 18
+    several = pd.concat([sigmas.assign(steps=steps) for steps in range(6)])
+    warmed = pd.concat([weighted.assign(generation_head_warmup_steps=steps) for steps in range(6)])
+    right = plots.loss_weighting(warmed, alone, 0.3, several, "RR@10").axes[1]
+    assert len(right.lines) == 12 and right.get_ylim()[1] > 2 * 3  # above the largest there is room for the legend
+
+
 def test_denoising_draws_the_losses_and_what_is_reached_from_it():
     history = pd.DataFrame({"step": [0, 1, 2], "loss": [3.0, 2.0, 1.0]})
     by_seed = pd.DataFrame({"system": "bart_s", "denoising_steps": [0, 0, 3], "seed": [0, 1, 0], "mean": [0.1, 0.3, 0.6]})
     figure = plots.denoising(history, pd.DataFrame({"step": [2], "value": [1.5]}), by_seed, 0.5, "RR@10")
     read, held_out = figure.axes[0].lines
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 3.3))  # a dot on top is no half one
     assert read.get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]] and held_out.get_xydata().tolist() == [[3, 1.5]]
     means, first_stage = figure.axes[1].lines
     assert means.get_xydata().tolist() == pytest.approx(np.array([[0, 0.2], [3, 0.6]]))
@@ -1356,6 +1416,7 @@ def others():
     }
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # tokens of that length leave some no room
 def test_text_from_data_is_never_markup():
     """Drawn outside of the room's own style, as a notebook does: each text as it came, none typeset, none left out."""
     figures = {name: spoiled(given) for name, (given, _) in FIGURES.items()} | others()

@@ -67,11 +67,11 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         ({"gpus": -1}, "config test: expected gpus of 0 or more, found -1"),
         ({"splits": {"../dev": 1}}, "config test: a split is part of names of files, of letters, digits, '.', '-' and '_'; found "
          "'../dev'"),
-        ({"parameters": {"layers": 0}}, "config test, bert: layers must be at least 1, found 0"),
-        ({"parameters": {"processes": 0}}, "config test, bert: processes must be at least 1, found 0"),
+        ({"parameters": {"layers": 0}}, "config test: parameters: layers must be at least 1, found 0"),
+        ({"parameters": {"processes": 0}}, "config test: parameters: processes must be at least 1, found 0"),
         ({"parameters": {"selection_measure": "MRR@"}},
          "config test, bert: measures: expected ir-measures' notation, found 'MRR@' ("),
-        ({"parameters": {"train_depth": -1}}, "config test, bert: train_depth must be at least 1, found -1"),
+        ({"parameters": {"train_depth": -1}}, "config test: parameters: train_depth must be at least 1, found -1"),
         ({"depth": 0}, "config test: expected a depth of 1 or more and seeds of 0 or more, found depth 0 and seeds [0, 1]"),
         ({"depth": "deep"}, "config test: depth must be int, found 'deep' (str)"),
         ({"splits": ["dev"]}, "config test: splits must be a mapping, found ['dev']"),
@@ -88,7 +88,7 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         ({"parameters": {"epoch": 1}}, "config test, parameters: unknown parameter 'epoch' (did you mean 'epochs'?): "
          "03_train has checkpoint, layers, fresh_vocabulary, "),
         ({"parameters": {"epochs": "many"}}, "config test: parameters: epochs must be int, found 'many' (str)"),
-        ({"parameters": {"epochs": 0}}, "config test, gdmtl_plus: epochs must be at least 1, found 0"),
+        ({"parameters": {"epochs": 0}}, "config test: parameters: epochs must be at least 1, found 0"),
         ({"overrides": {"bert": {"learning_rate": "nan"}}},
          "config test: overrides of bert: learning_rate must be float, found 'nan' (str)"),
         ({"parameters": {"seed": 1}}, "config test, parameters: seed is set by the sweep; a config has collection, "),
@@ -128,6 +128,12 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         (of_13({"passages_read": "few"}), "config test, notebooks: 13_generated_queries: passages_read must be int, found 'few' (str)"),
         ({"notebooks": {"16_choices": {"measure": "MRR@"}}}, "config test, notebooks, 16_choices: measures: expected ir-measures' "
          "notation, found 'MRR@' ("),
+        (of_13({"queries_appended": [1]}), "config test, notebooks: 13_generated_queries: queries_appended must be 0 and other "
+         "numbers of at least 1, found [1]"),
+        ({"notebooks": {"05_score_distributions": {"bins": "1"}}}, "config test, notebooks: 05_score_distributions: bins must be "
+         "at least 2, found 1"),
+        ({"notebooks": {"08_query_categories": {"measure": "AP"}}}, "config test, notebooks, 08_query_categories: unknown measure "
+         "'AP': of trained systems there are RR@10, RR@100, "),
         (of_13({"split": "cast"}), "config test, notebooks, 13_generated_queries: split is set by the sweep; a config has collection, "),
         # the first stage
         (first_stage(k2=1), "config test, first_stage: unknown key 'k2': it has run, k1, b, enriched, tune"),
@@ -161,6 +167,11 @@ def test_a_variant_may_be_for_some_of_a_studys_systems(read):
     given = read(studies={"size": {"systems": ["bert", "gdmtl"], "seeds": [0], "variants": variants}}).studies["size"]["variants"]
     assert list(given["mlm"]) == ["gdmtl"] and list(given["half"]) == ["bert", "gdmtl"]
     assert given["mlm"]["gdmtl"]["generation_mask"] == "mlm" and "systems" not in given["mlm"]["gdmtl"]
+
+
+def test_a_notebook_that_measures_takes_any_measure(read):
+    given = {"12_query_likelihood": {"measure": "AP"}, "06_win_tie_loss": {"measure": None}}
+    assert read(notebooks=given).notebooks == given
 
 
 def test_one_transfer_needs_no_list_around_it(read):

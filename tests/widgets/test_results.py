@@ -74,6 +74,13 @@ def test_explore_scores(results, collection, pictures):
     assert explorer.controls["bins"].value == 5
 
 
+def test_sliders_reach_as_far_as_their_first_values(results, collection):
+    assert explore_scores(results, collection, "dev", bins=3).controls["bins"].value == 3
+    deep = explore_rank_shifts(results, collection, "dev", "bert", depth=60)
+    assert deep.controls["depth"].value == 60
+    assert "below rank 60" in [label.get_text() for label in deep.drawn[0].axes[0].get_yticklabels()]
+
+
 def test_explore_queries(results, collection):
     explorer = explore_queries(results, collection, "dev", "bert")
     controls = explorer.controls
@@ -141,6 +148,18 @@ def test_pictures_follow_the_measure_and_the_pair(results, collection, pictures,
 def test_categories_that_are_not_there(results, collection):
     without = explore_categories(results, collection, "cast", "bert")
     assert "categories: expected query_id, category, found" in without.view
+
+
+def test_measures_are_those_that_the_values_have(results, collection):
+    """Of runs of one's own any measure is chosen; of a config's results the paper's are there."""
+    run = results.run("gdmtl", "dev", 0)
+    opened = gdmtl.open_runs({"a": results.run("bm25", "dev"), "b": run}, collection.qrels("dev"),
+                             queries=collection.queries("dev"), measures=["AP"], folder=results.folder / "own")  # fmt: skip
+    for explore in (explore_queries, explore_categories):
+        measure = explore(opened, opened.collection, "runs", "a", "AP").controls["measure"]
+        assert measure.value == "AP" and dict(measure.options)["MRR@10"] == "RR@10" and len(measure.options) == 7
+        with pytest.raises(ValueError, match="^unknown measure 'AP': the values have RR@10, RR@100, "):
+            explore(results, collection, "dev", "bert", "AP")
 
 
 def test_explorers_leave_no_figure_behind(results, collection):
