@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter
 
 from gdmtl_lib.data.files import kind_of
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
@@ -129,7 +130,9 @@ def drawn(question: str = "") -> Callable:
 def _within(figure: Figure) -> None:
     """Break titles and labels under an axis where they are longer than it is wide; the names of runs have any length."""
     texts = ((axis, text, text.get_text()) for axis in figure.axes for text in (axis._left_title, axis.xaxis.label))
-    long = [(axis, text, words) for axis, text, words in texts if text.get_window_extent().width > 0.6 * axis.bbox.width]
+    # Names of rows take from an axis in the layout; where a text may be too long, that is made to measure it.
+    room = {axis: 0.7 if isinstance(axis.yaxis.get_major_formatter(), FixedFormatter) else 1.0 for axis in figure.axes}
+    long = [each for each in texts if each[1].get_window_extent().width > room[each[0]] * each[0].bbox.width]
     for _, text, _ in long:
         text.set_text("")  # it would take part in the layout
     if long and (engine := figure.get_layout_engine()):
@@ -170,9 +173,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist] | None = None, column
     """One legend for a figure, under it, no wider than that: of some handles, or of what has a label in the first panel."""
     handles = figure.axes[0].get_legend_handles_labels()[0] if handles is None else handles
     if handles:
-        one = figure.legend(handles=handles, fontsize=9, borderpad=1)  # with as much at its edges as there is between columns
-        columns = min(columns, max(1, int(figure.bbox.width / one.get_window_extent().width)))
-        one.remove()
+        columns = min(columns, len(handles))
+        if columns * (5 + max(len(str(each.get_label())) for each in handles)) > 9 * figure.get_figwidth():  # measured, then
+            one = figure.legend(handles=handles, fontsize=9, borderpad=1)  # with as much at its edges as between columns
+            columns = min(columns, max(1, int(figure.bbox.width / one.get_window_extent().width)))
+            one.remove()
         across = ceil(len(handles) / ceil(len(handles) / columns))
         figure.legend(handles=handles, loc="outside lower left", ncols=across, fontsize=9)
 
