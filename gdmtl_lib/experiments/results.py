@@ -64,7 +64,7 @@ class Results:
         self.config = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
         self.known_seeds = self.config.get("seeds") if seeds is None else list(seeds)
         if self.known_seeds:
-            homes = (home for system in LABELS for seed, home in self._all_homes(system).items() if seed not in (None, *self.known_seeds))
+            homes = (home for system in LABELS for seed, home in self._all_homes(system).items() if not self._counts(seed))
             if others := [str(home.relative_to(self.folder)) for home in homes]:
                 warnings.warn(f"left out of {self.folder}, whose config has other seeds: {', '.join(others)}", stacklevel=2)
 
@@ -200,10 +200,13 @@ class Results:
         latex = re.sub(r"^[\[*]", r"{\g<0>}", latex, flags=re.MULTILINE)  # or the line's end before it would read it
         (folder / f"{name}.tex").write_text(latex, encoding="utf-8")
 
+    def _counts(self, seed: int | None) -> bool:
+        """Whether trainings of a seed are looked at."""
+        return not self.known_seeds or seed in (None, *self.known_seeds)
+
     def _homes(self, system: str, file: str = "") -> dict[int | None, Path]:
         """The folders of a system by seed, those of the seeds that count that have the file."""
-        known = self.known_seeds
-        return {seed: home for seed, home in self._all_homes(system, file).items() if not known or seed in (None, *known)}
+        return {seed: home for seed, home in self._all_homes(system, file).items() if self._counts(seed)}
 
     def _all_homes(self, system: str, file: str = "") -> dict[int | None, Path]:
         """The folders of a system by seed, those that have the file; BM25 has one, without a seed."""

@@ -132,7 +132,7 @@ def _within(figure: Figure) -> None:
     texts = ((axis, text, text.get_text()) for axis in figure.axes for text in (axis._left_title, axis.xaxis.label))
     # Names of rows take from an axis in the layout; where a text may be too long, that is made to measure it.
     room = {axis: 0.7 if isinstance(axis.yaxis.get_major_formatter(), FixedFormatter) else 1.0 for axis in figure.axes}
-    long = [each for each in texts if each[1].get_window_extent().width > room[each[0]] * each[0].bbox.width]
+    long = [(axis, text, words) for axis, text, words in texts if text.get_window_extent().width > room[axis] * axis.bbox.width]
     for _, text, _ in long:
         text.set_text("")  # it would take part in the layout
     if long and (engine := figure.get_layout_engine()):
@@ -147,8 +147,8 @@ def _within(figure: Figure) -> None:
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
     """Names at the rows of an axis, the first on top, the middle of long lines left out; lines between rows say nothing and
     go."""
-    short = lambda line: line if len(line) <= LONG_NAME else f"{line[:LONG_NAME - 16]}…{line[-15:]}"  # noqa: E731
-    names = ["\n".join(map(short, name.split("\n"))) for name in names]
+    of_names = ([line if len(line) <= LONG_NAME else f"{line[:LONG_NAME - 16]}…{line[-15:]}" for line in name.split("\n")] for name in names)
+    names = list(map("\n".join, of_names))
     axis.set_yticks(range(len(names)), names, **style)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
