@@ -23,7 +23,7 @@ PROJECT = Path(__file__).parents[1]
 _IMPORTED = [
     "torch", "transformers.models.bert.modeling_bert", "transformers.models.bart.modeling_bart", "seaborn",
     "ipywidgets", "IPython", "ipykernel.kernelapp", "matplotlib.backends.backend_pdf", "tqdm.notebook",
-    "nbconvert.exporters", "snakemake.cli", "gdmtl_lib.sweep.execute", "gdmtl_lib.sweep.page",
+    "nbconvert.exporters", "snakemake.cli", "gdmtl_lib.sweep.execute", "gdmtl_lib.sweep.notebooks", "gdmtl_lib.sweep.page",
     "gdmtl_lib.training.loop", "gdmtl_lib.training.pretraining", "gdmtl_lib.widgets.results",
     "gdmtl_lib.inside.attribution", "tests.warm",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.stamp == PAGE:
         print(f"\nResults: {chosen.folder}\nAll figures and tables: {write_page(chosen.folder)}", flush=True)
         return 0
-    from .execute import execute  # papermill is slow to import, and the page does without
+    from .execute import execute  # what jobs do is slow to import, and the page does without
 
     config, jobs = read_plan(chosen.folder)
     os.chdir(config.project)

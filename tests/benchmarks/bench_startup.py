@@ -46,7 +46,7 @@ def test_evaluation():
 
 def test_notebook(tmp_path):
     """From the start of the kernel until the parameters of 03_train are resolved, and the kernel is gone again."""
-    from gdmtl_lib.sweep.execute import execute_notebook
+    from gdmtl_lib.sweep.notebooks import execute_notebook
 
     notebook = json.loads((PROJECT / "notebooks" / "03_train.ipynb").read_text(encoding="utf-8"))
     code = [number for number, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]

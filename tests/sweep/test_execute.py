@@ -11,6 +11,7 @@ import pytest
 
 from gdmtl_lib.sweep import __main__ as command
 from gdmtl_lib.sweep import execute as executing
+from gdmtl_lib.sweep import notebooks
 from gdmtl_lib.sweep.jobs import Job, prepare
 
 PROJECT = Path(__file__).parents[2]
@@ -26,13 +27,13 @@ def notebook(path, *cells):
 
 def execute(tmp_path, *cells, **parameters):
     output = tmp_path / "executed" / "out.ipynb"
-    executing.execute_notebook(notebook(tmp_path / "in.ipynb", *cells), output, parameters, tmp_path, "a title")
+    notebooks.execute_notebook(notebook(tmp_path / "in.ipynb", *cells), output, parameters, tmp_path, "a title")
     return nbformat.read(output, 4)
 
 
 def test_parameters_folder_and_progress(tmp_path, monkeypatch, capfd):
     """The line of progress shows the cells and what the notebook's own bar says."""
-    monkeypatch.setattr(executing, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(notebooks, "_LOG_SECONDS", 0.0)
     loop = "from tqdm.auto import tqdm\nimport time\nfor _ in tqdm(range(3), desc='counting'): time.sleep(0.2)"
     executed = execute(tmp_path, "import os\nprint(value, os.getcwd())", loop, value=2)
     assert executed.cells[2].outputs[0].text == f"2 {tmp_path}\n"
@@ -55,7 +56,7 @@ def test_the_page_of_a_notebook_leaves_out_what_is_folded_but_what_draws(tmp_pat
     sources = {"import sorts": folded, "figure = gdmtl.plots.twinned()": folded, "print(unfolded)": {}}
     cells = [nbformat.v4.new_code_cell(source, metadata=metadata) for source, metadata in sources.items()]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
-    executing.write_html(tmp_path / "a.ipynb")
+    notebooks.write_html(tmp_path / "a.ipynb")
     text = (tmp_path / "a.html").read_text()
     assert [word in text for word in ("sorts", "twinned", "unfolded")] == [False, True, True]
 
@@ -88,12 +89,12 @@ def test_a_kernel_that_does_not_start_is_started_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(papermill, "execute_notebook", collide)
     collisions = 2
-    executing.execute_notebook("in.ipynb", tmp_path / "out.ipynb", {}, tmp_path, "a title")
+    notebooks.execute_notebook("in.ipynb", tmp_path / "out.ipynb", {}, tmp_path, "a title")
     assert len(attempts) == 3
     attempts.clear()
     collisions = 3
     with pytest.raises(RuntimeError, match="^a title failed to start. Kernel died before replying to kernel_info\n  notebook: in"):
-        executing.execute_notebook("in.ipynb", tmp_path / "out.ipynb", {}, tmp_path, "a title")
+        notebooks.execute_notebook("in.ipynb", tmp_path / "out.ipynb", {}, tmp_path, "a title")
     assert len(attempts) == 3
 
 
@@ -192,7 +193,7 @@ def training(values, read, monkeypatch):
         (home / "timing.csv").write_text(str(len(executed)))
         (home / "run.cast.trec.gz").write_text("of another job")
 
-    monkeypatch.setattr(executing, "execute_notebook", execute)
+    monkeypatch.setattr(notebooks, "execute_notebook", execute)
     values |= {"systems": ["bert"], "seeds": [0], "overrides": {}}
 
     def train(**change):
@@ -273,7 +274,7 @@ def test_a_re_ranking_that_fails_says_so_in_a_sentence(read, capsys, monkeypatch
 
 def test_the_notebooks_are_given_what_the_config_says(read, monkeypatch):
     executed = {}
-    monkeypatch.setattr(executing, "execute_notebook", lambda *given: executed.update({given[4]: given[2]}))
+    monkeypatch.setattr(notebooks, "execute_notebook", lambda *given: executed.update({given[4]: given[2]}))
     config = read(first_stage={"k1": 2, "b": 0.7})
     for job in prepare(config):
         if job.name in ("02_collection_and_candidates", "06_win_tie_loss_dev", "10_transfer"):

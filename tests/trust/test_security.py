@@ -27,7 +27,7 @@ import gdmtl_lib as gdmtl
 from gdmtl_lib.experiments import notebook
 from gdmtl_lib.sweep import config as sweep_config
 from gdmtl_lib.data.collection import load_collection
-from gdmtl_lib.sweep.execute import execute_notebook
+from gdmtl_lib.sweep.notebooks import execute_notebook
 from gdmtl_lib.pretrained import build_model, load_model
 
 PROJECT = Path(__file__).parents[2]
