@@ -40,8 +40,8 @@ def test_import_of_evaluation():
 def test_evaluation():
     """Six measures with residuals of 6,980 queries with 1,000 candidates each."""
     seconds, gigabytes = (float(text) for text in run(__file__, "evaluate").split())
-    record("evaluation of 6,980 x 1,000, seconds", seconds, 90, seconds, "at most 90")
-    record("evaluation of 6,980 x 1,000, peak memory, GB", gigabytes, 4, gigabytes, "at most 4")
+    record("evaluation of 6,980 x 1,000, seconds", seconds, 8, seconds, "at most 8")
+    record("evaluation of 6,980 x 1,000, peak memory, GB", gigabytes, 1.5, gigabytes, "at most 1.5")
 
 
 def test_notebook(tmp_path):
