@@ -96,6 +96,11 @@ def assert_same_step(step: Step) -> None:
     step.joint.train()
 
 
+def computing_in(precision: str) -> torch.autocast:
+    """A context: a CPU's step in fp32 or bf16, as `train` has it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
 def test_joint_step(profile):
     """Our joint step, in fp32 and in the precision that is fast here, against the reference's, and against the ranking step
     alone of plain padded BERT."""
@@ -103,7 +108,7 @@ def test_joint_step(profile):
     precision = pick_precision("auto", CPU, training=True)
 
     def fastest():
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with computing_in(precision):
             gdmtl.packed()
 
     gdmtl, bert = Step("gdmtl", queries, passages), Step("bert", queries, passages)
@@ -136,7 +141,7 @@ def test_dropout(profile):
         with reference("dropout", "padded spans"):
             gdmtl.packed()
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with computing_in(precision):
         seconds = take_turns({"torch's": plainly, "ours": gdmtl.packed}, rounds=2)
     ours, other = seconds["ours"], seconds["torch's"]
     record(f"joint step {name} in {precision}, dropout against torch's, seconds a step", ours, other, other / ours, "at least 1.1")
