@@ -153,10 +153,11 @@ class Spans:
         belongs to the span of the row before it where it attends to as much (bidirectional), or to one column more than
         each row before attended to than the one before that (causal).
         """
-        begins = np.diff(group, prepend=-1) != 0
-        seen = end - first
-        more = np.where(begins, seen, np.diff(seen, prepend=0))
-        is_jump = begins | ((more != 0) & (more != 1))
+        begins = np.append(0, 1 + np.flatnonzero(group[1:] != group[:-1]))
+        more = np.append(0, end[1:] - end[:-1])  # columns than the row before attends to
+        more[begins] = end[begins] - first[begins]
+        is_jump = (more < 0) | (more > 1)
+        is_jump[begins] = True
         goes_on = ~is_jump
         goes_on[1:] &= is_jump[:-1] | (more[1:] == more[:-1])
         starts = np.flatnonzero(~goes_on)
@@ -176,10 +177,10 @@ class Spans:
 
 def mixed_spans(lengths: np.ndarray, sources: np.ndarray) -> Spans:
     """Mixed attention of packed sequences. lengths, sources: int64 [n], the tokens of each and how many are its source."""
-    sequence = np.repeat(np.arange(len(lengths)), lengths)
-    first = (np.cumsum(lengths) - lengths)[sequence]
-    seen = columns_seen(np.arange(len(sequence)) - first, sources[sequence])
-    return Spans.of_rows(sequence, first, first + np.minimum(seen, lengths[sequence]))
+    ends = np.cumsum(lengths)
+    sequence, first, end, source = (np.repeat(of, lengths) for of in (np.arange(len(ends)), ends - lengths, ends, sources))
+    seen = columns_seen(np.arange(len(sequence)) - first, source)
+    return Spans.of_rows(sequence, first, np.minimum(first + seen, end))
 
 
 def cross_spans(lengths: np.ndarray, sources: np.ndarray) -> Spans:
@@ -196,11 +197,16 @@ def spans_at(spans: Spans, rows: np.ndarray) -> Spans:
 
 
 def fewest_spans(spans: Spans) -> Spans:
-    """The same with as few spans as there can be: a source's last row goes with the target's, as one causal span."""
-    if not spans.table[:, 4].any():
-        return spans
-    _, first, end = _columns_of(spans, np.arange(spans.table[-1, 1]))
-    return Spans.of_rows(first, first, end)
+    """The same with as few spans as there can be: a source's last row, alone, goes with the target's, as one causal
+    span."""
+    start, end, first, last, causal = table = spans.table.T.copy()
+    rows = end - start
+    # A row alone, and a span whose first row attends to one column more.
+    joins = (rows[:-1] == 1) & (first[1:] == first[:-1]) & (last[1:] - rows[1:] == last[:-1]) & ((causal == 1) | (rows == 1))[1:]
+    joins[1:] &= ~joins[:-1]
+    start[1:][joins] -= 1
+    causal[1:][joins] = 1
+    return Spans(table.T[np.append(~joins, True)])
 
 
 def _columns_of(spans: Spans, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
