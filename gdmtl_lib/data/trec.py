@@ -278,7 +278,7 @@ def _refuse(where: str, problem: _Problem, numbers: Sequence[int] | None = None)
 
 def _first_problem(frame: pd.DataFrame, value: str) -> _Problem:
     for column in ("query_id", "doc_id"):
-        for ids in (part.tolist() for part in _parts(frame[column].unique())):
+        for ids in (part[column].unique().tolist() for part in _parts(frame)):
             if not _are_ids(ids):
                 found = next(found for found in ids if not _are_ids([found]))
                 text = f"expected {column} to be a string without white space or NUL, found {found!r}"
