@@ -293,3 +293,13 @@ def test_the_spans_of_some_rows_are_those_rows_of_the_mask(seed):
     assert torch.equal(as_matrix(chosen, start), as_matrix(spans, start)[rows])
     fewer = fewest_spans(chosen)
     assert len(fewer) <= len(chosen) and torch.equal(as_matrix(fewer, start), as_matrix(chosen, start))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_rows_that_stand_alone_are_joined_as_they_are(rows):
+    """Each attends to one column more than the one before it, and some of them to as many."""
+    causal = [Span(row, row + 1, 0, row + 1, causal=False) for row in range(rows)]
+    for spans in (causal, [*causal, Span(rows, rows + 1, 0, rows, causal=False), Span(rows + 1, rows + 3, 0, rows + 2, causal=True)]):
+        fewer, tokens = fewest_spans(Spans(spans)), spans[-1].key_end
+        assert len(fewer) <= len(spans) - (len(spans) > 1)
+        assert torch.equal(as_matrix(fewer, tokens), as_matrix(Spans(spans), tokens))
