@@ -197,8 +197,7 @@ def spans_at(spans: Spans, rows: np.ndarray) -> Spans:
 
 
 def fewest_spans(spans: Spans) -> Spans:
-    """The same with as few spans as there can be: a source's last row, alone, goes with the target's, as one causal
-    span."""
+    """The same with fewer spans: a source's last row, where it is alone, goes with the target's, as one causal span."""
     start, end, first, last, causal = table = spans.table.T.copy()
     rows = end - start
     # A row alone, and a span whose first row attends to one column more.

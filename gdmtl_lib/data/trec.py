@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from pandas.api.extensions import ExtensionArray
 from pandas.api.types import is_float_dtype, is_integer_dtype
 
 from gdmtl_lib.settings import is_whole
@@ -334,11 +333,10 @@ def frame_hash(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _parts(values: pd.DataFrame | ExtensionArray | np.ndarray) -> Iterator:
+def _parts(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Some rows at a time, at least once: Python's own strings and numbers take many times what a column takes."""
-    rows = values.iloc if isinstance(values, pd.DataFrame) else values
-    for first in range(0, max(len(values), 1), _ROWS_AT_ONCE):
-        yield rows[first : first + _ROWS_AT_ONCE]
+    for first in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
+        yield frame.iloc[first : first + _ROWS_AT_ONCE]
 
 
 def _number(kind: type, text: str, expected: str, path: str | os.PathLike, number: int) -> float | int:
