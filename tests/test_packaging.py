@@ -202,7 +202,7 @@ def test_make_installs_once(fresh_tree):
         return log.read_text().splitlines()
 
     install = (
-        "python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .[offline,test]"
+        "python -m pip install --disable-pip-version-check --no-compile --quiet -c constraints.txt -e .[offline,test]"
     )
     tests = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -x"
     assert calls() == [install, tests]
