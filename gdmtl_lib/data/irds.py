@@ -2,9 +2,10 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def open_irds(dataset_id: str) -> tuple["IrdsPassages", dict[str, Split]]:
     whose file has to lie in ir_datasets' folder.
 
     Returns the passages, which are looked up on disk, and the splits, which are read when first used. Raises ValueError
-    where ir_datasets does not know the id, or it has no passages or no queries.
+    where ir_datasets does not know the id, or it has no queries, or no passages with a text.
     """
     import ir_datasets
 
@@ -61,7 +62,10 @@ class IrdsPassages(Mapping[str, str]):
     """The passages of a data set by doc_id, looked up on disk."""
 
     def __init__(self, dataset_id: str):
+        import ir_datasets
+
         self.dataset_id = dataset_id
+        self._text = _reader(ir_datasets.registry[dataset_id].docs_cls(), f"the passages of {dataset_id!r}")
         self._command = f"lookup {dataset_id} 0"  # makes what passages are looked up in
 
     @cached_property
@@ -76,13 +80,13 @@ class IrdsPassages(Mapping[str, str]):
 
     def __getitem__(self, doc_id: str) -> str:
         with _loading(self.dataset_id, self._command):
-            return self._store.get(doc_id).default_text()
+            return self._text(self._store.get(doc_id))
 
     def items(self) -> Iterator[tuple[str, str]]:
         """In the data set's order."""
         with _loading(self.dataset_id, self._command) as dataset:
             for document in dataset.docs_iter():
-                yield document.doc_id, document.default_text()
+                yield document.doc_id, self._text(document)
 
     def __iter__(self) -> Iterator[str]:
         return (doc_id for doc_id, _ in self.items())
@@ -108,7 +112,8 @@ def _split(dataset_id: str) -> Split:
 def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """Queries, judgments, answers."""
     with _loading(dataset_id, *_exports(dataset_id)) as dataset:
-        rows = [(query.query_id, query.default_text()) for query in dataset.queries_iter()]
+        text_of = _reader(dataset.queries_cls(), f"the queries of {dataset_id!r}")
+        rows = [(query.query_id, text_of(query)) for query in dataset.queries_iter()]
     texts: dict[str, str] = {}
     for query_id, text in rows:
         if texts.setdefault(query_id, text) != text:
@@ -126,6 +131,16 @@ def _frames(dataset_id: str) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.Data
         queries = queries.assign(category=kinds)
     found = {query_id: known[query_id][1] for query_id in texts if query_id in known and known[query_id][1]}
     return queries, qrels, texts_frame(found) if found else None
+
+
+def _reader(kind: type, what: str) -> Callable[[Any], str]:
+    """How the text of a data set's queries or passages is read. Raises ValueError, before anything is downloaded, where
+    they have none, as pictures and programs."""
+    if hasattr(kind, "default_text"):
+        return methodcaller("default_text")
+    if "text" not in kind._fields:
+        raise ValueError(f"{what} of ir_datasets have no text that could be ranked, but {', '.join(kind._fields):.100}")
+    return attrgetter("text")
 
 
 def _exports(dataset_id: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -96,8 +96,8 @@ def read_run(path: str | os.PathLike) -> pd.DataFrame:
         if len(fields) == 3:
             doc_ids.append(fields[1])
             scores.append(-_number(int, fields[2], "an integer as rank", path, number))
-            if scores[-1] >= 0:
-                raise ValueError(f"{path}, line {number}: expected a rank of 1 or more, found {fields[2]}")
+            if not 1 <= -scores[-1] <= 2**24:  # which float32 tells from their neighbours
+                raise ValueError(f"{path}, line {number}: expected a rank from 1 to {2**24:,}, found {fields[2]:.30}")
         else:
             doc_ids.append(fields[2])
             scores.append(_number(float, fields[4], "a number as score", path, number))
@@ -277,11 +277,9 @@ def _refuse(where: str, problem: _Problem, numbers: Sequence[int] | None = None)
 
 def _first_problem(frame: pd.DataFrame, value: str) -> _Problem:
     for column in ("query_id", "doc_id"):
-        for ids in (part[column].unique().tolist() for part in _parts(frame)):
-            if not _are_ids(ids):
-                found = next(found for found in ids if not _are_ids([found]))
-                text = f"expected {column} to be a string without white space or NUL, found {found!r}"
-                return _row_of(frame[column], found), text
+        if not all(_are_ids(_distinct(part[column])) for part in _parts(frame)):
+            row, found = _first(frame[column], lambda found: not _are_ids([found]))
+            return row, f"expected {column} to be a string without white space or NUL, found {found!r}"
     if bad_value := _bad_score(frame["score"]) if value == "score" else _bad_grade(frame["relevance"]):
         return bad_value
     pairs = frame[["query_id", "doc_id"]]
@@ -314,15 +312,26 @@ def _bad_score(scores: pd.Series) -> _Problem:
 
 
 def _bad_grade(grades: pd.Series) -> _Problem:
-    for found in grades.unique().tolist():
-        if not is_whole(found) or abs(found) > HIGHEST_GRADE:
-            text = f"expected an integer within ±{HIGHEST_GRADE:,} as relevance, found {found!r}"
-            return _row_of(grades, found), text
-    return None
+    def is_bad(grade: object) -> bool:
+        return not is_whole(grade) or abs(grade) > HIGHEST_GRADE
+
+    if not any(map(is_bad, _distinct(grades))):
+        return None
+    row, found = _first(grades, is_bad)
+    return row, f"expected an integer within ±{HIGHEST_GRADE:,} as relevance, found {found!r}"
 
 
-def _row_of(column: pd.Series, found: object) -> int:
-    return int(np.argmax(column.isna() if pd.isna(found) else column == found))
+def _distinct(column: pd.Series) -> list:
+    """What stands in a column, each once where it can be told apart: a list cannot."""
+    try:
+        return column.unique().tolist()
+    except TypeError:
+        return column.tolist()
+
+
+def _first(column: pd.Series, is_bad: Callable[[object], bool]) -> tuple[int, object]:
+    """The first row with a value that is bad, and the value."""
+    return next((row, found) for row, found in enumerate(column.tolist()) if is_bad(found))
 
 
 def frame_hash(frame: pd.DataFrame) -> str:

@@ -119,14 +119,14 @@ def by_category(
     if without := set(values.index) - set(category_of.index):
         raise ValueError(f"categories: expected one for each measured query, found none for {_some(without)}")
     category_of = category_of.loc[values.index]
-    counts, parts = category_of.value_counts(), []
-    for category, queries in counts[counts > 0].items():  # a Categorical has levels that no query is of
-        chosen = category_of.index[category_of == category]
-        part = {system: frame[frame["query_id"].isin(chosen)] for system, frame in values_by_system.items()}
-        tests = _tests(part, [measure], [(baseline, system) for system in part])
-        head = {"category": category, "queries": queries, "share": queries / len(values)}
-        parts.append(pd.DataFrame(head, tests.index).join(tests.drop(columns=["measure", "baseline"])))
-    return with_marks(pd.concat(parts, ignore_index=True))
+    parts = dict(iter(values.groupby(category_of, observed=True)))
+    rows = [
+        {"category": category, "queries": queries, "share": queries / len(values), "system": system,
+         **_difference(parts[category], system, baseline)}
+        for category, queries in category_of.value_counts().items() if queries  # a Categorical has levels that no query is of
+        for system in values_by_system
+    ]  # fmt: skip
+    return with_marks(pd.DataFrame(rows))
 
 
 def _tests(
@@ -237,9 +237,11 @@ def twins(values_by_seed: Mapping[str, Mapping[int, pd.DataFrame]], measure: str
         seeds = sorted(set(values_by_seed[system]) & set(values_by_seed.get(twin, ())))
         if not seeds:
             continue
-        each = [_aligned({twin: values_by_seed[twin][k], system: values_by_seed[system][k]}, measure) for k in seeds]
-        tested = _difference(sum(part.loc[each[0].index] for part in each) / len(seeds), system, twin)
-        by_seed = [float(difference(part[system], part[twin]).mean()) for part in each]
+        of = {(name, k): f"{name}, seed {k}" for k in seeds for name in (twin, system)}
+        values = _aligned({column: values_by_seed[name][k] for (name, k), column in of.items()}, measure)
+        means = {name: sum(values[of[name, k]] for k in seeds) / len(seeds) for name in (twin, system)}
+        tested = _difference(means, system, twin)
+        by_seed = [float(difference(values[of[system, k]], values[of[twin, k]]).mean()) for k in seeds]
         rows.append({"system": system, "twin": twin, "seeds": len(seeds), **tested, "by_seed": by_seed})
     columns = ["system", "twin", "seeds", "mean", "difference", "low", "high", "p", "by_seed"]
     return with_marks(pd.DataFrame(rows, columns=columns))
@@ -289,7 +291,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float, float]:
     return mean, *map(float, test.confidence_interval(1 - ALPHA)), float(test.pvalue)
 
 
-def _difference(values: pd.DataFrame, system: str, baseline: str) -> dict[str, float]:
+def _difference(values: Mapping[str, pd.Series], system: str, baseline: str) -> dict[str, float]:
     """Mean, difference, interval and p of one paired t-test. What rounding made is no difference."""
     tested = mean_interval(difference(values[system], values[baseline]))
     tested = tested if system != baseline else (0.0, np.nan, np.nan, np.nan)

@@ -40,7 +40,7 @@ def evaluate(
 
     run: `query_id` str, `doc_id` str, `score` number, or the path of a TREC run file.
     qrels: `query_id` str, `doc_id` str, `relevance` integer, or a path. A negative grade counts as 0, and in RBP's residual,
-        Bpref and infAP as not judged, as in trec_eval.
+        Bpref, infAP and with `judged_only` as not judged, as in trec_eval.
     measures: in ir-measures' notation, for example `"RR@10"`; the name stands in the result as given.
     relevance_level: the lowest grade that counts as relevant in measures that know only relevant and not (RR, RBP),
         unless the measure names its own `rel`. nDCG uses the grades as gains.
@@ -63,7 +63,7 @@ def evaluate(
         what = f"the run has no list for {missing:,} of {len(lists.query_ids):,} judged queries: they count as 0"
         warnings.warn(f"{what}. Leave their judgments out if they were not to be ranked", stacklevel=2)
     others = [measure for measure in parsed.values() if _own(measure) is None]
-    sampled = [measure for measure in others if measure.NAME in ("Bpref", "infAP")]
+    sampled = [measure for measure in others if measure.NAME in ("Bpref", "infAP") or measure.params.get("judged_only")]
     values = _by_ir_measures(sampled, run, as_given, lists.query_ids) if sampled else {}
     if rest := [measure for measure in others if measure not in sampled]:
         values |= _by_ir_measures(rest, run, qrels, lists.query_ids)

@@ -1,7 +1,6 @@
 """Results looked at closely: the queries that change most and their passages, and tables in the paper's form."""
 
 import html
-import textwrap
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -41,12 +40,21 @@ def top_passages(
     table = rows.to_frame(index=False)
     for system, run in runs.items():
         top = run[run["query_id"].isin(query_ids) & (run["rank"] <= depth)]
-        texts = [textwrap.shorten(text, width, placeholder=" …") for text in collection.text(top["doc_id"])]
+        texts = [shortened(text, width) for text in collection.text(top["doc_id"])]
         marks = [f"{RELEVANT} " if pair in relevant else "" for pair in zip(top["query_id"], top["doc_id"])]
         shown = top[["query_id", "rank"]].assign(text=[m + t for m, t in zip(marks, texts)])
         label = LABELS[system] if LABELS[system] not in rows.names else f"{LABELS[system]} (run)"
         table = table.merge(shown.rename(columns={"text": label}), "left", ["query_id", "rank"])
     return table.fillna("")
+
+
+def shortened(text: str, width: int) -> str:
+    """A text's first `width` characters at most, whole words where there are some, its white space normalised."""
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    words = text[: width - 1].rpartition(" ")[0]
+    return (words if len(words) > width // 2 else text[: width - 2]) + " …"  # Chinese and a URL have no spaces
 
 
 def styled(
@@ -112,7 +120,7 @@ def detectable_by_category(
     """The smallest true difference to the baseline that a test within each category could have found, in the rows of
     `comparison.by_category` with the same arguments; NaN for the baseline and for a category of one query."""
     table = by_category(values_by_system, categories, baseline, measure)
-    category_of = categories.set_index("query_id")["category"]
+    category_of = categories.dropna(subset="category").set_index("query_id")["category"]
     spreads, found = {}, []
     for system in values_by_system:
         deltas = query_deltas(values_by_system[baseline], values_by_system[system], measure)

@@ -5,7 +5,6 @@ Away, a query may ask what a training query asked: their relevant passage is the
 """
 
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from gdmtl_lib.data.collection import Collection
 from gdmtl_lib.evaluation.comparison import by_category, compare, shared_information_needs
+from gdmtl_lib.evaluation.tables import shortened
 from .results import Results, measure_first_stage, measure_system
 from gdmtl_lib.systems import FIRST_STAGE, LABELS, system_name
 
@@ -116,7 +116,7 @@ def shared_examples(shared: pd.DataFrame, count: int = 5, width: int = 140) -> p
     `count` test queries taken evenly from all. width: passages are cut to so many characters."""
     one_each = shared.drop_duplicates("test_query_id")
     rows = one_each.iloc[:: max(1, len(one_each) // count)].head(count).reset_index(drop=True)
-    rows["shared passage"] = [textwrap.shorten(text, width, placeholder=" …") for text in rows["passage"]]
+    rows["shared passage"] = [shortened(text, width) for text in rows["passage"]]
     rows = rows.rename(columns={"test_query": "test query", "train_query": "training query"})
     return rows[["test query", "training query", "shared passage"]]
 

@@ -4,7 +4,6 @@ import collections
 import json
 import os
 import re
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ import pandas as pd
 from gdmtl_lib.data.files import try_lock, write_lines
 from gdmtl_lib.evaluation.comparison import twin_of
 from gdmtl_lib.evaluation.paper import CAST, EFFECTIVENESS, MS_MARCO
+from gdmtl_lib.evaluation.tables import shortened
 from gdmtl_lib.systems import FIRST_STAGE, LABELS
 
 from .config import Config
@@ -279,7 +279,7 @@ def _written(column: pd.Series) -> list[str]:
     """A column of texts as the page shows it: decimals alike, whole numbers without, of a long text its beginning."""
     texts, numbers = column.tolist(), _numbers(column)
     if not numbers or not any("." in text for text in texts):
-        return [textwrap.shorten(text, 160, placeholder=" …") for text in texts]
+        return [shortened(text, 160) for text in texts]
     known = [abs(number) for number in numbers if number == number]
     digits = 0 if all(number % 1 == 0 for number in known) else 1 if max(known) >= 100 else 3
     texts = ["" if number != number else f"{number:z.{digits}f}" for number in numbers]

@@ -47,6 +47,18 @@ def test_a_file_without_rows_or_with_other_columns(tmp_path):
             read_answers(path)
 
 
+def test_white_space_is_one_space_and_what_no_file_can_hold_is_refused_at_once(tmp_path, cache):
+    path = tmp_path / "dev_v2.1.json.gz"
+    rows = {"query_id": {"0": 1}, "query_type": {"0": "A\tB"}, "wellFormedAnswers": {"0": "[]"}}
+    for answer in ("\0", "\ud800"):
+        path.write_bytes(gzip.compress(json.dumps({"answers": {"0": [f"a{answer}b"]}, **rows}).encode()))
+        with pytest.raises(ValueError, match="dev_v2.1.json.gz is not MS MARCO's .* or is damaged"):
+            read_answers(path)
+    assert not cache.exists() or not list(cache.iterdir())
+    path.write_bytes(gzip.compress(json.dumps({"answers": {"0": ["a  b"]}, **rows}).encode()))
+    assert read_answers(path) == {"1": ("A B", "a b")}
+
+
 def test_a_damaged_file_is_refused_wherever_it_is_cut(tmp_path, cache):
     whole = write_qna(tmp_path / "whole.json.gz").read_bytes()
     text = gzip.decompress(whole)

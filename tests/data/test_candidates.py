@@ -160,3 +160,5 @@ def test_a_run_that_does_not_fit_is_refused(folder):
         first_stage_candidates(collection, "dev", run=f"{folder}/b.run")
     with pytest.raises(FileNotFoundError, match="no file"):
         first_stage_candidates(collection, "dev", run=f"{folder}/none.run")
+    with pytest.raises(ValueError, match="^run: expected a path, found a frame with query_id, doc_id"):
+        first_stage_candidates(collection, "dev", run=RUN)

@@ -68,6 +68,10 @@ def test_a_folder_of_files_is_one_after_the_other(collection, tmp_path):
          " holds 1 passages, and 'dev' of 'toy' searches 3: the enriched passages must be all of them, and no others"),
         ('{"id": 1, "contents": "a"}\n', ", line 1: expected an object with the texts 'id' and 'contents'"),
         ("[]\n", ", line 1: expected an object with the texts 'id' and 'contents'"),
+        ("[" * 100_000 + "\n", ", line 1: not JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode "
+         "string)"),
+        ('{"id": "1", "contents": "a"}\n{"id": "2", "contents": "\\ud800"}\n',
+         ", line 2: not JSON ('utf-8' codec can't encode character '\\ud800' in position 1: surrogates not allowed)"),
         ("1\ta\n", ", line 1: not JSON (Extra data: line 1 column 3 (char 2))"),
     ],
 )  # fmt: skip

@@ -31,6 +31,27 @@ def test_after_an_error_the_old_file_is_there_alone(tmp_path):
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
 
 
+def test_what_a_link_leads_to_is_replaced_and_a_pipe_is_written_itself(tmp_path):
+    link, pipe = tmp_path / "latest.run", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "target.run")
+    for text in ("first", "second"):
+        write_lines(link, [text])
+        assert link.is_symlink() and (tmp_path / "target.run").read_text() == text
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    write_lines(pipe, ["to whoever reads"])
+    assert reader.communicate(timeout=60)[0] == "to whoever reads" and pipe.is_fifo()
+
+
+def test_writers_of_one_file_do_not_meet_whatever_their_process_is_called(tmp_path):
+    """Two containers number their processes alike: here one process writes a file twice at a time."""
+    file = tmp_path / "table.csv"
+    with replace_file(file) as first, replace_file(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first" and os.listdir(tmp_path) == [file.name]
+
+
 def test_what_a_killed_writer_leaves_is_removed_once_nobody_can_be_writing_it(tmp_path):
     file, code = tmp_path / "a[1].csv", (
         "import os, signal, sys; from gdmtl_lib.data.files import replace_file\n"

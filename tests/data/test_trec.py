@@ -94,6 +94,10 @@ NAN, INF = float("nan"), float("inf")
             "run, row 2: expected query_id to be a string without white space or NUL, found 7",
         ),
         (
+            run_frame(("q", "d", 1.0), ("q", ["e"], 1.0)),
+            "run, row 2: expected doc_id to be a string without white space or NUL, found ['e']",
+        ),
+        (
             run_frame(("q", "d", 1.0), ("q", "", 1.0)),
             "run, row 2: expected doc_id to be a string without white space or NUL, found ''",
         ),

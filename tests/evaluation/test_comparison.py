@@ -1,4 +1,5 @@
 import re
+import time
 from fractions import Fraction
 from itertools import product
 from math import ceil, floor
@@ -315,6 +316,15 @@ def test_levels_of_a_categorical_that_no_query_has_are_left_out():
     expected = by_category(systems, categories, "bert")
     pd.testing.assert_frame_equal(by_category(systems, categories.assign(category=levels), "bert"), expected)
     assert expected["category"].tolist() == ["person"] * 2 + ["entity"] * 2
+
+
+def test_many_categories_take_little_longer_than_few():
+    rng = np.random.default_rng(0)
+    systems = {name: numbered(rng.random(6000)) for name in ("bert", "gdmtl")}
+    categories = pd.DataFrame({"query_id": systems["bert"]["query_id"], "category": np.arange(6000) // 3})
+    start = time.thread_time()
+    table = by_category(systems, categories, "bert")
+    assert time.thread_time() - start < 5 and len(table) == 4000  # 50 seconds, where each filtered all values
 
 
 def test_a_category_of_one_query_is_not_tested():
@@ -636,6 +646,8 @@ def test_twins_are_compared_seed_by_seed():
     means = {name: numbered(np.mean(values, axis=0)) for name, values in each.items()}
     tested = compare(means, "bert").iloc[1]
     assert [row.difference, row.low, row.high, row.p] == pytest.approx(tested[["difference", "low", "high", "p"]].tolist())
+    with pytest.raises(ValueError, match=r"expected bert, seed 0 and bert, seed 2 to be measured on the same queries, .*\(q40\)"):
+        twins({name: of | {2: numbered(rng.random(41))} for name, of in frames.items()})
     assert twins({"bert": frames["bert"]}).empty
     assert [twin_of(name) for name in ("gdmtl", "gdmtl_plus", "gdmtl_s", "gdmtl_c", "bert", "bm25", "mine")] == [
         "bert", "bert", "bart_s", "bart_c", None, None, None,

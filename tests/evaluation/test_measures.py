@@ -158,7 +158,8 @@ def test_measures_equal_pytrec_eval_and_residuals_cwl_eval(level):
 
 def test_what_samples_judgments_takes_a_negative_grade_for_none_as_trec_eval_does():
     run, qrels = fuzzed(np.random.default_rng(3))
-    measures, text = ["Bpref", "infAP"], {"doc_id": str, "query_id": str}
+    judged_only = [measure(judged_only=True) for measure in (ir_measures.AP, ir_measures.P @ 3, ir_measures.nDCG @ 5)]
+    measures, text = ["Bpref", "infAP", *map(str, judged_only)], {"doc_id": str, "query_id": str}
     values = evaluate(run, qrels, measures).pivot(index="query_id", columns="measure", values="value")
     assert (qrels["relevance"] < 0).any() and not values.equals(
         evaluate(run, qrels.assign(relevance=qrels["relevance"].clip(lower=0)), measures).pivot(
@@ -166,7 +167,7 @@ def test_what_samples_judgments_takes_a_negative_grade_for_none_as_trec_eval_doe
     ranked = canonical_order(run)
     given = {query: dict(zip(of["doc_id"], -of["rank"].astype(float))) for query, of in ranked.astype(text).groupby("query_id")}
     judged = {query: dict(zip(of["doc_id"], of["relevance"].astype(int))) for query, of in qrels.groupby("query_id")}
-    for found in ir_measures.iter_calc([ir_measures.Bpref, ir_measures.infAP], judged, given):
+    for found in ir_measures.iter_calc([ir_measures.Bpref, ir_measures.infAP, *judged_only], judged, given):
         assert values.loc[found.query_id, str(found.measure)] == pytest.approx(found.value, abs=1e-12)
 
 

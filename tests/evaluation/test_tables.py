@@ -33,6 +33,17 @@ def test_extremes_are_gains_then_losses():
     assert inspection.extremes(deltas[3:4], 2).empty
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("an  apple\na day", "an apple a day"), ("an apple a day keeps the doctor away", "an apple a day …"),
+        ("冰" * 20, "冰" * 20), ("冰" * 21, "冰" * 18 + " …"), ("a " + "冰" * 30, "a " + "冰" * 16 + " …"),
+    ],
+)  # fmt: skip
+def test_a_text_is_cut_between_words_where_it_has_some(text, shown):
+    assert inspection.shortened(text, 20) == shown and len(shown) <= 20
+
+
 def test_top_passages_side_by_side(collection):
     runs = {
         "bert": run_frame(("q1", "b", 1), ("q1", "a", 2), ("q2", "c", 1)),
@@ -97,6 +108,8 @@ def test_detectable_differences_stand_in_the_rows_of_the_table():
     std = (values["gdmtl"]["value"] - values["bert"]["value"])[:8].std()
     [of_a] = found[(table["category"] == "A") & (table["system"] == "gdmtl")]
     assert of_a == pytest.approx(comparison.smallest_detectable_difference(std, 8))
+    without = pd.concat([queries, queries.head(1).assign(category=None)])  # which says nothing of its query
+    pd.testing.assert_series_equal(inspection.detectable_by_category(values, without, "bert", "RR@10"), found)
     levels = queries.assign(category=pd.Categorical(queries["category"], ["A", "B", "C", "D"]))
     pd.testing.assert_series_equal(inspection.detectable_by_category(values, levels, "bert", "RR@10"), found)
 
