@@ -115,13 +115,13 @@ class _Heads:
     def input_builder(self, **settings) -> InputBuilder:
         """The builder of this system's sequences; settings override the lengths the model was trained with."""
         settings = self.config.gdmtl["inputs"] | settings
-        lengths = settings["max_length"], settings["target_length"]
-        longest = sum(lengths) if self.system.backbone == "encoder" else max(lengths)  # a decoder has its own positions
+        lengths = {name: settings[name] for name in ("max_length", *(["target_length"] if self.system.generative_tasks else []))}
+        longest = (sum if self.system.backbone == "encoder" else max)(lengths.values())  # a decoder has its own positions
         limit = self.config.max_position_embeddings - self.first_position
         if longest > limit:
             raise ValueError(
-                f"max_length {lengths[0]} and target_length {lengths[1]} need {longest} positions, but this checkpoint has "
-                f"{limit}: lower {'max_length' if lengths[0] >= lengths[1] else 'target_length'}"
+                f"{' and '.join(f'{name} {length}' for name, length in lengths.items())} need{'s' * (len(lengths) == 1)} {longest} "
+                f"positions, but this checkpoint has {limit}: lower {max(lengths, key=lengths.get)}"
             )
         start = getattr(self.config, "decoder_start_token_id", None)
         return InputBuilder(self.tokenizer, self.system, decoder_start_id=start, **settings)
@@ -179,7 +179,7 @@ class _Heads:
             save_torch_state_dict(weights, fresh, max_shard_size=max_shard_size)
             if heads:
                 safetensors.torch.save_file(heads, fresh / HEADS, metadata={"format": "pt"})
-            card = model_card(self.system.label, self.config.gdmtl, about, self.system.backbone == "encoder")
+            card = model_card(self.system, self.config.gdmtl, about)
             (fresh / "README.md").write_text(card, encoding="utf-8")
             write_sums(fresh)
             if holds_others(folder):  # a repository's `.git`, say: the folder stays, and what is saved goes into it
@@ -254,7 +254,7 @@ class EncoderGDMTL(_Heads):
         float [b, s, word embedding's size], in the place of input_ids.
         """
         if self.family.has_segments:
-            attending["token_type_ids"] = segment_ids
+            attending["token_type_ids"] = segment_ids.clamp(max=self.config.type_vocab_size - 1)  # some know one alone
         if self.family.has_windows and mask is not None:
             rows = torch.arange(mask.shape[2], device=mask.device)[None] if position_ids is None else position_ids
             mask = by_kind_of_layer(self.config, mask, rows, rows if columns is None else columns)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backbones.devices import moved
 from .backbones.reference import is_fast
 from .inputs import TokenSequence
 from .masks import Spans, causal_mask, cross_attention_mask, cross_spans, mixed_attention_mask, mixed_spans, spans_at
@@ -56,7 +57,7 @@ class Batch:
     teacher: Tensor | None = None
 
     def to(self, device):
-        return type(self)(**{name: _move(value, device) for name, value in vars(self).items()})
+        return type(self)(**{name: moved(value, device) for name, value in vars(self).items()})
 
 
 @dataclass(kw_only=True)
@@ -226,14 +227,3 @@ def _pad(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
     for row, values in zip(ids, rows):
         row[: len(values)] = torch.tensor(values, dtype=torch.long)
     return ids, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-
-
-def _move(value, device):
-    if isinstance(value, Tensor):
-        # From pinned memory, so that the host need not wait for what the card computes.
-        if torch.device(device).type == "cuda" and value.device.type == "cpu":
-            return value.pin_memory().to(device, non_blocking=True)
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: _move(item, device) for name, item in value.items()}
-    return value

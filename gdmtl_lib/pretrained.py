@@ -6,6 +6,8 @@ encoder's (Rothe et al., 2020).
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -60,7 +62,7 @@ def build_model(
     layers, seed = int(layers), int(seed)
     tokenizer = _tokenizer(folder, config)
     check_weights(folder)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), _in_fp32(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _opened(AutoModel, folder, may_lack="pooler.")
         config = _configure(config, system, layers, tokenizer)
@@ -87,6 +89,17 @@ def build_model(
     check_finite(model, weight_files(folder)[0])
     model.config.gdmtl_card = {"base": describe_base(checkpoint, folder)}
     return model.eval()
+
+
+@contextmanager
+def _in_fp32() -> Iterator[None]:
+    """Whatever dtype torch was told to take by default: another one would round the weights that are copied."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _opened(kind: type, folder: Path, may_lack: str = ""):
@@ -263,12 +276,15 @@ def _copy(backbone: nn.Module, into: nn.Module) -> None:
 
 
 def _copy_masked_lm_head(folder: Path, model: EncoderGDMTL) -> bool:
-    """Start every language-model head from the checkpoint's masked-language-model head. False if it has none."""
+    """Start every language-model head from the checkpoint's masked-language-model head. False if it has none that shares
+    the embeddings."""
     dense, norm, bias = model.family.masked_lm
     weights = [safetensors.safe_open(path, framework="pt") for path in weight_files(folder)]
     if not any(bias in file.keys() for file in weights):
         return False
     masked_lm = _opened(AutoModelForMaskedLM, folder)
+    if not torch.equal(masked_lm.get_output_embeddings().weight, masked_lm.get_input_embeddings().weight):
+        return False  # its matrix is its own, and what was learned with it fits no embeddings
     for head in model.generation_heads.values():
         head.transform.dense.load_state_dict(masked_lm.get_submodule(dense).state_dict())
         head.transform.LayerNorm.load_state_dict(masked_lm.get_submodule(norm).state_dict())

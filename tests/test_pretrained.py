@@ -8,11 +8,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from tests.conftest import hub_at
+from sentence_transformers import CrossEncoder
+from tests.conftest import hub_at, spread
+from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 import gdmtl_lib as gdmtl
 from gdmtl_lib.backbones.card import model_card
@@ -518,7 +521,7 @@ def test_the_card_of_a_model(toy_bert_folder, tmp_path):
     assert str(tmp_path) not in text
     (tmp_path / "saved" / "README.md").write_text("mine")
     load_model(tmp_path / "saved")
-    assert "not known" in model_card("BERT", {"system": "bert"}, {}, True)
+    assert "not known" in model_card(SYSTEMS["bert"], {"system": "bert"}, {})
 
 
 def test_cross_encoder_opens_it_without_a_word(toy_bert_folder, tmp_path, capfd, caplog):
@@ -568,3 +571,50 @@ def test_saving_leaves_what_others_have_put_there(tmp_path, toy_bert_folder, mon
     other.save_pretrained("link")
     assert Path("link").is_symlink() and load_model("real").system.name == "bert" and not list(tmp_path.glob("real.*"))
     assert not Path("real", "generation_heads.safetensors").exists()
+
+
+def test_monoberts_card_names_the_call_that_scores_as_it_does(toy_bert_folder, tmp_path):
+    """Its query comes first, as `CrossEncoder.rank` has it, and there is no prefix."""
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(toy_bert_folder, num_labels=2)
+    save_toy(BertForSequenceClassification(config), toy_bert_folder, tmp_path / "published")
+    model = build_model("monobert", checkpoint=tmp_path / "published")
+    model.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "predict([(query, passage) for passage in passages])" in card and "ranks wrongly" not in card
+    query, passages = "why is ice blue", ["ice is blue", "the long river in the north"]
+    found = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict([(query, passage) for passage in passages])
+    assert found == pytest.approx(gdmtl.rerank_texts(model, query, passages), abs=1e-5)
+
+
+def test_a_checkpoint_with_one_segment_reads_all_as_that_one(toy_bert_folder, tmp_path):
+    config = AutoConfig.from_pretrained(toy_bert_folder, type_vocab_size=1)
+    save_toy(BertModel(config), toy_bert_folder, tmp_path)
+    for system in ("gdmtl", "gdmtl_s"):
+        model = build_model(system, checkpoint=tmp_path)
+        assert np.isfinite(gdmtl.rerank_texts(model, "why is ice blue", ["ice is blue", "a king"])).all()
+        assert isinstance(gdmtl.generate(model, "ice is blue", max_tokens=3)[0], str)
+
+
+def test_a_masked_lm_head_with_a_matrix_of_its_own_is_none_that_shares_the_embeddings(toy_bert_folder, tmp_path):
+    for tied in (True, False):
+        config = AutoConfig.from_pretrained(toy_bert_folder, tie_word_embeddings=tied)
+        save_toy(BertForMaskedLM(config), toy_bert_folder, tmp_path / str(tied))
+        assert build_model("gdmtl", checkpoint=tmp_path / str(tied)).config.gdmtl["fresh_heads"] == (not tied)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_dtype_that_torch_takes_by_default_changes_nothing(toy_bert_folder, dtype):
+    expected = build_model("gdmtl", checkpoint=toy_bert_folder)
+    torch.set_default_dtype(dtype)
+    try:
+        found = build_model("gdmtl", checkpoint=toy_bert_folder)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_model(found, expected)
+
+
+def save_toy(model, toy_bert_folder, folder):
+    spread(model, 5).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(toy_bert_folder).save_pretrained(folder)

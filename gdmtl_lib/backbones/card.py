@@ -24,10 +24,10 @@ def describe_base(name: str | Path, folder: Path) -> dict[str, str]:
     return {"name": name} | ({"license": str(licence)} if licence else {})
 
 
-def model_card(label: str, gdmtl: Mapping, about: Mapping, is_encoder: bool) -> str:
+def model_card(system, gdmtl: Mapping, about: Mapping) -> str:
     """The text of a card, Markdown after a YAML header.
 
-    label: the system's, as in the paper's tables. gdmtl: the configuration's own part. about: `base` as
+    system: of `systems`. gdmtl: the configuration's own part. about: `base` as
     `describe_base` gives it; of a trained model also `trained`: `collection`, `queries`, `steps`, `settings` and,
     where there was validation, `measured`, rows of `measure`, `value`, `low`, `high`, `queries`.
     """
@@ -45,9 +45,9 @@ def model_card(label: str, gdmtl: Mapping, about: Mapping, is_encoder: bool) -> 
         metrics = [{"type": row["measure"], "value": round(row["value"], 4)} for row in measured]
         task = {"type": "text-ranking", "name": "re-ranking of BM25's candidates"}
         data = {"type": "validation", "name": f"{trained['collection']}, validation queries"}
-        header["model-index"] = [{"name": label, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+        header["model-index"] = [{"name": system.label, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
     lines = [
-        f"# {label}", "",
+        f"# {system.label}", "",
         "A re-ranker of *Generalizing Discriminative Retrieval Models using Generative Tasks* (WWW 2021).", "",
         f"- starts from: {base.get('name', 'not known')}, licence: {base.get('license', 'not known')}",
     ]  # fmt: skip
@@ -63,11 +63,15 @@ def model_card(label: str, gdmtl: Mapping, about: Mapping, is_encoder: bool) -> 
         lines += ["", "The epoch was chosen on these queries: on others expect less."]
     lines += ["", "## How to load it", "", "```python", "import gdmtl_lib as gdmtl", ""]
     lines += ['model = gdmtl.load_model("<folder>")', "scores = gdmtl.rerank_texts(model, query, passages)", "```"]
-    if is_encoder:
+    if system.backbone == "encoder":
+        lines += ["", "The ranking path is plain transformers, and opens in sentence-transformers."]
+        pair = "(query, passage)"
+        if system.rank_layout != "query_first":
+            pair = '("rank: " + passage, query)'
+            lines[-1] += " There the passage comes first"
+            lines += ["and begins with `rank: `; `CrossEncoder.rank`, which puts the query first, ranks wrongly:"]
         lines += [
-            "", "The ranking path is plain transformers, and opens in sentence-transformers. There the passage comes first",
-            "and begins with `rank: `; `CrossEncoder.rank`, which puts the query first, ranks wrongly:", "", "```python",
-            "from sentence_transformers import CrossEncoder", "",
-            'scores = CrossEncoder("<folder>").predict([("rank: " + passage, query) for passage in passages])', "```",
+            "", "```python", "from sentence_transformers import CrossEncoder", "",
+            f'scores = CrossEncoder("<folder>").predict([{pair} for passage in passages])', "```",
         ]  # fmt: skip
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n" + "\n".join(lines) + "\n"

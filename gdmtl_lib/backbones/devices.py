@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from gdmtl_lib.data.files import cache_folder, write_lines
 
+from .gpus import visible_gpus
 from .reference import is_fast
 
 # oneDNN keeps what it has made for a thousand shapes, twice, and each packed row is a new one: gigabytes, and no faster.
@@ -37,10 +39,27 @@ def pick_device(device: str = "auto") -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         device = next(name for name, there in available.items() if there)
+        if device == "cpu" and (gpus := visible_gpus()):
+            warnings.warn(
+                f"torch {torch.__version__} sees none of this machine's GPUs ({', '.join(gpus)}), and the CPU computes: install "
+                "torch for CUDA, or set CUDA_VISIBLE_DEVICES to nothing", stacklevel=2,
+            )  # fmt: skip
     if not available.get(device, False):
         there = ", ".join(name for name in available if available[name])
         raise ValueError(f"device {device!r} is not available here: use one of auto, {there}")
     return torch.device(device)
+
+
+def moved(value: object, device: torch.device | str) -> object:
+    """A tensor, or a dict of some, on a device; anything else as it is."""
+    if isinstance(value, Tensor):
+        # From pinned memory, so that the host need not wait for what the card computes.
+        if torch.device(device).type == "cuda" and value.device.type == "cpu":
+            return value.pin_memory().to(device, non_blocking=True)
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: moved(item, device) for name, item in value.items()}
+    return value
 
 
 def pick_precision(precision: str, device: torch.device, training: bool = False) -> str:
@@ -84,7 +103,7 @@ def _measure() -> dict[str, dict[str, float]]:
     has_bf16 = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     ways = ["mkl", *(["onednn"] if _onednn_is_exact() else []), *(["bf16"] if has_bf16 else [])]
     rows, inner, columns = PROBED
-    states, weight = torch.ones(rows, inner), torch.ones(columns, inner)
+    states, weight = (torch.ones(size, inner, dtype=torch.float32) for size in (rows, columns))
     seconds = {kind: dict.fromkeys(ways, math.inf) for kind in ("forward", "training")}
     threads, until = torch.get_num_threads(), time.thread_time() + PROBE_SECONDS
     torch.set_num_threads(1)
@@ -150,7 +169,7 @@ def _onednn_is_exact() -> bool:
     """Whether oneDNN, allowed to round, does not: only bf16 matrix units (AMX) do. 1 + 2^-12 is no bf16 number."""
     with torch.inference_mode(), _products_by_onednn(True):
         for rows, inner, columns in ((1, 384, 384), (256, 256, 256), (2048, 384, 1536), (2048, 1536, 384)):
-            product = torch.full((rows, inner), 1 + 2**-12) @ torch.eye(inner, columns)
+            product = torch.full((rows, inner), 1 + 2**-12, dtype=torch.float32) @ torch.eye(inner, columns, dtype=torch.float32)
             kept = min(inner, columns)
             if not (product[:, :kept] == 1 + 2**-12).all() or product[:, kept:].any():
                 return False

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gdmtl_lib.masks import Spans, fewest_spans
 
+from .devices import moved
 from .reference import is_fast
 
 
@@ -62,13 +63,13 @@ def _plan(table: np.ndarray, tokens: int, keys: int, device: torch.device) -> Pl
     order = np.concatenate([_places(*part[:, :2].T) for _, part in parts])
     in_order = np.array_equal(order, np.arange(tokens))
     calls = [_call(*part, device) for part in parts]
-    return Plan(calls, order=None if in_order else torch.from_numpy(order.argsort()).to(device))
+    return Plan(calls, order=None if in_order else moved(torch.from_numpy(order.argsort()), device))
 
 
 def _call(causal: bool, table: np.ndarray, device: torch.device) -> Call:
     rows, columns = table[:, :2], table[:, 2:4]
     starts = (np.cumsum(np.diff(part, axis=1), dtype=np.int32) for part in (rows, columns))
-    row_starts, column_starts = (torch.from_numpy(np.append(np.int32(0), part)).to(device) for part in starts)
+    row_starts, column_starts = (moved(torch.from_numpy(np.append(np.int32(0), part)), device) for part in starts)
     longest = tuple(int(np.diff(part, axis=1).max()) for part in (rows, columns))
     return Call(causal, _chosen(rows, device), _chosen(columns, device), row_starts, column_starts, longest)
 
@@ -78,7 +79,7 @@ def _chosen(parts: np.ndarray, device: torch.device) -> slice | Tensor:
     start, end = parts.T
     if (start[1:] == end[:-1]).all():
         return slice(int(start[0]), int(end[-1]))
-    return torch.from_numpy(_places(start, end)).to(device)
+    return moved(torch.from_numpy(_places(start, end)), device)
 
 
 def _places(start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ with its GELU takes two thirds of the time. Weights laid out once as the process
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import RLock
 from types import ModuleType
 
 import torch
@@ -19,6 +20,7 @@ from .reference import is_fast
 
 # Where transformers' layers keep the wide linear layer, and the activation that follows it.
 WIDE_LAYERS = (("dense", "intermediate_act_fn"), ("fc1", "activation_fn"))
+TURN = RLock()  # parts of a model are replaced while it computes: threads take turns
 LAID_OUT_FROM = 4096  # tokens; to lay a weight out takes as long as it saves on half of them
 
 
@@ -69,14 +71,16 @@ def _linear(weight: Tensor, bias: Tensor | None, activation: str, states: Tensor
 
 @contextmanager
 def replaced(module: nn.Module | ModuleType, name: str, value: object) -> Iterator[None]:
-    """While the block runs, an attribute of one module is another: its `forward`, or a part of it."""
-    before = vars(module).get(name, getattr(module, name))
-    own = name in vars(module) or name in module._modules
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(module, name, before)
-        else:
-            delattr(module, name)
+    """While the block runs, an attribute of one module is another: its `forward`, or a part of it. Other threads that compute
+    with a model wait meanwhile."""
+    with TURN:
+        before = vars(module).get(name, getattr(module, name))
+        own = name in vars(module) or name in module._modules
+        setattr(module, name, value)
+        try:
+            yield
+        finally:
+            if own:
+                setattr(module, name, before)
+            else:
+                delattr(module, name)

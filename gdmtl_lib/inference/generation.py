@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from .decoding import Decoding
+from gdmtl_lib.backbones.devices import pick_device
 from gdmtl_lib.inputs import TokenSequence, as_texts
 from gdmtl_lib.packing import by_budget
 from gdmtl_lib.pretrained import load_model
 from gdmtl_lib.data.splits import stable_hash
 from gdmtl_lib.settings import check_count
 from .prefix_cache import Continuation, encode_sources
+from .scoring import scorer_on
 from gdmtl_lib.systems import GENERATIVE_TASKS, SYSTEMS
 
 # Tokens whose states are kept for the texts that are written together: a token at a time of few texts would read all
@@ -29,7 +31,7 @@ def generate(
     model, passages: Iterable[str] | str, queries: Iterable[str] | str | None = None, max_tokens: int = 32, *,
     task: str | None = None, method: str = "greedy", n: int | None = None, beams: int | None = None,
     top_k: int | None = None, top_p: float | None = None, temperature: float | None = None, seed: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | None = None, device: str = "auto",
 ) -> list[str] | list[list[str]]:
     """Write the query each passage would answer or, given the queries too, the answer.
 
@@ -38,6 +40,7 @@ def generate(
     max_tokens: the longest text to write, at most what the system learned to. task: a generative task of the system; by
     default its first one that reads what is given. method, beams, top_k, top_p, temperature, seed: how a token is
     chosen, as in `decoding.Decoding`. n: texts a passage. batch_size: passages computed together.
+    device: as in TrainingSettings; the model goes back to where it was.
 
         gdmtl.generate(model, "Glacier ice looks blue because it absorbs red light.", method="sample", n=3)
 
@@ -55,24 +58,23 @@ def generate(
     queries = [""] * len(passages) if queries is None else as_texts(queries, "query")
     if len(queries) != len(passages):
         raise ValueError(f"expected one query a passage: found {len(passages)} passages and {len(queries)} queries")
-    model.eval()
-    builder = model.input_builder()
+    builder, device = model.input_builder(), pick_device(device)
     limit = min(max_tokens, builder.target_length - 1)
     tokens = zip(builder.passage_tokens(passages), builder.tokens(queries))
     sources = [builder.generation(task, passage, query, []) for passage, query in tokens]
-    device = next(model.parameters()).device
     written: list[list[str]] = [[] for _ in passages]
     lengths = [decoding.width * (source.source_length + limit) for source in sources]
     order = sorted(range(len(sources)), key=lambda i: -lengths[i])
     sizes, budget = (lengths, KEPT_TOKENS[device.type]) if batch_size is None else ([1] * len(order), batch_size)
-    for batch in by_budget(order, sizes, budget):
-        seeds = [stable_hash(seed or 0, passages[i], queries[i]) for i in batch]
-        numbers = [torch.rand(n or 1, limit, generator=torch.Generator().manual_seed(each)) for each in seeds]
-        steps = _Steps(model, task, [sources[i] for i in batch])
-        for i, texts in zip(batch, decoding.write(steps, torch.stack(numbers).to(device), builder.end)):
-            # Byte-level vocabularies have line ends and tabs, and a text is a field of a line wherever it is written.
-            decoded = [" ".join(model.tokenizer.decode(text, skip_special_tokens=True).split()) for text in texts]
-            written[i] = decoded + [""] * ((n or 1) - len(decoded))
+    with scorer_on(model, device, "fp32") as writer:
+        for batch in by_budget(order, sizes, budget):
+            seeds = [stable_hash(seed or 0, passages[i], queries[i]) for i in batch]
+            numbers = [torch.rand(n or 1, limit, generator=torch.Generator().manual_seed(each)) for each in seeds]
+            steps = _Steps(writer, task, [sources[i] for i in batch])
+            for i, texts in zip(batch, decoding.write(steps, torch.stack(numbers).to(device), builder.end)):
+                # Byte-level vocabularies have line ends and tabs, and a text is a field of a line wherever it is written.
+                decoded = [" ".join(model.tokenizer.decode(text, skip_special_tokens=True).split()) for text in texts]
+                written[i] = decoded + [""] * ((n or 1) - len(decoded))
     return written if n is not None else [texts[0] for texts in written]
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.evaluation.measures import evaluate
-from gdmtl_lib.backbones.linear import fused_layers, linear_layer
+from gdmtl_lib.backbones.linear import TURN, fused_layers, linear_layer
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import as_candidates, canonical_order
@@ -106,7 +106,7 @@ def log_likelihoods(
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     together = PASSES[device.type] * batch_tokens
     tokens = sum(map(len, targets)) + (sum(lengths) if stored is None else 0)
-    with fast_products(device), fused_layers(model, tokens):
+    with TURN, fast_products(device), fused_layers(model, tokens):
         vocabulary = _vocabulary(model, task, tokens)
         for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, together):
             passes = by_budget(batch, lengths, batch_tokens)
@@ -149,14 +149,15 @@ def _log_p(vocabulary, continuation: Continuation, first: torch.Tensor, targets:
     return -losses.sum(dim=1).cpu().numpy()
 
 
-def perplexity(model, passages: Iterable[str], queries: Iterable[str]) -> float:
-    """exp of the mean negative log P of a token of each passage's query, the end included. model: as for `rerank`. Raises
-    ValueError for a system that does not learn to write queries, and for texts that are none or no pairs."""
+def perplexity(model, passages: Iterable[str], queries: Iterable[str], device: str = "auto") -> float:
+    """exp of the mean negative log P of a token of each passage's query, the end included. model, device: as for `rerank`.
+    Raises ValueError for a system that does not learn to write queries, and for texts that are none or no pairs."""
     check_learns(model := load_model(model), "query_generation")
     passages, queries = as_texts(passages, "passage"), as_texts(queries, "query")
     if not len(queries) == len(passages) > 0:
         raise ValueError(f"expected one query a passage: found {len(passages)} passages and {len(queries)} queries")
-    totals, counts = log_likelihoods(model.eval(), list(zip(queries, passages)))
+    with scorer_on(model, pick_device(device), "fp32") as scorer:
+        totals, counts = log_likelihoods(scorer, list(zip(queries, passages)))
     return float(np.exp(-totals.sum(dtype=float) / counts.sum()))
 
 

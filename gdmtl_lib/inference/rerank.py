@@ -85,8 +85,8 @@ def rerank_texts(model, query: str, passages: Iterable[str] | str) -> np.ndarray
 
         gdmtl.rerank_texts(model, "why is ice blue", ["Ice absorbs red light.", "Lava is hot."])
 
-    model: from `build_model`, `load_model` or trained; or the folder of a checkpoint. Raises ValueError for a query or a
-    passage that is no text.
+    model: from `build_model`, `load_model` or trained; or the folder of a checkpoint. It computes where it is: a CPU, until
+    `model.to("cuda")`. Raises ValueError for a query or a passage that is no text.
     """
     if not isinstance(query, str):
         raise ValueError(f"expected a text as query, found {query!r}: give one query and its passages")

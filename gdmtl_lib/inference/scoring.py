@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from gdmtl_lib.backbones.devices import DTYPES, fast_products
-from gdmtl_lib.backbones.linear import fused_layers
+from gdmtl_lib.backbones.linear import TURN, fused_layers
 from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.provenance import differences
 from gdmtl_lib.data.trec import whole_queries
@@ -57,13 +57,15 @@ def score_candidates(
 
 @contextmanager
 def scorer_on(model, device: torch.device, precision: str) -> Iterator:
-    """A model on a device, as `in_precision` gives it; the model goes back to where it was after the block."""
-    was_on = next(model.parameters()).device
-    model.eval().to(device)
-    try:
-        yield in_precision(model, precision)
-    finally:
-        model.to(was_on)
+    """A model on a device, as `in_precision` gives it; the model goes back to where it was after the block, for which other
+    threads wait."""
+    with TURN:
+        was_on = next(model.parameters()).device
+        model.eval().to(device)
+        try:
+            yield in_precision(model, precision)
+        finally:
+            model.to(was_on)
 
 
 def in_precision(model, precision: str):
@@ -103,7 +105,7 @@ def score_pairs(
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
-    with fast_products(device), fused_layers(model, int(lengths.sum())):
+    with TURN, fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
             output = model(filled_on(pack_some(batch), device))
             passes.append((batch, output.scores.float()))

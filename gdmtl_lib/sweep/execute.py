@@ -101,7 +101,7 @@ def _make_room(folder: Path, inputs: str, title: str, checkpoint: str | None) ->
         shutil.rmtree(outdated)
     if not (folder / "settings.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"inputs": inputs, "checkpoint": revision_of(checkpoint)}) + "\n", encoding="utf-8")
+        write_lines(record, [json.dumps({"inputs": inputs, "checkpoint": revision_of(checkpoint)}) + "\n"])
 
 
 def _denoise(config: Config, training: Mapping, inputs: str) -> list[Path]:
@@ -111,7 +111,7 @@ def _denoise(config: Config, training: Mapping, inputs: str) -> list[Path]:
     folder = Path(given["denoised_dir"])
     _make_room(folder, inputs, f"denoising, seed {seed}", given.get("checkpoint"))
     how = {name: given[name] for name in ("checkpoint", "layers", "precision", "device") if name in given}
-    with own_gpus(given):
+    with own_gpus({"device": given.get("device")}):  # one, however many the training will have
         denoised_start(load_collection(config.collection), training["system"], given["denoising_steps"], folder, seed=seed, **how)
     return _left_in(folder)
 

@@ -157,10 +157,9 @@ class TrainingFolder:
             for name, parameter in model.named_parameters():
                 parameter.data.copy_(tensors[f"parameter/{name}"])
                 if f"step/{name}" in tensors:
-                    moments = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
-                    optimizer.state[parameter] = {
-                        "step": moments.pop("step"), **{m: t.to(parameter.device) for m, t in moments.items()}
-                    }
+                    # The step too: where it is not, a GPU's fused AdamW reads what is not its own.
+                    state = {moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in MOMENTS}
+                    optimizer.state[parameter] = state
             if _digest(tensors, progress) != metadata["sha256"]:
                 raise ValueError("its content, or that of the tables beside it, is not what was saved")
         except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:

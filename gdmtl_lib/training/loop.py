@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.compiled import compiled_layers
-from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
+from gdmtl_lib.backbones.devices import fast_products, moved, pick_device, pick_precision
 from gdmtl_lib.backbones.dropout import fast_dropout
 from gdmtl_lib.data.candidates import Candidates
 from gdmtl_lib.data.collection import load_collection
@@ -192,6 +192,8 @@ class _Training:
         self.validation, self.relevance_level = validation, relevance_level
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device, training=True)
+        if self.precision == "fp16" and self.device.type != "cuda":  # accelerate would train in fp32, and say nothing
+            raise ValueError(f"precision 'fp16' trains on a GPU alone, and this is {self.device}: use bf16, fp32 or auto")
         is_there = {None: bool, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[settings.tracker]
         if settings.tracker and not is_there():
             instead = f"`pip install {settings.tracker}`, or leave it out"
@@ -341,7 +343,7 @@ class _Training:
         of_step = hashlib.blake2b(repr((settings.seed, step, accelerator.process_index)).encode(), digest_size=7)
         torch.manual_seed(int.from_bytes(of_step.digest()))  # dropout
         counts = sum(weight * self.joint.counts(batch) for weight, batch in parts)
-        counts = accelerator.reduce(counts.to(accelerator.device), "sum")
+        counts = accelerator.reduce(moved(counts, accelerator.device), "sum")
         sums = torch.zeros_like(counts)
         for number, (weight, batch) in enumerate(parts):
             is_last = number == len(parts) - 1

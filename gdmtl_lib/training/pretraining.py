@@ -6,6 +6,7 @@ queries. So it first writes passages of the collection out of damaged copies of 
 read. Some passages are held out, and what is kept is the state that writes those best.
 """
 
+import math
 import os
 import time
 
@@ -118,7 +119,7 @@ class _Denoising:
     def __init__(self, collection, steps, settings, output_dir, checkpoint, layers):
         self.steps, self.settings = steps, settings
         self.device = pick_device(settings.device)
-        self.precision = pick_precision(settings.precision, self.device)
+        self.precision = pick_precision(settings.precision, self.device, training=True)
         self.model = build_model(SYSTEM, checkpoint, layers, settings.seed)
         if not self.model.config.gdmtl["fresh_heads"]:
             raise ValueError(
@@ -170,7 +171,7 @@ class _Denoising:
                 group["lr"] = rate * group["times"]
             loss = self._loss(batch)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.max_gradient_norm)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.max_gradient_norm or math.inf)
             if not torch.isfinite(norm):
                 raise FloatingPointError(
                     f"the gradient's norm is {float(norm)} at step {progress.step} of denoising: this step was not "
@@ -185,7 +186,7 @@ class _Denoising:
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.3f}")
             if progress.step % EVERY == 0 or progress.step == self.steps:
-                if self._times(progress.step - 1) == 1:
+                if self._times(progress.step - 1) == 1 or progress.step == self.steps:
                     self._look(progress)
                 self.folder.save(progress, model, optimizer)
         bar.close()

@@ -1,12 +1,13 @@
 """Fast products of fp32 matrices: fp32 all the same, used where they are, and the setting is put back."""
 
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from gdmtl_lib.backbones import devices
-from gdmtl_lib.backbones.devices import fast_products, pick_precision
+from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.backbones.reference import reference
 
 CPU = torch.device("cpu")
@@ -105,6 +106,27 @@ def test_measuring_takes_a_fraction_of_a_second_and_leaves_no_trace():
         seconds.append(time.thread_time() - start)
     assert min(seconds) < 0.3
     assert SETTINGS.fp32_precision == before and torch.is_grad_enabled()
+
+
+def test_rounding_is_found_whatever_dtype_torch_takes_by_default(monkeypatch):
+    """In float64 nothing is rounded, and nothing would be found."""
+    seen = []
+    monkeypatch.setattr(devices, "_products_by_onednn", lambda wanted: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda self, other: seen.append(self.dtype) or torch.mm(self, other))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert devices._onednn_is_exact.__wrapped__() and set(seen) == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_gpu_that_torch_does_not_see_is_no_secret(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0", "1"])
+    with pytest.warns(UserWarning, match=r"sees none of this machine's GPUs \(0, 1\), and the CPU computes: install torch"):
+        assert pick_device("auto") == CPU
+    assert pick_device("cpu") == CPU
 
 
 def test_products_are_fp32_whatever_multiplies_them():

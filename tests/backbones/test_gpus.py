@@ -2,6 +2,9 @@
 
 import fcntl
 import os
+import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +14,19 @@ from gdmtl_lib.backbones import gpus
 def test_gpus_are_those_that_cuda_may_see(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5f")
     assert gpus.visible_gpus() == ["2", "GPU-5f"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.visible_gpus() == []
+    for none in ("", "-1", "-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert gpus.visible_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,0")
+    assert gpus.visible_gpus() == ["1"]
+
+
+def test_a_containers_gpus_are_counted_as_cuda_counts_them(monkeypatch, tmp_path):
+    for name in ("nvidia3", "nvidia7", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "Path", lambda path: tmp_path if path == "/dev" else Path(path))
+    assert gpus.visible_gpus() == ["0", "1"]
 
 
 @pytest.mark.parametrize(("processes", "first", "second"), [(1, "0", "1"), (2, "0,1", "2,3")])
@@ -27,6 +41,31 @@ def test_two_jobs_do_not_share_a_gpu(monkeypatch, tmp_path, processes, first, se
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     with gpus.own_gpus({"processes": processes}):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == first
+
+
+def test_jobs_of_other_sizes_do_not_share_a_gpu_and_a_large_one_waits(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(gpus, "LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    taken = []
+
+    def large():
+        with gpus.own_gpus({"processes": 2}):
+            taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(gpus.own_gpus({}))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+        second.enter_context(gpus.own_gpus({}))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+        waiting = threading.Thread(target=large)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive() and not taken
+        first.close()
+        waiting.join(60)
+        assert taken == ["0,2"]
 
 
 def test_a_gpu_is_free_again_when_the_process_has_ended(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -413,3 +414,19 @@ def test_cross_encoder_gives_the_same_scores(toys, name, tmp_path):
         assert np.abs(ours - theirs).max() < 1e-4
     assert ours.std() > 0.01
     assert np.abs(gdmtl.rerank_texts(load_model(tmp_path / "checkpoint"), query, passages) - ours).max() == 0
+
+
+def test_threads_that_share_a_model_take_turns(toys):
+    """A server answers with one model in several threads: each gets what it would get alone, and the model stays whole."""
+    model, collection = toys["gdmtl"], collection_of(queries=4)
+    passages, [queries] = [text for _, text in collection.passages()], [collection.queries("dev")["text"].tolist()]
+    asked = [(query, passages[place::4]) for place, query in enumerate(queries)]
+    expected = [gdmtl.rerank_texts(model, *each) for each in asked], gdmtl.generate(model, passages[:2], max_tokens=8)
+    with ThreadPoolExecutor(5) as pool:
+        ranked = [[pool.submit(gdmtl.rerank_texts, model, *each) for each in asked] for _ in range(30)]
+        written = [pool.submit(gdmtl.generate, model, passages[:2], max_tokens=8) for _ in range(10)]
+        assert all(call.result() == expected[1] for call in written)
+        for calls in ranked:
+            for call, scores in zip(calls, expected[0], strict=True):
+                assert np.abs(call.result() - scores).max() < 1e-5
+    assert not [module for module in model.modules() if "forward" in vars(module)]

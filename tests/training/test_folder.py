@@ -98,6 +98,16 @@ def test_a_truncated_state_is_refused_wherever_it_is_cut(folder):
         assert str(error.value).endswith("): delete it to start this training anew")
 
 
+def test_what_the_optimizer_keeps_is_where_the_weights_are(folder):
+    """Its step, too, which a GPU's fused AdamW reads there; `meta` stands for the GPU."""
+    folder.save(Progress(step=3, history=HISTORY), *trained())
+    model, optimizer = trained(0)
+    model = model.to("meta")
+    optimizer = torch.optim.AdamW(model.parameters())
+    folder.load(model, optimizer)
+    assert {part.device.type for state in optimizer.state.values() for part in state.values()} == {"meta"}
+
+
 def test_a_state_of_another_model_is_refused(folder):
     folder.save(Progress(step=3, history=HISTORY), *trained())
     model = torch.nn.Linear(3, 2)

@@ -997,6 +997,11 @@ def test_the_card_says_what_it_was_trained_on(finished):
     assert "toy, 11 queries, 6 steps" in card and "| RR@10 |" in card and "learning_rate 0.001" in card
 
 
+def test_fp16_without_a_gpu_is_refused_where_it_would_be_fp32(toy_bert_folder, tmp_path):
+    with pytest.raises(ValueError, match="^precision 'fp16' trains on a GPU alone, and this is cpu: use bf16, fp32 or auto$"):
+        Training(toy_bert_folder, "bert")(tmp_path, settings={"precision": "fp16"})
+
+
 def test_what_a_tracker_is_given(toy_bert_folder, tmp_path, monkeypatch):
     """A row a step and a value an epoch, from accelerate's own trackers; one that is not installed is refused."""
     logged = []

@@ -41,6 +41,12 @@ def weights(folder):
     return load_file(folder / "checkpoint" / "model.safetensors")
 
 
+@pytest.mark.parametrize(("steps", "how"), [(1, {}), (2, {"max_gradient_norm": None})])
+def test_the_fewest_steps_and_gradients_that_are_not_clipped(toy_bert_folder, tmp_path, settings, steps, how):
+    folder = denoised_start(PassagesOnly(), "bart_s", steps, tmp_path, str(toy_bert_folder), **settings, **how)
+    assert weights(tmp_path) and pretraining.build_model("bart_s", folder)
+
+
 @pytest.mark.parametrize(
     ("rate", "length", "expected"),
     [
