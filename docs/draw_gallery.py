@@ -1,7 +1,7 @@
 """Draws the pictures of gallery.md, of what needs no training, and of the README's table: python docs/draw_gallery.py
 
-Given folders of sweeps, it takes those of trained systems from the first one that has them: ... papermill_runs/sample
-papermill_runs/loss_weighting papermill_runs/choices_cpu papermill_runs/choices_sentences papermill_runs/denoising
+Given folders of sweeps, it takes those of trained systems from the first one that has them: ... papermill_runs/training_size
+papermill_runs/sample papermill_runs/choices_cpu papermill_runs/choices_sentences papermill_runs/denoising
 """
 
 import io

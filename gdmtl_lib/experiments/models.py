@@ -12,12 +12,14 @@ class Models:
     """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM. A model is
     opened when it is first asked for, and kept.
 
-    results: the folder of a config, whose `<system>/seed0/checkpoint` are looked for. checkpoint_dir: a trained encoder
-    that generates, which comes first for its own system, then the `main` one; without it, `gdmtl` is.
+    results: the folder of a config, whose `<system>/seed<k>/checkpoint` are looked for, the lowest seed's. checkpoint_dir: a trained
+    encoder that generates, which comes first for its own system, then the `main` one; without it, `gdmtl` is, or
+    `gdmtl_plus` where that one alone is trained.
     """
 
     def __init__(self, results: str | os.PathLike, checkpoint_dir: str | os.PathLike | None = None):
-        self.results, self.main, self._opened = Path(results), "gdmtl", {}
+        self.results, self._opened = Path(results), {}
+        self.main = next((name for name in ("gdmtl", "gdmtl_plus") if self._checkpoint(name).is_dir()), "gdmtl")
         if checkpoint_dir is not None:
             model = pretrained.load_model(checkpoint_dir)
             if model.system.backbone != "encoder" or not model.system.generative_tasks:
@@ -50,9 +52,15 @@ class Models:
         is_alike = all(getattr(model.config, size) == getattr(start.config, size) for size in sizes)
         return start if is_alike else None
 
+    def _checkpoint(self, system: str) -> Path:
+        """That of the lowest seed; of the first, where there is none."""
+        there = (self.results / system).glob("seed*/checkpoint")
+        place = min(there, key=lambda path: (len(path.parent.name), path.parent.name), default=None)
+        return place or self.results / system / "seed0" / "checkpoint"
+
     def _open(self, system: str) -> "_Opened":
         system = get_system(system)
-        folder = self.results / system.name / "seed0" / "checkpoint"
+        folder = self._checkpoint(system.name)
         if system.name not in self._opened:
             is_there = folder.is_dir()
             model = pretrained.load_model(folder) if is_there else pretrained.build_model(system.name)

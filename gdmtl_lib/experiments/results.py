@@ -75,6 +75,21 @@ class Results:
     def figures(self) -> Path:
         return self.output / "figures"
 
+    def check_candidates(self, depth: int, **first_stage: object) -> None:
+        """Raises ValueError where the folder's config ranks other candidates: what is measured now would take the place of
+        the sweep's results. first_stage: as of `first_stage_candidates`."""
+        tuned = self.folder / FIRST_STAGE / "tuned.json"
+        found = json.loads(tuned.read_text(encoding="utf-8")) if tuned.is_file() else {}
+        own = {"depth": depth, "run": None, "k1": 0.9, "b": 0.4, "enriched": None} | self.config.get("first_stage", {}) | found
+        own |= {"depth": self.config["depth"]} if "depth" in self.config else {}
+        given = {"depth": depth, **first_stage}
+        if self.config and (others := [name for name in given if given[name] != own[name]]):
+            theirs, asked = (", ".join(f"{name} {of[name]}" for name in others) for of in (own, given))
+            raise ValueError(
+                f"{self.folder} holds the results of a sweep with {theirs}, and asked for is {asked}, which would replace them: "
+                "give the notebook what the sweep has, or another results_dir"
+            )
+
     def name(self, system: str) -> str:
         """A system's name here, however it was written. Raises ValueError for an unknown one."""
         return system_name(system)

@@ -18,7 +18,7 @@ from gdmtl_lib.data.splits import nested_share
 from gdmtl_lib.evaluation.comparison import compare, mean_interval, twin_of, with_marks
 from gdmtl_lib.evaluation.measures import PAPER_NAMES
 from gdmtl_lib.evaluation.tables import WEIGHTING as WEIGHTING, by_weighting
-from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name
+from gdmtl_lib.systems import FIRST_STAGE, LABELS, TASK_LABELS, system_name, unknown_name
 from .results import Results, trained_on
 
 OWN = ""  # the variant of the config's own trainings
@@ -41,6 +41,7 @@ class Study:
         self.name, self.split = name, split
         folder = results.folder / "studies" / name
         planned = results.config.get("studies", {}).get(name, {})  # else what an earlier config had would be looked at, too
+        self.planned = planned.get("variants", {})
         homes = [home for home in sorted(folder.glob("*/")) if not planned or home.name in planned["variants"]]
         variants = {home.name: Results(home, planned.get("seeds")) for home in homes}
         self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
@@ -102,13 +103,18 @@ class Study:
         mean = sum((other.reindex(first.index) for other in others), first) / (1 + len(others))
         return pd.DataFrame({"query_id": first.index, "measure": measure, "value": mean.to_numpy()})
 
-    def means(self, trainings: pd.DataFrame) -> pd.DataFrame:
-        """What each training reached: its row with `measure, mean`, a row for each measure."""
+    def means(self, trainings: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
+        """What each training reached: its row with `measure, mean`, a row for each measure, or for this one. Raises ValueError
+        for a measure that there are no values of."""
         rows = [
-            {**training, "measure": measure, "mean": of_queries.mean()}
+            {**training, "measure": name, "mean": of_queries.mean()}
             for training, values in zip(trainings.to_dict("records"), self._each(trainings))
-            for measure, of_queries in values.items()
+            for name, of_queries in values.items()
+            if measure in (None, name)
         ]
+        if not rows:
+            known = dict.fromkeys(name for values in self._each(trainings) for name in values)
+            raise ValueError(unknown_name("measure", measure, known, "there are values of"))
         return pd.DataFrame(rows)
 
     def histories(self, trainings: pd.DataFrame) -> list[pd.DataFrame]:
@@ -146,6 +152,16 @@ def shared_seeds(trainings: pd.DataFrame, studied: Sequence[str]) -> tuple[pd.Da
     return trainings[trainings["seed"].isin(shared)].reset_index(drop=True), notes
 
 
+def denoised_start(results: Results, steps: int, seed: int | None = None) -> Path:
+    """The folder of a config's denoised start; of the lowest seed there is when None. Raises FileNotFoundError where there is
+    none."""
+    folder, found = results.folder / "denoised", f"steps{steps}_seed{'*' if seed is None else seed}"
+    places = sorted(folder.glob(found), key=lambda path: (len(path.name), path.name))
+    if not places:
+        raise FileNotFoundError(f"no denoised start {folder / found}: run `make figures` with a study of denoising_steps first")
+    return places[0]
+
+
 def other_differences(trainings: pd.DataFrame, studied: Sequence[str]) -> list[str]:
     """A sentence for each system whose trainings differ in more than the studied settings and the seed."""
     settings = trainings.columns.drop(["variant", "system", "seed", *studied])
@@ -175,7 +191,7 @@ def training_size(study: Study, trainings: pd.DataFrame, baseline: str, measure:
     if baseline not in set(trainings["system"]):
         found = ", ".join(trainings["system"].unique())
         raise ValueError(f"systems: expected {baseline} among them, found {found}; add it")
-    by_seed = study.means(trainings).query("measure == @measure")
+    by_seed = study.means(trainings, measure)
     parts = []
     for share, rows in trainings.groupby(SIZE):
         values = {system: study.mean_values(of, measure) for system, of in rows.groupby("system", sort=False)}
@@ -237,7 +253,8 @@ def learned_sigmas(study: Study, trainings: pd.DataFrame) -> pd.DataFrame:
 def choices(study: Study, measure: str) -> pd.DataFrame:
     """What each choice is worth: every variant against the config's own trainings of the same system, seed against the
     same seed; and whether it changes what generating is worth: system minus single-task twin under the choice, minus the
-    same under the defaults. A twin that the variant has not trained is one that the choice does not concern.
+    same under the defaults. A twin that the variant does not have is one that the choice does not concern; of one that is planned
+    and not there yet nothing is said.
 
     Returns a row for each choice and system, the choice that gains most on average first: `choice`, `system`, `twin`
     (empty: against the default; else: of the gain over it), `seeds` (how many), `difference`, `low`, `high` (its
@@ -251,7 +268,8 @@ def choices(study: Study, measure: str) -> pd.DataFrame:
         rows += [(choice, system, "", change) for system, change in changes.items()]
         for system, twin in ((system, twin_of(system)) for system in changes):
             shared = changes[system].columns.intersection(changes.get(twin, changes[system]).columns)
-            if twin in own and len(shared):
+            waits = twin not in changes and twin in study.planned.get(choice, ())
+            if twin in own and len(shared) and not waits:
                 rows.append((choice, system, twin, changes[system][shared].sub(changes.get(twin, 0))[shared]))
     table = pd.DataFrame([row[:3] for row in rows], columns=["choice", "system", "twin"])
     table["seeds"] = [change.shape[1] for *_, change in rows]

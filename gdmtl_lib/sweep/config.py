@@ -151,12 +151,14 @@ def read_config(values: Mapping[str, object], name: str, project: str | os.PathL
     values |= {"splits": levels, "first_stage": _first_stage(f"{name}, first_stage", values["first_stage"])}
     if folds:
         values |= _whole(name, values)
+    _expect(name, folds or values["train_split"] not in levels, f"train_split {values['train_split']} is among splits, which would "
+            f"be measured on what was learned from: {', '.join(levels)}; --config adds to the file's splits, it replaces none")  # fmt: skip
     systems = _systems(name, values["systems"])
     baseline = FIRST_STAGE if values["baseline"] == FIRST_STAGE else _system(name, values["baseline"])
     _expect(name, baseline in (FIRST_STAGE, *systems),
             f"baseline {baseline!r} must be {FIRST_STAGE} or among {', '.join(systems)}")  # fmt: skip
     _check_once(name, "seeds", seeds)
-    overrides = {_system(name, system): given for system, given in values["overrides"].items()}
+    overrides = dict(zip(_systems(name, list(values["overrides"])), values["overrides"].values()))
     known = notebook_parameters(project / "notebooks" / f"{TRAINING}.ipynb")
 
     def parameters_of(some: list[str], variant: str = "", differ: dict | None = None) -> dict[str, dict]:

@@ -31,7 +31,7 @@ def execute(config: Config, jobs: Sequence[Job], job: Job, refresh: Callable[[],
     """Run a job of a plan and write its stamp, in place of those of earlier inputs. refresh: called when it begins and
     when it has ended, to tell those who watch. Raises RuntimeError where another process is running it."""
     with hold_lock(job.stamp.with_name(f".{job.name}.lock"), f"{job.name} is being run already"):
-        for stale in job.stamp.parent.glob(f"{job.name}.*"):
+        for stale in job.stamp.parent.glob(f"{job.name}.{'[0-9a-f]' * 16}"):
             stale.unlink()
         job.failure.unlink(missing_ok=True)
         refresh()

@@ -121,7 +121,8 @@ def prepare(config: Config, cores: int = 1, gpus: int = 0) -> list[Job]:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_lines(path, [text])
     for job in undone:
-        job.stamp.unlink(missing_ok=True)
+        if not job.is_done():  # another sweep may have done it meanwhile
+            job.stamp.unlink(missing_ok=True)
     if undone:
         (folder / ".jobs" / STARTED).touch()
     return jobs
@@ -347,8 +348,9 @@ class _Plan:
         """A notebook of `ANALYSES`, on the splits and with the systems that it looks at."""
         config, looked_into = self.config, self.looked_into["split"]
         compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
-        generating = [name for name in config.systems if SYSTEMS[name].generative_tasks and config.baseline not in (name, FIRST_STAGE)]
-        encoders = [name for name in generating if SYSTEMS[config.baseline].backbone == SYSTEMS[name].backbone == "encoder"]
+        generating = [name for name in config.systems if SYSTEMS[name].generative_tasks]
+        baseline = SYSTEMS.get(config.baseline)  # none for BM25
+        encoders = [name for name in generating if baseline and baseline.backbone == SYSTEMS[name].backbone == "encoder" and SYSTEMS[name] != baseline]
         systems = {"generating": generating, "encoders": encoders}.get(which, compared)
         inside = [looked_into] if systems else []
         splits = {
@@ -370,7 +372,17 @@ class _Plan:
         trained = [same if same and each.system in other else self.train(each) for each, same in planned]
         if study in STUDIES:
             systems = self.config.studies[study]["systems"]
-            self.analyse(STUDIES[study], None, [*self._measured(self.validation), *trained], systems)
+            more = {"baseline": self._baseline_of(study, systems)}
+            self.analyse(STUDIES[study], None, [*self._measured(self.validation), *trained], systems, more)
+
+    def _baseline_of(self, study: str, systems: Sequence[str]) -> str:
+        """The config's baseline where a study can be compared with it, else the first system that it can be: one of its own,
+        or, where losses are weighted, one that learns to rank alone."""
+        alone = [name for name in self.config.systems if not SYSTEMS[name].generative_tasks]
+        among = alone if study == "loss_weighting" else systems
+        if not among:
+            raise ValueError(f"config {self.config.name}: study {study} needs a system that learns to rank alone, as bert, among systems")
+        return self.config.baseline if self.config.baseline in among else among[0]
 
     def analyse(
         self, notebook: str, split: str | None, needs: list[Job], systems: Sequence[str] | None = None, more: Mapping = {}

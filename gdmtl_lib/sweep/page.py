@@ -41,7 +41,7 @@ CONCLUDED = ("effectiveness", "differences", "twins", "transfer_differences", "t
 ROWS_SHOWN = 15
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|")
 # Columns of names and ids, which may look like numbers.
-NAMES = ("system", "baseline", "twin", "query_id", "doc_id", "category")
+NAMES = ("system", "baseline", "twin", "query_id", "doc_id", "category", "test_query_id", "train_query_id")
 # What a kind of job is called where they are counted.
 NOUNS = {
     "tune": "BM25 tuning", "search": "candidate list", "measure": "BM25 measurement", "denoise": "denoised start",
@@ -233,7 +233,7 @@ def _parts(folder: Path, config: dict, jobs: Sequence[Job], made: set[str] | Non
 
     kinds = [f"{at}{kind}" for at in ("", "folds/*/") for kind in ("figures/*.png", "tables/*.csv")]
     for path in sorted((path for kind in kinds for path in folder.glob(kind)), key=place):
-        shown = {"figure": _url(folder, path)} if path.suffix == ".png" else _table(path, jobs)
+        shown = {"figure": _url(folder, path)} if path.suffix == ".png" else _table(path, config, jobs)
         if shown:
             new = _part(folder, path)
             part = parts.setdefault((path.parent.parent, path.stem), new | {"links": []})
@@ -245,7 +245,7 @@ def _parts(folder: Path, config: dict, jobs: Sequence[Job], made: set[str] | Non
     return list(parts.values())
 
 
-def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
+def _table(path: Path, config: dict, jobs: Sequence[Job]) -> dict | None:
     """A table as the page shows it; None while it is being written."""
     if (table := _read(path)) is None:
         return None
@@ -263,7 +263,9 @@ def _table(path: Path, jobs: Sequence[Job]) -> dict | None:
         if any(job.name == f"04_rerank_and_evaluate_{split}" and not job.stamp.exists() for job in jobs):
             note = "Interim: systems are still missing, and nothing has been tested. "
         if split != "runs":  # of one's own
-            tables, where = ((8,), CAST) if "cast" in split else ((3, 10), MS_MARCO)
+            is_cast = "cast" in re.split("[^a-z]+", split)
+            learned_there = config["train_split"] == split  # by folds
+            tables, where = ((6 if learned_there else 8,), CAST) if is_cast else ((3, 10), MS_MARCO)
             paper = EFFECTIVENESS[EFFECTIVENESS["table"].isin(tables) & (EFFECTIVENESS["measure"] == EFFECTIVENESS["measure"].iloc[0])]
             reported = dict(zip(paper["system"].map(LABELS.get), paper["mean"].map("{:.3f}".format)))
             table["MRR@10 in the paper"] = table["system"].map(lambda name: reported.get(name, ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 from gdmtl_lib.data.candidates import OWN_CANDIDATES
 from gdmtl_lib.data.collection import load_collection, rotations_name
 from gdmtl_lib.data.deepct import enriched_files
-from gdmtl_lib.data.files import file_hash, write_lines
+from gdmtl_lib.data.files import as_path, file_hash, write_lines
 from gdmtl_lib.data.bm25 import tune_bm25
 from gdmtl_lib.experiments.notebook import indexes_folder
 from gdmtl_lib.experiments.results import Results
@@ -94,8 +94,10 @@ def first_stage_inputs(config: Config) -> list:
     enriched = config.first_stage.get("enriched")
     contents = [content_of(file) for file in enriched_files(enriched)] if enriched else []
     if (run := config.first_stage.get("run", OWN_CANDIDATES)) != OWN_CANDIDATES:
-        paths = (Path(run.replace("{split}", split)) for split in (config.train_split, *config.splits))
-        contents += [content_of(path) for path in paths if path.is_file()]
+        paths = [as_path(run.replace("{split}", split)) for split in (config.train_split, *config.splits)]
+        if lacking := [str(path) for path in dict.fromkeys(paths) if not path.is_file()]:
+            raise FileNotFoundError(f"no file {', '.join(lacking)}: a first stage's run has all splits, `{{split}}` in its name")
+        contents += [content_of(path) for path in paths]
     return [{name: value for name, value in config.first_stage.items() if name != "enriched"}, contents]
 
 

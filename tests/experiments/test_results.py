@@ -69,6 +69,19 @@ def test_what_is_asked_for_by_name_draws_into_a_folder_of_its_own(tmp_path, monk
     assert (results.folder / "by_hand" / "tables" / "a.csv").is_file() and not (results.folder / "tables").exists()
 
 
+def test_other_candidates_than_the_sweeps_are_refused(tmp_path):
+    """Measured by hand they would replace its results, and be compared with what they are not."""
+    results, usual = Results(tmp_path), {"run": None, "k1": 0.9, "b": 0.4, "enriched": None}
+    results.check_candidates(7, **usual)  # of a folder without a config
+    results.config = {"depth": 50, "first_stage": {"tune": 100}}
+    (tmp_path / "bm25").mkdir()
+    (tmp_path / "bm25" / "tuned.json").write_text('{"k1": 1.2, "b": 0.3}')
+    results.check_candidates(50, **usual | {"k1": 1.2, "b": 0.3})
+    with pytest.raises(ValueError, match="holds the results of a sweep with depth 50, k1 1.2, b 0.3, and asked for is depth 20, "
+                                         "k1 0.9, b 0.4, which would replace them: give the notebook what the sweep has"):  # fmt: skip
+        results.check_candidates(20, **usual)
+
+
 def test_no_results_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no results of 'none': expected a folder .*/none or none; train"):
@@ -379,6 +392,12 @@ def test_models_finds_what_was_trained(tmp_path, monkeypatch, toy_bert_folder):
     trained, start = models("gdmtl").bert, models.before_training("gdmtl").bert
     assert torch.equal(trained.state_dict()["embeddings.word_embeddings.weight"],
                        5 * start.state_dict()["embeddings.word_embeddings.weight"])  # fmt: skip
+
+    folder.parent.rename(folder.parents[1] / "seed12")  # the lowest seed's, whichever that is
+    shutil.copytree(folder.parents[1] / "seed12", folder.parents[1] / "seed3")
+    assert Models(tmp_path).describe("gdmtl") == f"GDMTL, trained: {tmp_path / 'gdmtl' / 'seed3' / 'checkpoint'}"
+    shutil.copytree(tmp_path / "gdmtl", tmp_path / "other" / "gdmtl_plus")
+    assert Models(tmp_path / "other").main == "gdmtl_plus"
 
     toys["gdmtl_plus"].save_pretrained(tmp_path / "elsewhere")
     models = Models(tmp_path, tmp_path / "elsewhere")

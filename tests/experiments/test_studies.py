@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -291,6 +292,35 @@ def test_choices(chosen):
     # Two queries, (.1, .3): the t-quantile of one degree of freedom, 12.706, times a standard error of .1.
     assert table.loc[0, ["low", "high"]].tolist() == pytest.approx([0.2 - 1.2706, 0.2 + 1.2706], abs=1e-4)
     assert table.loc[0, "p_corrected"] == pytest.approx(2 * table.loc[0, "p"])  # of three tests; the smallest is the other's
+
+
+def test_of_a_twin_that_is_planned_and_not_there_yet_nothing_is_said(chosen):
+    """Nor is its change taken to be 0, as that of a twin which the choice does not concern."""
+    variants = {"not_clipped": {"bert": {}, "gdmtl": {}}, "mlm": {"gdmtl": {}}}
+    chosen.config = {"studies": {"choices": {"variants": variants}}}
+    shutil.rmtree(chosen.folder / "studies" / "choices" / "not_clipped" / "bert")
+    write_training(chosen.folder / "studies" / "choices" / "heads" / "bert" / "seed0", [0.5, 0.7])  # else the study had no BERT
+    chosen.config["studies"]["choices"]["variants"]["heads"] = {"bert": {}}
+    table = studies.choices(Study(chosen, "choices", "dev"), "RR@10")
+    assert table[["choice", "system", "twin"]].values.tolist() == [
+        ["heads", "bert", ""], ["not_clipped", "gdmtl", ""], ["mlm", "gdmtl", ""], ["mlm", "gdmtl", "bert"],
+    ]  # fmt: skip
+
+
+def test_a_measure_that_there_is_not_is_named_with_those_that_there_are(sizes):
+    study = Study(sizes, "training_size", "dev")
+    with pytest.raises(ValueError, match="^unknown measure 'MRR@10'.*: there are values of RR@10"):
+        study.means(study.trainings([studies.SIZE]), "MRR@10")
+
+
+def test_the_denoised_start_of_the_lowest_seed(tmp_path):
+    for name in ("steps400_seed10", "steps400_seed2", "steps40_seed1"):
+        (tmp_path / "denoised" / name).mkdir(parents=True)
+    results = Results(tmp_path)
+    assert studies.denoised_start(results, 400).name == "steps400_seed2"
+    assert studies.denoised_start(results, 400, 10).name == "steps400_seed10"
+    with pytest.raises(FileNotFoundError, match="no denoised start .*steps400_seed3: run `make figures`"):
+        studies.denoised_start(results, 400, 3)
 
 
 def test_choices_need_the_same_seeds_and_queries(chosen):

@@ -63,6 +63,13 @@ def test_everything_that_is_missing_is_named_at_once_with_what_to_do(run, tmp_pa
         assert line.startswith(f"  - {start}") and remedy in line
 
 
+def test_a_first_stages_run_has_to_be_there_for_every_split(run, tmp_path):
+    for split in ("train", "cast"):
+        (tmp_path / f"{split}.trec").write_text("q Q0 d 1 1 t\n")
+    status, text = run(first_stage={"run": f"{tmp_path}/{{split}}.trec"})
+    assert status == 1 and f"  - first stage: no file {tmp_path}/dev.trec: a first stage's run has all splits" in text
+
+
 def test_of_ms_marco_the_hours_are_known_before_the_data_are_here(run, monkeypatch, tmp_path):
     monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "nothing"))
 

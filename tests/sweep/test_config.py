@@ -94,6 +94,9 @@ TUNE = "config test, first_stage: expected k1 and b, or to tune them on 1 traini
         ({"parameters": {"seed": 1}}, "config test, parameters: seed is set by the sweep; a config has collection, "),
         ({"parameters": {"k1": 2.0}}, "config test, parameters: k1 is set by the sweep; a config has collection, train_split, "
          "splits, folds, systems, seeds, baseline, depth, first_stage"),
+        ({"splits": {"train": 1, "dev": 1}}, "config test: train_split train is among splits, which would be measured on what was "
+         "learned from: train, dev; --config adds to the file's splits, it replaces none"),
+        ({"overrides": {"GDMTL": {}, "gdmtl": {}}}, "config test: expected each of systems once, found gdmtl, gdmtl"),
         # studies
         (study(systems=[]), "config test, study size: expected at least one of each of systems, seeds, variants, found no systems"),
         (study(seeds=[1, "1"]), "config test, study size: expected each of seeds once, found 1, 1"),

@@ -272,6 +272,20 @@ def test_a_study_that_has_a_notebook_is_looked_at_with_its_own_systems(planned):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("baseline", "sizes", "weighting"), [("bm25", "bert", "bert"), ("gdmtl_plus", "bert", "bert"), ("bert", "bert", "bert")])
+def test_a_study_is_compared_with_a_system_that_it_can_be_compared_with(planned, baseline, sizes, weighting):
+    studies = {"training_size": STUDY | {"systems": ["bert", "gdmtl"]}, "loss_weighting": STUDY | {"systems": ["gdmtl"]}}
+    jobs = planned(baseline=baseline, studies=studies)
+    assert jobs["09_training_size"].given["parameters"]["baseline"] == sizes
+    assert jobs["15_loss_weighting"].given["parameters"]["baseline"] == weighting
+    assert {"12_query_likelihood_dev", "13_generated_queries_dev"} <= set(jobs)
+
+
+def test_losses_are_not_weighted_where_nothing_ranks_alone(planned):
+    with pytest.raises(ValueError, match="study loss_weighting needs a system that learns to rank alone, as bert, among systems"):
+        planned(systems=["gdmtl"], baseline="gdmtl", overrides={}, studies={"loss_weighting": STUDY | {"systems": ["gdmtl"]}})
+
+
 def test_transfer_goes_from_the_first_split_to_the_last_one(planned):
     given = planned()["10_transfer"].given["parameters"]
     assert (given["split"], given["relevance_level"]) == ("dev", 1)

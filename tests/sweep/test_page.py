@@ -96,6 +96,17 @@ def test_the_page_concludes_and_puts_the_papers_number_beside_ours(folder):
     assert "better or worse than BERT with p &lt; 0.01" in text
 
 
+@pytest.mark.parametrize(
+    ("split", "trained", "reported"), [("cast", "train", "0.617"), ("cast", "cast", "0.544"), ("broadcast", "train", "0.384")]
+)
+def test_of_cast_the_papers_number_is_that_of_transfer_or_of_folds(folder, split, trained, reported):
+    """Tables 8 and 6."""
+    config = json.loads((folder / "config.json").read_text()) | {"train_split": trained, "splits": {split: 1}}
+    table = {f"tables/effectiveness.{split}.csv": "system,MRR@10\nBERT,0.700\n"}
+    write(folder, {"config.json": json.dumps(config)} | table)
+    assert f"<td>BERT</td><td>0.700</td><td>{reported}</td>" in write_page(folder).read_text()
+
+
 TWINS, SIZES = "system,twin,difference,low,high,mark\n", "share,queries,system,difference,low,high,mark\n"
 
 
