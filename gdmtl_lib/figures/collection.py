@@ -80,5 +80,5 @@ def recall_by_depth(curves: Mapping[str, np.ndarray], depth: int) -> Figure:
     ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= max(map(len, curves.values()))]
     axis.set_xticks(ticks, [f"{k:,}" for k in ticks])
     axis.minorticks_off()
-    axis.legend(loc="lower right")
+    legend_below(figure, columns=2)
     return figure

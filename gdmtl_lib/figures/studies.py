@@ -88,7 +88,11 @@ def training_size(
             for at, high, mark in zip(x, rows["high"], rows["mark"]):
                 axis.annotate(mark, (at, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
         axis.set(ylabel=f"difference in {written(measure)}", title=f"how much better than {LABELS[baseline]}, 95% interval")
-    left.set_xlim(0, max(shares) * 1.06)
+    if np.diff(shares).min(initial=np.inf) < 0.11 * max(shares):  # labels would stand on each other
+        left.set(xscale="log", xlim=(min(shares) / 1.3, max(shares) * 1.3))
+        left.minorticks_off()
+    else:
+        left.set_xlim(0, max(shares) * 1.06)
     for axis, at in zip(axes[0], (shares, range(len(shares)))):
         axis.set_xticks(at, [f"{100 * share:g}%\n{queries[share]:,}" for share in shares], fontsize=9)
         axis.set_xlabel("share of the training queries, and how many")

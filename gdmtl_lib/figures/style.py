@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import wraps
 from math import ceil
+from os.path import commonprefix
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -145,14 +146,28 @@ def _within(figure: Figure) -> None:
 
 
 def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
-    """Names at the rows of an axis, the first on top, the middle of long lines left out; lines between rows say nothing and
-    go."""
-    of_names = ([line if len(line) <= LONG_NAME else f"{line[:LONG_NAME - 16]}…{line[-15:]}" for line in name.split("\n")] for name in names)
-    names = list(map("\n".join, of_names))
+    """Names at the rows of an axis, the first on top, long lines cut; lines between rows say nothing and go."""
+    names = _cut(list(map(str, names)))
     axis.set_yticks(range(len(names)), names, **style)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
+
+
+def _cut(names: list[str]) -> list[str]:
+    """Names whose lines are at most LONG_NAME letters long, without their middle, or where that makes two of them alike, without
+    what all long ones begin with. Of a pair the second name goes into a line of its own first."""
+    of_pair = {name: name.replace(" against ", "\nagainst ") for name in names if max(map(len, name.split("\n"))) > LONG_NAME}
+    lines = [of_pair.get(name, name).split("\n") for name in names]
+    begin = commonprefix([line for of_name in lines for line in of_name if len(line) > LONG_NAME])
+    for cut in (
+        lambda line: f"{line[:LONG_NAME - 16]}…{line[-15:]}",
+        lambda line: f"{begin[:8]}…{line[len(begin):][:LONG_NAME - 9]}",
+    ):
+        shown = ["\n".join(line if len(line) <= LONG_NAME else cut(line) for line in of_name) for of_name in lines]
+        if len(set(shown)) == len(set(names)):
+            break
+    return shown
 
 
 def bare(axis: Axes) -> None:

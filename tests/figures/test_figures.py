@@ -310,6 +310,27 @@ def test_categories_show_means_differences_and_marks():
     assert right.get_xlabel() == "difference to BERT, 95% interval"
 
 
+def test_long_names_of_pairs_and_those_that_differ_in_their_middle_are_told_apart():
+    values = {name: values_frame(*RNG.random(8)) for name in ("bm25.trec.default", "monot5-base-msmarco-10k", "monot5-base-msmarco-100k")}
+    assert names(plots.win_tie_loss(comparison.win_tie_loss_table(values, "RR@10"), "RR@10").axes[0]) == [
+        "monot5-base-msmarco-10k\nagainst bm25.trec.default", "monot5-base-msmarco-100k\nagainst bm25.trec.default",
+        "monot5-base-msmarco-100k\nagainst monot5-base-msmarco-10k",
+    ]  # fmt: skip
+    runs = [f"run-with-a-rather-long-common-name-{number}-for-submission" for number in range(12)]
+    tests = comparison.compare({name: values_frame(*RNG.random(8)) for name in runs}, runs[0])
+    assert names(plots.effectiveness(tests, runs[0]).axes[0]) == [f"run-with…{number}-for-submission" for number in range(12)]
+
+
+def test_shares_that_lie_close_together_are_spread_by_their_logarithms(table, by_seed):
+    few = {0.25: 0.01, 1.0: 0.02}
+    parts = (pd.concat([part, part.assign(**{name: part[name].map(few)})]) for part, name in ((table, "share"), (by_seed, "train_fraction")))
+    figure = plots.training_size(*parts, {share: 100 for share in (0.01, 0.02, 0.25, 1.0)}, 0.3, "bert", "RR@10")
+    assert figure.axes[0].get_xscale() == "log" and figure.axes[1].get_xscale() == "linear"
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels() if text.get_text()]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
 def test_long_names_stay_within_their_places():
     """Of ten runs as a user calls them, and of a category: shortened, in lines, or in fewer columns."""
     runs = [f"bm25_rm3_k10_b{number:02}" for number in range(10)]
