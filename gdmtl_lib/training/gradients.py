@@ -81,4 +81,5 @@ def gradients_now(
 
 
 def _dot(a, b) -> Tensor:
-    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b)]).sum()
+    kind = torch.float32 if a[0].device.type == "mps" else torch.float64  # which MPS does not know
+    return torch.stack([(x.to(kind) * y.to(kind)).sum() for x, y in zip(a, b)]).sum()

@@ -388,7 +388,7 @@ class _Training:
                 queries = ", ".join(self.batches.instances.pairs[index][0] for index in chosen)
                 raise FloatingPointError(
                     f"the {what} is {value} at step {step} (epoch {epoch}, queries {queries}): this step was not made, "
-                    f"and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
+                    f"and what {self.folder.folder} holds is kept. Lower learning_rate{', or use precision fp32' * (self.precision != 'fp32')}"
                 )
 
     def _gradients(self, step: int, parts: list) -> list[dict]:

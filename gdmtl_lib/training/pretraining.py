@@ -175,7 +175,7 @@ class _Denoising:
             if not torch.isfinite(norm):
                 raise FloatingPointError(
                     f"the gradient's norm is {float(norm)} at step {progress.step} of denoising: this step was not "
-                    f"made, and what {self.folder.folder} holds is kept. Lower learning_rate, or use precision fp32"
+                    f"made, and what {self.folder.folder} holds is kept. Lower learning_rate{', or use precision fp32' * (self.precision != 'fp32')}"
                 )
             optimizer.step()
             optimizer.zero_grad()

@@ -652,7 +652,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(finished, tmp_path, monkey
             train(tmp_path)
     assert str(error.value) == (
         f"the {what} at step {step} (epoch {epoch}, queries {', '.join(queries)}): this step was not made, and what "
-        f"{tmp_path} holds is kept. Lower learning_rate, or use precision fp32"
+        f"{tmp_path} holds is kept. Lower learning_rate"
     )
     assert (tmp_path / "training_state.safetensors").exists() == (epoch > 0)
     train(tmp_path)
