@@ -21,6 +21,7 @@ from gdmtl_lib.experiments.results import labelled
 from gdmtl_lib.experiments.runs import Runs, open_runs
 from gdmtl_lib.settings import check_count
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 _EXAMPLES = """examples:
   python -m gdmtl_lib compare bm25.run mine.run.gz --qrels qrels.txt --output compared
   python -m gdmtl_lib evaluate mine.run --qrels irds:msmarco-passage/dev/small --measures RR@10 nDCG@10
@@ -80,7 +81,8 @@ def generate(options) -> None:
     check_count("n", options.n)
     how = dict(method="sample", n=options.n, seed=options.seed) if options.n > 1 else {}
     texts = [passage for passage in passages if passage]
-    written = iter(gdmtl.generate(gdmtl.load_model(options.checkpoint), texts, **how) if texts else ())
+    model = gdmtl.load_model(options.checkpoint)
+    written = iter(gdmtl.generate(model, texts, device=options.device, **how) if texts else ())
     for passage in passages:  # of an empty line an empty one, or the lines would not be those of the passages
         queries = next(written) if passage else ""
         print("\t".join([queries] if isinstance(queries, str) else queries))
@@ -118,13 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--collection", required=True, help="where the texts are: sample, a folder, irds:<id>, ...")
     add("--output", required=True, help="the run to write, .gz if you like; an interrupted call goes on from it")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
-    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add("--device", default="auto", choices=DEVICES)
 
     add = command(generate, "Write queries for passages with a trained system, a line a passage.")
     add("checkpoint", help="the folder of a trained system that writes")
     add("passages", help="a file with a passage a line; - for what is piped in")
     add("-n", type=int, default=1, help="queries a passage, sampled where more than one (default: the likeliest)")
     add("--seed", type=int, default=0, help="of the sampling, where -n is more than 1")
+    add("--device", default="auto", choices=DEVICES)
 
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(given or ["--help"])

@@ -115,7 +115,9 @@ class _Heads:
     def input_builder(self, **settings) -> InputBuilder:
         """The builder of this system's sequences; settings override the lengths the model was trained with."""
         settings = self.config.gdmtl["inputs"] | settings
-        lengths = {name: settings[name] for name in ("max_length", *(["target_length"] if self.system.generative_tasks else []))}
+        # A query that ranks in the decoder is cut to the target's length.
+        has_target = self.system.generative_tasks or self.system.rank_layout == "separate"
+        lengths = {name: settings[name] for name in ("max_length", *(["target_length"] if has_target else []))}
         longest = (sum if self.system.backbone == "encoder" else max)(lengths.values())  # a decoder has its own positions
         limit = self.config.max_position_embeddings - self.first_position
         if longest > limit:

@@ -98,7 +98,7 @@ class TrainingSettings:
     keep_epoch_runs: keep the validation's run after every epoch (epoch_runs/).
     gradient_cosines_every: measure before every n-th step how the tasks' gradients lie to each other (gradients.csv);
         0: never. It changes nothing of the training.
-    precision: `fp32`, `bf16`, `fp16`; `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
+    precision: `fp32`, `bf16`, `fp16` (a training's on a GPU alone); `auto`: bf16 where the hardware is fast at it, fp32 elsewhere.
     device: `cuda`, `mps`, `cpu`; `auto`: the first of them that is there.
     compile: the layers by torch.compile, for long trainings on a GPU: it takes a minute at the start.
     seed: of the order of instances, the negatives and dropout.

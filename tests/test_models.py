@@ -217,7 +217,7 @@ def test_too_long_for_the_checkpoints_positions(toys):
     toys["bert"].input_builder(max_length=512)  # of what it never writes it reads nothing
     with pytest.raises(ValueError, match="^max_length 513 needs 513 positions, but this checkpoint has 512: lower max_length"):
         toys["bert"].input_builder(max_length=513)
-    for name in ("gdmtl_s", "gdmtl_c on BART"):
+    for name in ("bart_s", "gdmtl_c on BART"):
         toys[name].input_builder(max_length=512, target_length=512)
         with pytest.raises(ValueError, match="need 600 positions, but this checkpoint has 512: lower target_length"):
             toys[name].input_builder(target_length=600)

@@ -29,11 +29,11 @@ def own_gpus(given: Mapping) -> Iterator[None]:
     """Give a job as many GPUs as it has processes, none of them in use by another job of this machine (a lock says so);
     where too few are free it waits. Without GPUs nothing happens. given: 03_train's parameters, of which `device` and
     `processes` count."""
-    gpus = [] if given.get("device") == "cpu" else visible_gpus()
+    gpus = [] if given.get("device") == "cpu" else list(dict.fromkeys(visible_gpus()))
     if not gpus:
         yield
         return
-    count, own = min(given.get("processes", 1), len(gpus)), []
+    count, own, waits = min(given.get("processes", 1), len(gpus)), [], False
     with ExitStack() as stack:
         with try_lock(_lock("next"), wait=True):  # one job takes GPUs at a time, or two would wait for each other's
             while len(own) < count:
@@ -43,6 +43,9 @@ def own_gpus(given: Mapping) -> Iterator[None]:
                             stack.push(attempt.pop_all())
                             own.append(gpu)
                 if len(own) < count:
+                    if not waits:
+                        print(f"waiting for {count - len(own)} of the GPUs {', '.join(gpus)}, which other jobs have", flush=True)
+                    waits = True
                     time.sleep(LOOK_AGAIN_SECONDS)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(sorted(own, key=gpus.index))
         yield

@@ -6,7 +6,7 @@ with its GELU takes two thirds of the time. Weights laid out once as the process
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, wraps
 from threading import RLock
 from types import ModuleType
 
@@ -67,6 +67,17 @@ def _by_onednn(weight: Tensor) -> bool:
 
 def _linear(weight: Tensor, bias: Tensor | None, activation: str, states: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(states, weight, bias, activation, [], "none")
+
+
+def in_turn(function: Callable) -> Callable:
+    """Decorates a function that computes with a model: it waits for other threads that do."""
+
+    @wraps(function)
+    def alone(*arguments, **named):
+        with TURN:
+            return function(*arguments, **named)
+
+    return alone
 
 
 @contextmanager

@@ -85,7 +85,8 @@ def _entry(where: str, line: str) -> tuple[str, str]:
     try:
         entry = json.loads(line)
         is_entry = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("id", "contents"))
-        is_entry and (entry["id"] + entry["contents"]).encode()  # refuses half of a surrogate pair
+        if is_entry:
+            (entry["id"] + entry["contents"]).encode()  # refuses half of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from None
     if not is_entry:

@@ -1,5 +1,6 @@
 """The models of a config's results, opened to look into them."""
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ class Models:
     """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM. A model is
     opened when it is first asked for, and kept.
 
-    results: the folder of a config, whose `<system>/seed<k>/checkpoint` are looked for, the lowest seed's. checkpoint_dir: a trained
+    results: the folder of a config, whose `<system>/seed<k>/checkpoint` are looked for, of its lowest seed that is there. checkpoint_dir: a trained
     encoder that generates, which comes first for its own system, then the `main` one; without it, `gdmtl` is, or
     `gdmtl_plus` where that one alone is trained.
     """
@@ -53,10 +54,12 @@ class Models:
         return start if is_alike else None
 
     def _checkpoint(self, system: str) -> Path:
-        """That of the lowest seed; of the first, where there is none."""
-        there = (self.results / system).glob("seed*/checkpoint")
-        place = min(there, key=lambda path: (len(path.parent.name), path.parent.name), default=None)
-        return place or self.results / system / "seed0" / "checkpoint"
+        """That of the config's lowest seed; of 0, where there is none."""
+        config, place = self.results / "config.json", self.results / system
+        known = json.loads(config.read_text(encoding="utf-8")).get("seeds") if config.is_file() else None
+        there = (path.parent.name.removeprefix("seed") for path in place.glob("seed*/checkpoint"))
+        seeds = [int(seed) for seed in there if seed.isdigit() and (known is None or int(seed) in known)]
+        return place / f"seed{min(seeds, default=0)}" / "checkpoint"
 
     def _open(self, system: str) -> "_Opened":
         system = get_system(system)

@@ -75,19 +75,27 @@ class Results:
     def figures(self) -> Path:
         return self.output / "figures"
 
-    def check_candidates(self, depth: int, **first_stage: object) -> None:
-        """Raises ValueError where the folder's config ranks other candidates: what is measured now would take the place of
-        the sweep's results. first_stage: as of `first_stage_candidates`."""
-        tuned = self.folder / FIRST_STAGE / "tuned.json"
-        found = json.loads(tuned.read_text(encoding="utf-8")) if tuned.is_file() else {}
-        own = {"depth": depth, "run": None, "k1": 0.9, "b": 0.4, "enriched": None} | self.config.get("first_stage", {}) | found
-        own |= {"depth": self.config["depth"]} if "depth" in self.config else {}
-        given = {"depth": depth, **first_stage}
-        if self.config and (others := [name for name in given if given[name] != own[name]]):
+    def check_as_planned(
+        self, split: str, depth: int, relevance_level: int, first_stage: Mapping[str, object], away: str | None = None
+    ) -> None:
+        """Raises ValueError where the folder's config measures this split with another depth, grade or first stage: what is
+        measured now would take the place of the sweep's results. away: the other collection whose split it is."""
+        planned = {each["split"]: each["level"] for each in self.config.get("transfer", []) if each["collection"] == away}
+        planned = planned if away else self.config.get("splits", {})
+        if split not in planned:
+            return
+        own = {"depth": self.config.get("depth"), "relevance_level": planned[split]}
+        given = {"depth": depth, "relevance_level": relevance_level}
+        if not away:  # elsewhere BM25 has its usual k1 and b
+            of_config = {"run": None, "k1": 0.9, "b": 0.4, "enriched": None} | self.config.get("first_stage", {})
+            if of_config.pop("tune", None):
+                of_config |= json.loads((self.folder / FIRST_STAGE / "tuned.json").read_text(encoding="utf-8"))
+            own, given = own | of_config, given | first_stage
+        if others := [name for name in given if given[name] != own[name]]:
             theirs, asked = (", ".join(f"{name} {of[name]}" for name in others) for of in (own, given))
             raise ValueError(
-                f"{self.folder} holds the results of a sweep with {theirs}, and asked for is {asked}, which would replace them: "
-                "give the notebook what the sweep has, or another results_dir"
+                f"{self.folder} holds the results of a sweep of {split} with {theirs}, and asked for is {asked}, which would replace "
+                "them: give the notebook what the sweep has, or another results_dir"
             )
 
     def name(self, system: str) -> str:

@@ -41,7 +41,11 @@ class Study:
         self.name, self.split = name, split
         folder = results.folder / "studies" / name
         planned = results.config.get("studies", {}).get(name, {})  # else what an earlier config had would be looked at, too
-        self.planned = planned.get("variants", {})
+        usual = results.config.get("parameters", {})
+        self.planned = {  # which systems a variant trains: one that would repeat the config's own training stands for it
+            variant: [system for system, given in of.items() if given != usual.get(system)]
+            for variant, of in planned.get("variants", {}).items()
+        }
         homes = [home for home in sorted(folder.glob("*/")) if not planned or home.name in planned["variants"]]
         variants = {home.name: Results(home, planned.get("seeds")) for home in homes}
         self.variants = {variant: of for variant, of in variants.items() if self._systems(of)}
@@ -152,14 +156,17 @@ def shared_seeds(trainings: pd.DataFrame, studied: Sequence[str]) -> tuple[pd.Da
     return trainings[trainings["seed"].isin(shared)].reset_index(drop=True), notes
 
 
-def denoised_start(results: Results, steps: int, seed: int | None = None) -> Path:
-    """The folder of a config's denoised start; of the lowest seed there is when None. Raises FileNotFoundError where there is
-    none."""
-    folder, found = results.folder / "denoised", f"steps{steps}_seed{'*' if seed is None else seed}"
-    places = sorted(folder.glob(found), key=lambda path: (len(path.name), path.name))
-    if not places:
-        raise FileNotFoundError(f"no denoised start {folder / found}: run `make figures` with a study of denoising_steps first")
-    return places[0]
+def denoised_folder(results: Results, steps: int, seed: int | None = None) -> Path:
+    """The folder of a config's denoised start; of the lowest of the config's seeds that is there when None. Raises
+    FileNotFoundError where there is none."""
+    folder = results.folder / "denoised"
+    found = {path.name.rpartition("seed")[2]: path for path in folder.glob(f"steps{steps}_seed*")}
+    found = {int(number): path for number, path in found.items() if number.isdigit()}
+    wanted = [seed] if seed is not None else sorted(set(found).intersection(results.known_seeds or found))
+    if not wanted or wanted[0] not in found:
+        which = f"steps{steps}_seed{'<k>' if seed is None else seed}"
+        raise FileNotFoundError(f"no denoised start {folder / which}: run `make figures` with a study of denoising_steps first")
+    return found[wanted[0]]
 
 
 def other_differences(trainings: pd.DataFrame, studied: Sequence[str]) -> list[str]:

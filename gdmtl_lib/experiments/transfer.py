@@ -30,9 +30,9 @@ def measure_away(
     What was made from the same checkpoint, candidates, texts and judgments is used again; a system whose checkpoint is
     gone keeps what it has. systems: which ones; all that were trained when None.
     name: another collection's, whose results go into `transfer/<short name>` of the config's folder; None for the
-    collection that the systems were trained on. first_stage: as for `first_stage_candidates`. Raises as `Results.check_candidates`.
+    collection that the systems were trained on. first_stage: as for `first_stage_candidates`. Raises as `Results.check_as_planned`.
     """
-    home.check_candidates(depth, **({} if name else first_stage or {}))
+    home.check_as_planned(split, depth, relevance_level, first_stage or {}, name)
     folder = home.folder if name is None else home.folder / "transfer" / short_name(name)
     candidates = measure_first_stage(folder, collection, split, depth, relevance_level, **first_stage or {})
     for system in LABELS if systems is None else map(system_name, systems):

@@ -155,15 +155,20 @@ def name_rows(axis: Axes, names: Iterable[str], **style) -> None:
 
 
 def _cut(names: list[str]) -> list[str]:
-    """Names whose lines are at most LONG_NAME letters long, without their middle, or where that makes two of them alike, without
-    what all long ones begin with. Of a pair the second name goes into a line of its own first."""
+    """Names whose lines are at most LONG_NAME letters long, without their middle; where that makes two of them alike, with
+    what tells each from the one that is most like it. Of a pair the second name goes into a line of its own first."""
     of_pair = {name: name.replace(" against ", "\nagainst ") for name in names if max(map(len, name.split("\n"))) > LONG_NAME}
     lines = [of_pair.get(name, name).split("\n") for name in names]
-    begin = commonprefix([line for of_name in lines for line in of_name if len(line) > LONG_NAME])
-    for cut in (
-        lambda line: f"{line[:LONG_NAME - 16]}…{line[-15:]}",
-        lambda line: f"{begin[:8]}…{line[len(begin):][:LONG_NAME - 9]}",
-    ):
+    long = {line.removeprefix("against ") for of_name in lines for line in of_name if len(line) > LONG_NAME}
+
+    def told_apart(line: str) -> str:
+        name = line.removeprefix("against ")
+        head, like = line[: len(line) - len(name)], max((len(commonprefix([name, other])) for other in long - {name}), default=0)
+        while like > 8 and name[like - 1].isalnum():  # back to where its word or number begins
+            like -= 1
+        return f"{head}{name[:8]}…{name[max(like, 8):][:LONG_NAME - 9 - len(head)]}"
+
+    for cut in (lambda line: f"{line[:LONG_NAME - 16]}…{line[-15:]}", told_apart):
         shown = ["\n".join(line if len(line) <= LONG_NAME else cut(line) for line in of_name) for of_name in lines]
         if len(set(shown)) == len(set(names)):
             break

@@ -118,7 +118,7 @@ def _checked_task(model, task: str | None, has_queries: bool) -> str:
     return task
 
 
-def compare_with_queries(model, passages: Iterable[str], queries: Iterable[str]) -> pd.DataFrame:
-    """Passages with the query that was asked and the one the model writes: passage, query, generated."""
+def compare_with_queries(model, passages: Iterable[str], queries: Iterable[str], device: str = "auto") -> pd.DataFrame:
+    """Passages with the query that was asked and the one the model writes: passage, query, generated. device: as for `generate`."""
     passages = list(passages)
-    return pd.DataFrame({"passage": passages, "query": list(queries), "generated": generate(model, passages)})
+    return pd.DataFrame({"passage": passages, "query": list(queries), "generated": generate(model, passages, device=device)})

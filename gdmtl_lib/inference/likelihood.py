@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from gdmtl_lib.backbones.devices import fast_products, pick_device, pick_precision
 from gdmtl_lib.evaluation.measures import evaluate
-from gdmtl_lib.backbones.linear import TURN, fused_layers, linear_layer
+from gdmtl_lib.backbones.linear import fused_layers, in_turn, linear_layer
 from gdmtl_lib.data.collection import load_collection
 from gdmtl_lib.data.rounding import first_best
 from gdmtl_lib.data.trec import as_candidates, canonical_order
@@ -77,6 +77,7 @@ def query_likelihood(
     return canonical_order(pd.concat(parts, ignore_index=True))
 
 
+@in_turn
 @torch.inference_mode()
 def log_likelihoods(
     model, pairs: Sequence[tuple[str, str] | tuple[str, str, str]], batch_tokens: int | None = None,
@@ -106,7 +107,7 @@ def log_likelihoods(
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     together = PASSES[device.type] * batch_tokens
     tokens = sum(map(len, targets)) + (sum(lengths) if stored is None else 0)
-    with TURN, fast_products(device), fused_layers(model, tokens):
+    with fast_products(device), fused_layers(model, tokens):
         vocabulary = _vocabulary(model, task, tokens)
         for batch in by_budget(sorted(range(len(sources)), key=lambda i: -lengths[i]), lengths, together):
             passes = by_budget(batch, lengths, batch_tokens)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from gdmtl_lib.backbones.devices import DTYPES, fast_products
-from gdmtl_lib.backbones.linear import TURN, fused_layers
+from gdmtl_lib.backbones.linear import TURN, fused_layers, in_turn
 from gdmtl_lib.backbones.reference import is_fast
 from gdmtl_lib.data.provenance import differences
 from gdmtl_lib.data.trec import whole_queries
@@ -87,6 +87,7 @@ def in_precision(model, precision: str):
     return rounded
 
 
+@in_turn
 @torch.inference_mode()
 def score_pairs(
     model, pairs: list[tuple[str, str]], batch_tokens: int | None = None, on_progress=None,
@@ -105,7 +106,7 @@ def score_pairs(
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     scores, passes = np.empty(len(pairs), dtype=np.float32), []
-    with TURN, fast_products(device), fused_layers(model, int(lengths.sum())):
+    with fast_products(device), fused_layers(model, int(lengths.sum())):
         for batch in by_budget(by_length, lengths, batch_tokens):
             output = model(filled_on(pack_some(batch), device))
             passes.append((batch, output.scores.float()))

@@ -28,8 +28,8 @@ from .trainings import Training, all_trainings, content_of, first_stage_inputs, 
 
 OVERVIEW, LIKELIHOOD = "02_collection_and_candidates", "12_query_likelihood"
 # The notebooks that look at results, and on which splits of the config: `every`, the `validation` split, those with
-# `categories`, all at `once`, from the validation split to `another`; the systems that are `generating` beside the
-# baseline on the validation split, or of these the `encoders` beside an encoder.
+# `categories`, all at `once`, from the validation split to `another`; the systems that are `generating` on the
+# validation split, or of these the `encoders` beside a baseline that is one.
 ANALYSES = {
     "04_rerank_and_evaluate": "every", "05_score_distributions": "every", "06_win_tie_loss": "every",
     "07_rank_shifts": "every", "08_query_categories": "categories", "10_transfer": "another",
@@ -350,7 +350,8 @@ class _Plan:
         compared = [name for name in LABELS if name in (FIRST_STAGE, *config.systems)]
         generating = [name for name in config.systems if SYSTEMS[name].generative_tasks]
         baseline = SYSTEMS.get(config.baseline)  # none for BM25
-        encoders = [name for name in generating if baseline and baseline.backbone == SYSTEMS[name].backbone == "encoder" and SYSTEMS[name] != baseline]
+        others = [name for name in generating if baseline and SYSTEMS[name] != baseline]
+        encoders = [name for name in others if SYSTEMS[name].backbone == baseline.backbone == "encoder"]
         systems = {"generating": generating, "encoders": encoders}.get(which, compared)
         inside = [looked_into] if systems else []
         splits = {

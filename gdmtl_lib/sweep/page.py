@@ -68,7 +68,7 @@ def write_page(folder: str | os.PathLike) -> Path:
         config=config,
         labels=LABELS,
         progress=progress(folder, jobs) if jobs else None,
-        conclusions=list(_conclusions(folder, config, made)),
+        conclusions=list(_conclusions(folder, config, jobs, made)),
         facts=_facts(config),
         parts=parts,
         contents=contents,
@@ -133,7 +133,7 @@ def _is_locked(job: Job) -> bool:
         return not is_free
 
 
-def _conclusions(folder: Path, config: dict, made: set[str] | None) -> Iterator[str]:
+def _conclusions(folder: Path, config: dict, jobs: Sequence[Job], made: set[str] | None) -> Iterator[str]:
     """One sentence a question of the paper, of the tables that are there and of this sweep."""
     paths = [path for path in sorted((folder / "tables").glob("*.csv")) if path.stem.partition(".")[0] in CONCLUDED]
     paths = [path for path in paths if made is None or f"tables/{path.name}" in made]
@@ -171,7 +171,13 @@ def _conclusions(folder: Path, config: dict, made: set[str] | None) -> Iterator[
             compared = table.dropna(subset=["difference", "low"])
             names = compared["system"] + " with " + compared["queries"].map("{:,.0f}".format)
             if said := _verdicts(compared.assign(system=names)):
-                yield f"Does it help most where training queries are few, against {baseline}? {said}."
+                yield f"Does it help most where training queries are few, against {_baseline_of(name, config, jobs)}? {said}."
+
+
+def _baseline_of(table: str, config: dict, jobs: Sequence[Job]) -> str:
+    """The label of the system that a table's marks are against."""
+    given = (job.given.get("parameters", {}) for job in jobs if table == "training_size" and job.name == "09_training_size")
+    return LABELS[next(given, {}).get("baseline", config["baseline"])]
 
 
 def _verdicts(rows: pd.DataFrame) -> str:
@@ -257,6 +263,8 @@ def _table(path: Path, config: dict, jobs: Sequence[Job]) -> dict | None:
         grid = grid.reindex(index=labels[:-1], columns=labels[1:]).rename_axis(None, axis="columns")
         table = grid.reset_index(allow_duplicates=True)  # a run may be called baseline
         note = "Queries on which the system of the column wins, ties and loses against the one of the row."
+    if name == "training_size":
+        note = f"Marks are against {_baseline_of(name, config, jobs)}."
     if name in MARKED_AGAINST:
         note = f"Marks are against {MARKED_AGAINST[name]}."
     if name == "effectiveness":

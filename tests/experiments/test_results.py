@@ -69,17 +69,25 @@ def test_what_is_asked_for_by_name_draws_into_a_folder_of_its_own(tmp_path, monk
     assert (results.folder / "by_hand" / "tables" / "a.csv").is_file() and not (results.folder / "tables").exists()
 
 
-def test_other_candidates_than_the_sweeps_are_refused(tmp_path):
-    """Measured by hand they would replace its results, and be compared with what they are not."""
+def test_what_a_sweep_has_measured_is_not_replaced_by_something_else(tmp_path):
+    """Its own splits with another depth, grade or first stage: results would be compared with what they are not."""
     results, usual = Results(tmp_path), {"run": None, "k1": 0.9, "b": 0.4, "enriched": None}
-    results.check_candidates(7, **usual)  # of a folder without a config
-    results.config = {"depth": 50, "first_stage": {"tune": 100}}
     (tmp_path / "bm25").mkdir()
     (tmp_path / "bm25" / "tuned.json").write_text('{"k1": 1.2, "b": 0.3}')
-    results.check_candidates(50, **usual | {"k1": 1.2, "b": 0.3})
-    with pytest.raises(ValueError, match="holds the results of a sweep with depth 50, k1 1.2, b 0.3, and asked for is depth 20, "
-                                         "k1 0.9, b 0.4, which would replace them: give the notebook what the sweep has"):  # fmt: skip
-        results.check_candidates(20, **usual)
+    results.check_as_planned("dev", 7, 1, usual)  # of a folder without a config
+    away = {"collection": "wikiqa:x", "split": "test", "level": 2}
+    results.config = {"depth": 50, "splits": {"dev": 1, "cast": 2}, "first_stage": {}, "transfer": [away]}
+    results.check_as_planned("dev", 50, 1, usual)  # an earlier config was tuned, and this one is not
+    results.check_as_planned("other", 7, 3, usual)
+    results.check_as_planned("test", 50, 2, {}, "wikiqa:x")
+    results.check_as_planned("test", 7, 1, {}, "wikiqa:y")
+    for refused in (("cast", 50, 1, usual), ("dev", 20, 1, usual), ("dev", 50, 1, usual | {"run": "a"}), ("test", 50, 1, {}, "wikiqa:x")):
+        with pytest.raises(ValueError, match="holds the results of a sweep of "):
+            results.check_as_planned(*refused)
+    results.config["first_stage"] = {"tune": 100}
+    results.check_as_planned("dev", 50, 1, usual | {"k1": 1.2, "b": 0.3})
+    with pytest.raises(ValueError, match="a sweep of dev with depth 50, k1 1.2, b 0.3, and asked for is depth 20, k1 0.9, b 0.4, which"):
+        results.check_as_planned("dev", 20, 1, usual)
 
 
 def test_no_results_at_all(tmp_path, monkeypatch):

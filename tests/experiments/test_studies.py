@@ -307,20 +307,33 @@ def test_of_a_twin_that_is_planned_and_not_there_yet_nothing_is_said(chosen):
     ]  # fmt: skip
 
 
+def test_a_twin_whose_variant_is_its_own_training_stands_for_itself(chosen):
+    variants = {"not_clipped": {"bert": {"max_gradient_norm": None}, "gdmtl": {"max_gradient_norm": None}}}
+    own = {"bert": {"max_gradient_norm": None}, "gdmtl": {}}
+    chosen.config = {"studies": {"choices": {"variants": variants | {"mlm": {"gdmtl": {}}, "heads": {"bert": {}}}}}, "parameters": own}
+    shutil.rmtree(chosen.folder / "studies" / "choices" / "not_clipped" / "bert")
+    write_training(chosen.folder / "studies" / "choices" / "heads" / "bert" / "seed0", [0.5, 0.7])
+    table = studies.choices(Study(chosen, "choices", "dev"), "RR@10")
+    assert ["not_clipped", "gdmtl", "bert"] in table[["choice", "system", "twin"]].values.tolist()
+
+
 def test_a_measure_that_there_is_not_is_named_with_those_that_there_are(sizes):
     study = Study(sizes, "training_size", "dev")
     with pytest.raises(ValueError, match="^unknown measure 'MRR@10'.*: there are values of RR@10"):
         study.means(study.trainings([studies.SIZE]), "MRR@10")
 
 
-def test_the_denoised_start_of_the_lowest_seed(tmp_path):
+def test_the_denoised_start_of_the_lowest_seed_that_the_config_has(tmp_path):
     for name in ("steps400_seed10", "steps400_seed2", "steps40_seed1"):
         (tmp_path / "denoised" / name).mkdir(parents=True)
     results = Results(tmp_path)
-    assert studies.denoised_start(results, 400).name == "steps400_seed2"
-    assert studies.denoised_start(results, 400, 10).name == "steps400_seed10"
+    assert studies.denoised_folder(results, 400).name == "steps400_seed2"
+    assert studies.denoised_folder(results, 400, 10).name == "steps400_seed10"
+    assert studies.denoised_folder(Results(tmp_path, seeds=[7, 10]), 400).name == "steps400_seed10"
     with pytest.raises(FileNotFoundError, match="no denoised start .*steps400_seed3: run `make figures`"):
-        studies.denoised_start(results, 400, 3)
+        studies.denoised_folder(results, 400, 3)
+    with pytest.raises(FileNotFoundError, match="no denoised start .*steps500_seed<k>: run"):
+        studies.denoised_folder(results, 500)
 
 
 def test_choices_need_the_same_seeds_and_queries(chosen):

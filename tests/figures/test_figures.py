@@ -321,6 +321,14 @@ def test_long_names_of_pairs_and_those_that_differ_in_their_middle_are_told_apar
     assert names(plots.effectiveness(tests, runs[0]).axes[0]) == [f"run-with…{number}-for-submission" for number in range(12)]
 
 
+def test_pairs_of_runs_that_are_alike_are_told_apart():
+    runs = [f"run-with-a-rather-long-common-name-{number}-for-submission" for number in (1, 2, 3)]
+    values = {name: values_frame(*RNG.random(8)) for name in [*runs, "another-run-that-is-called-something-long"]}
+    shown = names(plots.win_tie_loss(comparison.win_tie_loss_table(values, "RR@10"), "RR@10").axes[0])
+    assert len(set(shown)) == 6 and all(len(line) <= 34 for name in shown for line in name.split("\n"))
+    assert shown[0] == "run-with…2-for-submission\nagainst run-with…1-for-submission"
+
+
 def test_shares_that_lie_close_together_are_spread_by_their_logarithms(table, by_seed):
     few = {0.25: 0.01, 1.0: 0.02}
     parts = (pd.concat([part, part.assign(**{name: part[name].map(few)})]) for part, name in ((table, "share"), (by_seed, "train_fraction")))
@@ -545,8 +553,9 @@ def test_loss_weighting_draws_seeds_and_means_beside_ranking_alone(weighted, alo
 
 
 def test_every_split_and_every_warming_has_a_line_of_its_own(weighted, alone, sigmas):
-    [axis] = plots.recall_by_depth({f"split {number}": CURVE for number in range(20)}, 5).axes
-    assert [text.get_text()[:8] for text in axis.get_legend().get_texts()][-1] == "split 19"
+    figure = plots.recall_by_depth({f"split {number}": CURVE for number in range(20)}, 5)
+    [axis] = figure.axes
+    assert sorted(text[:8] for text in legend(figure))[-1] == "split 9:" and len(legend(figure)) == 20
     assert len({line.get_color() for line in axis.lines[:18]}) == 18
     several = pd.concat([sigmas.assign(steps=steps) for steps in range(6)])
     warmed = pd.concat([weighted.assign(generation_head_warmup_steps=steps) for steps in range(6)])
