@@ -1,5 +1,6 @@
 """Data sets of ir_datasets: what each gives, what is joined to MS MARCO and CAsT 2019, and what is missing."""
 
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -253,20 +254,20 @@ def test_what_ir_datasets_holds_twice_is_refused_where_it_differs(monkeypatch):
 
 def test_texts_that_ir_datasets_calls_by_no_common_name(monkeypatch):
     """Some of its kinds of records say which of their fields is the text, some have one, and some have none."""
-    from ir_datasets.datasets.bright import BrightQuery
-    from ir_datasets.datasets.codesearchnet import CodeSearchNetDoc
-    from ir_datasets.datasets.wapo import TrecBackgroundLinkingQuery
     from ir_datasets.formats import GenericDoc
 
+    reasoned = namedtuple("BrightQuery", "query_id text reasoning")
+    linking = namedtuple("TrecBackgroundLinkingQuery", "query_id doc_id url")
+    program = namedtuple("CodeSearchNetDoc", "doc_id repo path func_name code language")
     passages = [GenericDoc("a", "ice")]
-    register(monkeypatch, ["gdmtl-bright"], passages, [BrightQuery("q", "what is ice?", *[""] * (len(BrightQuery._fields) - 2))])
+    register(monkeypatch, ["gdmtl-bright"], passages, [reasoned("q", "what is ice?", "")])
     assert rows(load_collection("irds:gdmtl-bright").queries("all")) == [("q", "what is ice?")]
-    register(monkeypatch, ["gdmtl-linking"], passages, [TrecBackgroundLinkingQuery("q", "a", "b")])
+    register(monkeypatch, ["gdmtl-linking"], passages, [linking("q", "a", "b")])
     refuses(
         lambda: load_collection("irds:gdmtl-linking").queries("all"), ValueError,
         "the queries of 'gdmtl-linking' of ir_datasets have no text that could be ranked, but query_id, doc_id, url",
     )  # fmt: skip
-    register(monkeypatch, ["gdmtl-code"], [CodeSearchNetDoc("a", "b", "c", "d", "e", "f")], passages)
+    register(monkeypatch, ["gdmtl-code"], [program("a", "b", "c", "d", "e", "f")], passages)
     refuses(
         lambda: load_collection("irds:gdmtl-code"), ValueError,
         "the passages of 'gdmtl-code' of ir_datasets have no text that could be ranked, but doc_id, repo, path, func_name, code, "

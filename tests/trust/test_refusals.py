@@ -144,7 +144,7 @@ FILES = [
      "{}/run.trec, line 3: passage 'a' stands a second time for query 'q'; keep one of the two"),
     (lambda f: f.run("q Q0 a 1 2 my run\n"),
      "{}/run.trec, line 1: expected 6 columns (query_id Q0 doc_id rank score tag), found 7; is there a space in an id or in the tag?"),
-    (lambda f: f.run("q a 0\n"), "{}/run.trec, line 1: expected a rank of 1 or more, found 0"),
+    (lambda f: f.run("q a 0\n"), "{}/run.trec, line 1: expected a rank from 1 to 16,777,216, found 0"),
     (lambda f: f.run("q a 9\nr a 7\nq b 9\n"),
      "{}/run.trec, line 3: rank 9 stands a second time for query 'q': scores need TREC's six columns"),
     # Below a header.
