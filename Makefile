@@ -28,17 +28,15 @@ help:
 	@echo "make clean     remove .venv and caches; results in papermill_runs stay"
 	@echo "ARGS=... is handed on to pytest, snakemake or JupyterLab. PYTHON=... makes .venv with that Python."
 
-# Installed once; again only when the dependencies change. Modules are compiled on all cores, which pip does on one; some packages
-# carry files that no Python compiles.
+# Installed once; again only when the dependencies change.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c '$(MINIMUM)' 2>/dev/null || { \
 	    echo "gdmtl needs Python 3.11 or newer: install it, or name one: make PYTHON=/path/to/python3.11" >&2; \
 	    exit 1; }
 	@test -x .venv/bin/pip || { echo "Creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
 	@echo "Installing the pinned packages into .venv: a few minutes the first time"
-	@$(PY) -m pip install --disable-pip-version-check --no-compile $(if $(MAKE_TERMOUT),,--quiet) \
+	@$(PY) -m pip install --disable-pip-version-check $(if $(MAKE_TERMOUT),,--quiet) \
 	    -c constraints.txt -e '.[offline,test]'
-	@$(PY) -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 	@touch $@
 	@echo "Installed"
 

@@ -81,8 +81,8 @@ def generate(options) -> None:
     check_count("n", options.n)
     how = dict(method="sample", n=options.n, seed=options.seed) if options.n > 1 else {}
     texts = [passage for passage in passages if passage]
-    model = gdmtl.load_model(options.checkpoint)
-    written = iter(gdmtl.generate(model, texts, device=options.device, **how) if texts else ())
+    how |= {"device": options.device}
+    written = iter(gdmtl.generate(gdmtl.load_model(options.checkpoint), texts, **how) if texts else ())
     for passage in passages:  # of an empty line an empty one, or the lines would not be those of the passages
         queries = next(written) if passage else ""
         print("\t".join([queries] if isinstance(queries, str) else queries))

@@ -64,14 +64,14 @@ def model_card(system, gdmtl: Mapping, about: Mapping) -> str:
     lines += ["", "## How to load it", "", "```python", "import gdmtl_lib as gdmtl", ""]
     lines += ['model = gdmtl.load_model("<folder>")', "scores = gdmtl.rerank_texts(model, query, passages)", "```"]
     if system.backbone == "encoder":
-        lines += ["", "The ranking path is plain transformers, and opens in sentence-transformers."]
-        pair = "(query, passage)"
-        if system.rank_layout != "query_first":
-            pair = '("rank: " + passage, query)'
-            lines[-1] += " There the passage comes first"
-            lines += ["and begins with `rank: `; `CrossEncoder.rank`, which puts the query first, ranks wrongly:"]
+        said, pair = [
+            "The ranking path is plain transformers, and opens in sentence-transformers. There the passage comes first",
+            "and begins with `rank: `; `CrossEncoder.rank`, which puts the query first, ranks wrongly:",
+        ], '("rank: " + passage, query)'  # fmt: skip
+        if system.rank_layout == "query_first":
+            said, pair = ["The ranking path is plain transformers, and opens in sentence-transformers:"], "(query, passage)"
         lines += [
-            "", "```python", "from sentence_transformers import CrossEncoder", "",
+            "", *said, "", "```python", "from sentence_transformers import CrossEncoder", "",
             f'scores = CrossEncoder("<folder>").predict([{pair} for passage in passages])', "```",
         ]  # fmt: skip
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n" + "\n".join(lines) + "\n"

@@ -65,7 +65,7 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
                     value = min(texts, key=len, default="") if column != "answers" else next(iter(texts), "")
                 if column in columns:
                     columns[column][row] = cell = " ".join(str(value).split())
-                    if "\0" in cell.encode().decode():  # encoding refuses half of a surrogate pair
+                    if b"\0" in cell.encode():  # which refuses half of a surrogate pair
                         raise ValueError(f"{column} of row {row} holds a NUL")
     except (ValueError, TypeError, AttributeError, EOFError, OSError, zlib.error, RecursionError) as error:
         raise ValueError(f"{refusal} ({error}): fetch it anew from {URL}") from error

@@ -13,9 +13,9 @@ class Models:
     """The models to look into: trained where there is a checkpoint, otherwise as they start, from MiniLM. A model is
     opened when it is first asked for, and kept.
 
-    results: the folder of a config, whose `<system>/seed<k>/checkpoint` are looked for, of its lowest seed that is there. checkpoint_dir: a trained
-    encoder that generates, which comes first for its own system, then the `main` one; without it, `gdmtl` is, or
-    `gdmtl_plus` where that one alone is trained.
+    results: the folder of a config, whose `<system>/seed<k>/checkpoint` are looked for, of its lowest seed that is there.
+    checkpoint_dir: a trained encoder that generates, which comes first for its own system, then the `main` one; without
+    it, `gdmtl` is, or `gdmtl_plus` where that one alone is trained.
     """
 
     def __init__(self, results: str | os.PathLike, checkpoint_dir: str | os.PathLike | None = None):
@@ -63,8 +63,8 @@ class Models:
 
     def _open(self, system: str) -> "_Opened":
         system = get_system(system)
-        folder = self._checkpoint(system.name)
         if system.name not in self._opened:
+            folder = self._checkpoint(system.name)
             is_there = folder.is_dir()
             model = pretrained.load_model(folder) if is_there else pretrained.build_model(system.name)
             before = f" before training, MiniLM with new heads (trained ones are looked for in {folder})"

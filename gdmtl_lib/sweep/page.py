@@ -171,13 +171,13 @@ def _conclusions(folder: Path, config: dict, jobs: Sequence[Job], made: set[str]
             compared = table.dropna(subset=["difference", "low"])
             names = compared["system"] + " with " + compared["queries"].map("{:,.0f}".format)
             if said := _verdicts(compared.assign(system=names)):
-                yield f"Does it help most where training queries are few, against {_baseline_of(name, config, jobs)}? {said}."
+                yield f"Does it help most where training queries are few, against {_baseline_of_sizes(config, jobs)}? {said}."
 
 
-def _baseline_of(table: str, config: dict, jobs: Sequence[Job]) -> str:
-    """The label of the system that a table's marks are against."""
-    given = (job.given.get("parameters", {}) for job in jobs if table == "training_size" and job.name == "09_training_size")
-    return LABELS[next(given, {}).get("baseline", config["baseline"])]
+def _baseline_of_sizes(config: dict, jobs: Sequence[Job]) -> str:
+    """The label of the system that the training sizes are compared with, which need not be the config's baseline."""
+    given = (job.given["parameters"] for job in jobs if job.name == "09_training_size")
+    return LABELS[next(given, config)["baseline"]]
 
 
 def _verdicts(rows: pd.DataFrame) -> str:
@@ -264,7 +264,7 @@ def _table(path: Path, config: dict, jobs: Sequence[Job]) -> dict | None:
         table = grid.reset_index(allow_duplicates=True)  # a run may be called baseline
         note = "Queries on which the system of the column wins, ties and loses against the one of the row."
     if name == "training_size":
-        note = f"Marks are against {_baseline_of(name, config, jobs)}."
+        note = f"Marks are against {_baseline_of_sizes(config, jobs)}."
     if name in MARKED_AGAINST:
         note = f"Marks are against {MARKED_AGAINST[name]}."
     if name == "effectiveness":
